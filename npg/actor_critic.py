@@ -1,0 +1,189 @@
+"""Actor-critic: a learned value in place of a single rollout's return. Each algorithm is a small change to the last.
+
+`actor_critic`    the five steps of the slide "Actor-Critic": fit V, then one-step advantages
+`a2c`             actor and critic in one gradient, n-step or GAE(λ) advantages, entropy bonus
+`q_actor_critic`  Q_w(s, a) in place of the return
+"""
+
+import numpy as np
+
+from npg import returns
+from npg.baselines import fit_value, fitted_v_iteration, minibatches
+from npg.distributions import log_softmax
+from npg.optimizers import clip_norm
+
+
+def actor_critic(
+    sampler,
+    model,
+    theta,
+    optimizer,
+    critic_optimizer,
+    n_steps=128,
+    gamma=0.99,
+    estimation="mc",
+    epochs=5,
+    batch_size=256,
+    proximal=0.0,
+    standardise=True,
+    entropy_weight=0.0,
+    max_grad_norm=None,
+):
+    """The lecture's five steps, for ever, θ improved in place; yields the measures of each update.
+
+    model       `ActorCritic` or `SharedActorCritic`: both networks' parameters are in θ
+    estimation  of V by "mc" (regression on the return, bootstrapped where the rows end) or "td" (fitted V iteration)
+    """
+    while True:
+        # 1. sample trajectories by running the current policy
+        rollout = sampler.steps(model, theta, n_steps)
+        # 2. fit V by MC or TD estimation
+        if estimation == "mc":
+            val = model.value(theta, rollout.obs)
+            ret = returns.n_step_return(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, n_steps)
+            obs, _, target = rollout.steps(ret)
+            fit_value(model, theta, critic_optimizer, obs, target, sampler.rng, epochs, batch_size)
+        else:
+            fitted_v_iteration(model, theta, critic_optimizer, rollout, gamma, proximal, epochs, steps=4)
+        # 3. advantages A = r + γ V(s') − V(s)
+        val = model.value(theta, rollout.obs)
+        obs, act, adv = rollout.steps(returns.td_error(rollout.rew, rollout.terminated, val, gamma))
+        if standardise:
+            adv = returns.standardise(adv)
+        # 4. the policy gradient
+        dtheta = model.grad_log_prob(theta, obs, act, adv / len(adv), entropy_weight / len(adv))
+        norm = clip_norm(dtheta, max_grad_norm)
+        # 5. θ' = θ + α ∇U
+        optimizer.step(theta, dtheta)
+        yield {"rollout": rollout, "grad_norm": norm, "entropy": model.entropy(theta, obs).mean()}
+
+
+def a2c(
+    sampler,
+    model,
+    theta,
+    optimizer,
+    n_steps=16,
+    gamma=0.99,
+    lam=0.95,
+    value_weight=0.5,
+    entropy_weight=0.0,
+    standardise=False,
+    max_grad_norm=0.5,
+):
+    """Synchronous advantage actor-critic (Mnih et al. 2016, without the asynchrony): one gradient a rollout.
+
+    Ascends 1/B Σ [ log π(a|s) Â + β H − c ½ (R − V(s))² ], Â by GAE(λ) and R = Â + V both held fixed. λ = 1 is
+    Algorithm S3's R − V: the longest n-step advantage that the rollout allows.
+    """
+    while True:
+        rollout = sampler.steps(model, theta, n_steps)
+        val = model.value(theta, rollout.obs)
+        adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)
+        obs, act, adv, ret, val = rollout.steps(adv, adv + val[:-1], val[:-1])
+        if standardise:
+            adv = returns.standardise(adv)
+        n = len(obs)
+        dtheta = model.gradient(
+            theta, obs, act, adv / n, value_weight * (ret - val) / n, entropy_weight / n
+        )
+        norm = clip_norm(dtheta, max_grad_norm)
+        optimizer.step(theta, dtheta)
+        yield {
+            "rollout": rollout,
+            "grad_norm": norm,
+            "entropy": model.entropy(theta, obs).mean(),
+            "explained_variance": returns.explained_variance(ret, val),
+        }
+
+
+class DiscreteQ:
+    """Q_w(s, a) for |A| actions: a network with one output an action."""
+
+    def __init__(self, network):
+        self.network, self.size = network, network.size
+
+    def init(self, rng, dtype=np.float32):
+        """A fresh w [size] whose values are near 0."""
+        return self.network.init(rng, output_gain=0.01, dtype=dtype)
+
+    def value(self, w, obs, act):
+        """Q_w(s, a) [...]."""
+        return np.take_along_axis(self.network.forward(w, obs)[0], act[..., None], axis=-1)[..., 0]
+
+    def state_value(self, w, obs, policy, theta, rng):
+        """V(s) = Σ_a π_θ(a|s) Q_w(s, a) [...], exactly."""
+        logits, _ = policy.params(theta, obs)
+        return (np.exp(log_softmax(logits)) * self.network.forward(w, obs)[0]).sum(axis=-1)
+
+    def grad_loss(self, w, obs, act, target):
+        """Σ (Q_w(s, a) − target) ∇_w Q_w(s, a) [size], the gradient of ½ Σ (Q_w(s, a) − target)²."""
+        q, cache = self.network.forward(w, obs)
+        dq = np.zeros_like(q)
+        taken = act[..., None]
+        np.put_along_axis(dq, taken, np.take_along_axis(q, taken, axis=-1) - target[..., None], axis=-1)
+        return self.network.backward(w, cache, dq, want_dx=False)[0]
+
+
+class ContinuousQ:
+    """Q_w(s, a) for actions in Rⁿ: a network of the pair (s, a) with one output."""
+
+    def __init__(self, network, n_samples=8):
+        self.network, self.size, self.n_samples = network, network.size, n_samples
+
+    init = DiscreteQ.init
+
+    def value(self, w, obs, act):
+        """Q_w(s, a) [...]."""
+        return self.network.forward(w, np.concatenate([obs, act], axis=-1))[0][..., 0]
+
+    def state_value(self, w, obs, policy, theta, rng):
+        """V(s) = E_{a∼π_θ(·|s)} Q_w(s, a) [...], by the mean over `n_samples` fresh actions a state."""
+        return np.mean([self.value(w, obs, policy.act(theta, obs, rng)) for _ in range(self.n_samples)], axis=0)
+
+    def grad_loss(self, w, obs, act, target):
+        """Σ (Q_w(s, a) − target) ∇_w Q_w(s, a) [size], the gradient of ½ Σ (Q_w(s, a) − target)²."""
+        q, cache = self.network.forward(w, np.concatenate([obs, act], axis=-1))
+        return self.network.backward(w, cache, q - target[..., None], want_dx=False)[0]
+
+
+def q_actor_critic(
+    sampler,
+    policy,
+    theta,
+    optimizer,
+    critic,
+    w,
+    critic_optimizer,
+    n_steps=128,
+    gamma=0.99,
+    iterations=4,
+    epochs=2,
+    batch_size=256,
+    subtract_value=True,
+    standardise=True,
+    entropy_weight=0.0,
+    max_grad_norm=None,
+):
+    """Q actor-critic: Δθ = α ∇log π(a|s) Q_w(s, a), with Q_w learned on-policy by TD; θ and w improved in place.
+
+    The TD target r + γ V(s'), V(s') = Σ_b π(b|s') Q_w(s', b) (expected Sarsa), is recomputed and held fixed in each
+    of `iterations` regressions. `subtract_value` uses Q_w(s, a) − V(s): a state-dependent baseline, same mean.
+    """
+    while True:
+        rollout = sampler.steps(policy, theta, n_steps)
+        obs, act, rew, terminated, following = rollout.steps(rollout.rew, rollout.terminated, rollout.obs[1:])
+        for _ in range(iterations):
+            target = rew + gamma * ~terminated * critic.state_value(w, following, policy, theta, sampler.rng)
+            for batch in minibatches(len(obs), batch_size, epochs, sampler.rng):
+                dw = critic.grad_loss(w, obs[batch], act[batch], target[batch]) / len(batch)
+                critic_optimizer.step(w, -dw)
+        psi = critic.value(w, obs, act)
+        if subtract_value:
+            psi = psi - critic.state_value(w, obs, policy, theta, sampler.rng)
+        if standardise:
+            psi = returns.standardise(psi)
+        dtheta = policy.grad_log_prob(theta, obs, act, psi / len(psi), entropy_weight / len(psi))
+        norm = clip_norm(dtheta, max_grad_norm)
+        optimizer.step(theta, dtheta)
+        yield {"rollout": rollout, "grad_norm": norm, "entropy": policy.entropy(theta, obs).mean()}

@@ -1,0 +1,99 @@
+"""Baselines b: subtracted from the weight Ψ they leave the mean of ĝ and lower its variance.
+
+    ĝ = 1/N Σ_i Σ_t ∇_θ log π_θ(a_t|s_t) (Ψ_t − b),     since E[∇ log P(τ) b] = b ∇ Σ_τ P(τ) = 0
+
+Slides "Reducing variance by subtracting a baseline" and "Baseline choices". Each is a function
+`baseline(policy, theta, rollout, psi)` of N complete episodes (`Sampler.episodes`) and their weights psi [T, N]; it
+returns b, broadcastable to [T, N].
+
+A baseline computed from the same N trajectories that it corrects is correlated with them. With the mean of all N
+the estimate shrinks, in expectation, to (N−1)/N of the gradient: every trajectory subtracts 1/N of itself.
+`leave_one_out` and `StateBaseline` avoid that.
+"""
+
+import numpy as np
+
+
+def none(policy, theta, rollout, psi):
+    """b = 0."""
+    return 0.0
+
+
+def constant(policy, theta, rollout, psi):
+    """b = 1/N Σ_i Ψ_0⁽ⁱ⁾, the sample mean of E[R(τ)]: the first step's weight is the whole trajectory's return."""
+    return psi[0].mean()
+
+
+def leave_one_out(policy, theta, rollout, psi):
+    """b⁽ⁱ⁾ = 1/(N−1) Σ_{j≠i} Ψ_0⁽ʲ⁾ (Kool et al. 2019): the mean of the other trajectories, independent of the i-th."""
+    n = psi.shape[1]
+    if n < 2:
+        raise ValueError(f"psi: leave-one-out needs at least 2 trajectories, got {n}")
+    return (psi[0].sum() - psi[0]) / (n - 1)
+
+
+def optimal_constant(policy, theta, rollout, psi):
+    """b = E[‖g‖² Ψ_0] / E[‖g‖²],  g = ∇_θ log P(τ) = Σ_t ∇_θ log π_θ(a_t|s_t): the constant of least variance.
+
+    It minimises tr Cov of ∇ log P(τ) (R(τ) − b) (Greensmith et al. 2004; Peters & Schaal 2008). One score a
+    trajectory has to be computed, so it costs N small backward passes.
+    """
+    squares = np.array([
+        np.sum(policy.grad_log_prob(theta, rollout.obs[:-1, i][on], rollout.act[:, i][on], np.ones(on.sum())) ** 2)
+        for i, on in enumerate(rollout.valid.T)
+    ])
+    return np.sum(squares * psi[0]) / max(np.sum(squares), np.finfo(squares.dtype).tiny)
+
+
+def time_dependent(policy, theta, rollout, psi):
+    """b_t = 1/N Σ_i Ψ_t⁽ⁱ⁾, an ended trajectory counting as 0 (the slide's sum lacks its 1/N)."""
+    return np.where(rollout.valid, psi, 0).mean(axis=1, keepdims=True)
+
+
+class StateBaseline:
+    """b(s) = V_φ(s), regressed on the weights Ψ that each state was followed by (slide "Monte Carlo estimation").
+
+    Each call returns V_φ as the trajectories before have taught it, then fits φ to the present ones: b never depends
+    on the actions that it corrects, so ĝ stays unbiased.
+    """
+
+    def __init__(self, critic, phi, optimizer, rng, epochs=5, batch_size=512):
+        self.critic, self.phi, self.optimizer, self.rng = critic, phi, optimizer, rng
+        self.epochs, self.batch_size = epochs, batch_size
+
+    def __call__(self, policy, theta, rollout, psi):
+        b = self.critic.value(self.phi, rollout.obs[:-1])
+        obs, _, target = rollout.steps(psi)
+        fit_value(self.critic, self.phi, self.optimizer, obs, target, self.rng, self.epochs, self.batch_size)
+        return b
+
+
+def fit_value(critic, phi, optimizer, obs, target, rng, epochs, batch_size):
+    """φ ← argmin_φ 1/B Σ (V_φ(s) − target)², by minibatch gradient steps on φ in place.
+
+    obs [B, n_obs], target [B]: Monte-Carlo returns, or bootstrapped ones held fixed.
+    """
+    for batch in minibatches(len(obs), batch_size, epochs, rng):
+        optimizer.step(phi, -critic.grad_loss(phi, obs[batch], target[batch]) / len(batch))
+
+
+def fitted_v_iteration(critic, phi, optimizer, rollout, gamma, proximal, iterations, steps):
+    """TD estimation of V: `iterations` of the slide "Fitted V iteration", φ changed in place.
+
+        φ_{l+1} = argmin_φ 1/B Σ_{(s,r,s')} (r + γ V_{φ_l}(s') − V_φ(s))² + λ ‖φ − φ_l‖²,     λ = `proximal`
+
+    The target is computed from φ_l and held fixed while `steps` gradient steps look for the argmin.
+    """
+    for _ in range(iterations):
+        target = rollout.rew + gamma * ~rollout.terminated * critic.value(phi, rollout.obs[1:])
+        obs, _, target = rollout.steps(target)
+        phi_old = phi.copy()
+        for _ in range(steps):
+            dphi = critic.grad_loss(phi, obs, target) / len(obs)
+            optimizer.step(phi, -(dphi + proximal * (phi - phi_old)))
+
+
+def minibatches(n, size, epochs, rng):
+    """Shuffled indices: each of range(n) once an epoch, in `round(n / size)` batches of nearly equal length."""
+    for _ in range(epochs):
+        yield from np.array_split(rng.permutation(n), max(1, round(n / size)))

@@ -1,0 +1,387 @@
+"""What a policy draws its actions from: each log-probability beside its hand-written gradient.
+
+Every distribution is a set of functions of `params` [..., n_params], the numbers that a network puts out for a batch
+of states, and of `act`, the actions [...] (discrete) or [..., n] (continuous):
+
+    sample(params, rng)          a ~ π(·|params)
+    mode(params)                 the most likely action (of the mixture: the mean of its heaviest component)
+    log_prob(params, act)        log π(a)                 [...]
+    grad_log_prob(params, act)   ∇_params log π(a)        [..., n_params]
+    entropy(params)              H = −E[log π(a)]         [...]
+    grad_entropy(params)         ∇_params H               [..., n_params]
+    kl(params, other)            KL(π_params ‖ π_other)   [...], where it has a closed form
+
+From the lecture's slides "∇_θ log π_θ(a) for softmax policy" and "… for Gaussian policy". The network's `backward`
+carries ∇_params on to ∇_θ. Scales are parametrised by their logarithm, probabilities by logits, so that every real
+vector is a valid `params`. Nothing here overflows at logits of ±1e4 or σ of 1e-6, and everything runs on complex
+numbers, so that the complex step can check it.
+"""
+
+import numpy as np
+
+LOG_2PI = np.log(2 * np.pi)
+
+
+def logsumexp(x):
+    """log Σ_j e^{x_j} over the last axis: the largest x is taken out first, so that no e^x overflows."""
+    shift = x.real.max(axis=-1, keepdims=True)
+    return np.log(np.exp(x - shift).sum(axis=-1)) + shift[..., 0]
+
+
+def log_softmax(h):
+    """log π_a = h_a − log Σ_b e^{h_b} over the last axis."""
+    return h - logsumexp(h)[..., None]
+
+
+def softplus(z):
+    """log(1 + e^z) without overflow: max(z, 0) + log(1 + e^{−|z|})."""
+    positive = z.real > 0
+    return np.where(positive, z, 0) + np.log1p(np.exp(np.where(positive, -z, z)))
+
+
+def sigmoid(z):
+    """1 / (1 + e^{−z}) = e^{−softplus(−z)}."""
+    return np.exp(-softplus(-z))
+
+
+def _draw_index(probs, rng):
+    """Index j with probability probs[..., j]: how many cumulated probabilities lie at or below a uniform number."""
+    cumulated = probs.cumsum(axis=-1)
+    u = rng.random(probs.shape[:-1] + (1,), probs.dtype) * cumulated[..., -1:]
+    return np.minimum((cumulated <= u).sum(axis=-1), probs.shape[-1] - 1)
+
+
+def _check(name, array, last):
+    if array.ndim == 0 or array.shape[-1] != last:
+        raise ValueError(f"{name}: expected shape [..., {last}], got {array.shape}")
+
+
+class Categorical:
+    """The softmax policy over n actions: π(a) = e^{h_a} / Σ_b e^{h_b}, params = the preferences h (logits)."""
+
+    def __init__(self, n):
+        self.n = self.n_params = n
+
+    def sample(self, params, rng):
+        """a ~ π, integers [...]."""
+        _check("params", params, self.n)
+        return _draw_index(np.exp(log_softmax(params)), rng)
+
+    def mode(self, params):
+        """argmax_a h_a."""
+        return params.argmax(axis=-1)
+
+    def log_prob(self, params, act):
+        """log π(a) = h_a − log Σ_b e^{h_b}."""
+        _check("params", params, self.n)
+        return np.take_along_axis(params, np.asarray(act)[..., None], axis=-1)[..., 0] - logsumexp(params)
+
+    def grad_log_prob(self, params, act):
+        """∂ log π(a) / ∂h_b = 1[a = b] − π(b): the slide's ∇h(s,a) − Σ_b π(b) ∇h(s,b)."""
+        _check("params", params, self.n)
+        dparams = -np.exp(log_softmax(params))
+        taken = np.asarray(act)[..., None]
+        np.put_along_axis(dparams, taken, np.take_along_axis(dparams, taken, axis=-1) + 1, axis=-1)
+        return dparams
+
+    def entropy(self, params):
+        """H = −Σ_b π(b) log π(b)."""
+        logp = log_softmax(params)
+        return -(np.exp(logp) * logp).sum(axis=-1)
+
+    def grad_entropy(self, params):
+        """∂H / ∂h_b = −π(b) (log π(b) + H)."""
+        logp = log_softmax(params)
+        p = np.exp(logp)
+        return -p * (logp - (p * logp).sum(axis=-1, keepdims=True))
+
+    def kl(self, params, other):
+        """Σ_b π(b) (log π(b) − log π'(b))."""
+        logp = log_softmax(params)
+        return (np.exp(logp) * (logp - log_softmax(other))).sum(axis=-1)
+
+
+class Bernoulli:
+    """Two actions from one logit, Pong's UP or not: π(1) = σ(z) = 1 / (1 + e^{−z}), params = z [..., 1]."""
+
+    n_params = 1
+
+    def sample(self, params, rng):
+        """a ~ π, integers 0 or 1 [...]."""
+        _check("params", params, 1)
+        return (rng.random(params.shape[:-1], params.dtype) < sigmoid(params[..., 0])).astype(np.int64)
+
+    def mode(self, params):
+        """1 where z > 0."""
+        return (params[..., 0] > 0).astype(np.int64)
+
+    def log_prob(self, params, act):
+        """log π(1) = −softplus(−z),  log π(0) = −softplus(z)."""
+        _check("params", params, 1)
+        return -softplus((1 - 2 * np.asarray(act)) * params[..., 0])
+
+    def grad_log_prob(self, params, act):
+        """∂ log π(a) / ∂z = a − σ(z)."""
+        _check("params", params, 1)
+        return np.asarray(act)[..., None] - sigmoid(params)
+
+    def entropy(self, params):
+        """H = softplus(z) − z σ(z)."""
+        z = params[..., 0]
+        return softplus(z) - z * sigmoid(z)
+
+    def grad_entropy(self, params):
+        """∂H / ∂z = −z σ(z) σ(−z)."""
+        return -params * sigmoid(params) * sigmoid(-params)
+
+    def kl(self, params, other):
+        """σ(z) (z − z') − softplus(z) + softplus(z')."""
+        z, z_other = params[..., 0], other[..., 0]
+        return sigmoid(z) * (z - z_other) - softplus(z) + softplus(z_other)
+
+
+class Gaussian:
+    """N(μ, diag σ²) over actions in Rⁿ, params = [μ (n), log σ (n)].
+
+    Whether σ is fixed, learned, or a function of the state σ_θ(s) is the policy's choice (see `npg.policy.Policy`).
+    """
+
+    def __init__(self, n):
+        self.n, self.n_params = n, 2 * n
+
+    def _split(self, params):
+        _check("params", params, self.n_params)
+        return params[..., : self.n], params[..., self.n :]
+
+    def sample(self, params, rng):
+        """a = μ + σ ε,  ε ~ N(0, I)."""
+        mean, log_std = self._split(params)
+        return mean + np.exp(log_std) * rng.standard_normal(mean.shape, params.dtype)
+
+    def mode(self, params):
+        """μ."""
+        return self._split(params)[0]
+
+    def log_prob(self, params, act):
+        """log π(a) = −Σ_k [ (a_k − μ_k)² / 2σ_k² + log σ_k + ½ log 2π ]."""
+        mean, log_std = self._split(params)
+        _check("act", act, self.n)
+        z = (act - mean) * np.exp(-log_std)
+        return -(0.5 * z * z + log_std + 0.5 * LOG_2PI).sum(axis=-1)
+
+    def grad_log_prob(self, params, act):
+        """∂/∂μ = (a − μ) / σ²  (the slide's "const." is 1);  ∂/∂ log σ = (a − μ)² / σ² − 1."""
+        mean, log_std = self._split(params)
+        _check("act", act, self.n)
+        inv_std = np.exp(-log_std)
+        z = (act - mean) * inv_std
+        return np.concatenate([z * inv_std, z * z - 1], axis=-1)
+
+    def entropy(self, params):
+        """H = Σ_k [ log σ_k + ½ log 2πe ]."""
+        return (self._split(params)[1] + 0.5 * (LOG_2PI + 1)).sum(axis=-1)
+
+    def grad_entropy(self, params):
+        """∂H/∂μ = 0,  ∂H/∂ log σ = 1."""
+        dparams = np.ones_like(params)
+        dparams[..., : self.n] = 0
+        return dparams
+
+    def kl(self, params, other):
+        """Σ_k [ log σ'_k − log σ_k + (σ_k² + (μ_k − μ'_k)²) / 2σ'_k² − ½ ]."""
+        (mean, log_std), (mean_other, log_std_other) = self._split(params), self._split(other)
+        inv_var_other = np.exp(-2 * log_std_other)
+        second_moment = np.exp(2 * log_std) + (mean - mean_other) ** 2
+        return (log_std_other - log_std + 0.5 * second_moment * inv_var_other - 0.5).sum(axis=-1)
+
+
+class MultivariateGaussian:
+    """N(μ, Σ) over actions in Rⁿ with Σ = L Lᵀ, params = [μ (n), ℓ (n(n+1)/2)].
+
+    ℓ holds the lower triangle of the Cholesky factor L row by row, its diagonal as logarithms: L_kk = e^{ℓ_kk}.
+    """
+
+    def __init__(self, n):
+        self.n, self.n_params = n, n + n * (n + 1) // 2
+        self._rows, self._columns = np.tril_indices(n)
+        self._on_diagonal = self._rows == self._columns
+
+    def _split(self, params):
+        _check("params", params, self.n_params)
+        mean, tril = params[..., : self.n], params[..., self.n :]
+        L = np.zeros(params.shape[:-1] + (self.n, self.n), params.dtype)
+        L[..., self._rows, self._columns] = np.where(self._on_diagonal, 0, tril)
+        log_diagonal = tril[..., self._on_diagonal]
+        k = np.arange(self.n)
+        L[..., k, k] = np.exp(log_diagonal)
+        return mean, L, log_diagonal
+
+    def _whiten(self, L, d):
+        """e = L⁻¹ d."""
+        return np.linalg.solve(L, d[..., None])[..., 0]
+
+    def sample(self, params, rng):
+        """a = μ + L ε,  ε ~ N(0, I)."""
+        mean, L, _ = self._split(params)
+        return mean + (L @ rng.standard_normal(mean.shape, params.dtype)[..., None])[..., 0]
+
+    def mode(self, params):
+        """μ."""
+        return self._split(params)[0]
+
+    def log_prob(self, params, act):
+        """log π(a) = −½ (a−μ)ᵀ Σ⁻¹ (a−μ) − ½ log det Σ − n/2 log 2π,  log det Σ = 2 Σ_k log L_kk."""
+        mean, L, log_diagonal = self._split(params)
+        _check("act", act, self.n)
+        e = self._whiten(L, act - mean)
+        return -0.5 * (e * e).sum(axis=-1) - log_diagonal.sum(axis=-1) - 0.5 * self.n * LOG_2PI
+
+    def grad_log_prob(self, params, act):
+        """With e = L⁻¹(a − μ):  ∂/∂μ = L⁻ᵀ e = Σ⁻¹(a − μ);  ∂/∂L = L⁻ᵀ e eᵀ − diag(1/L_kk), lower triangle.
+
+        On the diagonal the parameter is log L_kk, so ∂/∂ℓ_kk = L_kk ∂/∂L_kk.
+        """
+        mean, L, _ = self._split(params)
+        _check("act", act, self.n)
+        e = self._whiten(L, act - mean)
+        dmean = np.linalg.solve(np.swapaxes(L, -1, -2), e[..., None])[..., 0]
+        dL = (dmean[..., :, None] * e[..., None, :])[..., self._rows, self._columns]
+        diagonal = L[..., self._rows, self._columns]
+        return np.concatenate([dmean, np.where(self._on_diagonal, dL * diagonal - 1, dL)], axis=-1)
+
+    def entropy(self, params):
+        """H = n/2 log 2πe + Σ_k log L_kk."""
+        _check("params", params, self.n_params)
+        return params[..., self.n :][..., self._on_diagonal].sum(axis=-1) + 0.5 * self.n * (LOG_2PI + 1)
+
+    def grad_entropy(self, params):
+        """1 for each log L_kk, 0 elsewhere."""
+        _check("params", params, self.n_params)
+        return np.broadcast_to(np.append(np.zeros(self.n, bool), self._on_diagonal), params.shape).astype(params.dtype)
+
+    def kl(self, params, other):
+        """½ [ tr(Σ'⁻¹ Σ) + (μ'−μ)ᵀ Σ'⁻¹ (μ'−μ) − n ] + Σ_k log L'_kk − Σ_k log L_kk."""
+        (mean, L, log_diagonal), (mean_other, L_other, log_diagonal_other) = self._split(params), self._split(other)
+        whitened = np.linalg.solve(L_other, L)
+        e = self._whiten(L_other, mean_other - mean)
+        squares = (whitened**2).sum(axis=(-1, -2)) + (e * e).sum(axis=-1)
+        return 0.5 * (squares - self.n) + (log_diagonal_other - log_diagonal).sum(axis=-1)
+
+
+class GaussianMixture:
+    """Σ_j w_j N(μ_j, diag σ_j²) over actions in Rⁿ with m components: the lecture's multimodal continuous policy.
+
+    params = [logits of w (m), μ (m·n), log σ (m·n)], components in rows.
+
+    The entropy of a mixture has no closed form. What `entropy` returns is a lower bound under its own name:
+    H ≥ −Σ_i w_i log Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²) (Huber et al. 2008, theorem 2). Raising it raises what H is
+    at least. It equals ½ log 4π per dimension (and not ½ log 2πe) plus log σ for one component.
+    """
+
+    def __init__(self, n, m):
+        self.n, self.m, self.n_params = n, m, m + 2 * m * n
+
+    def _split(self, params):
+        _check("params", params, self.n_params)
+        m, shape = self.m, params.shape[:-1] + (self.m, self.n)
+        mean, log_std = params[..., m : m + m * self.n], params[..., m + m * self.n :]
+        return log_softmax(params[..., :m]), mean.reshape(shape), log_std.reshape(shape)
+
+    def _join(self, dlogits, dmean, dlog_std):
+        flat = dlogits.shape[:-1] + (self.m * self.n,)
+        return np.concatenate([dlogits, dmean.reshape(flat), dlog_std.reshape(flat)], axis=-1)
+
+    def _component_log_prob(self, params, act):
+        """log w_j + log N(a; μ_j, σ_j²) [..., m], z = (a − μ_j)/σ_j and 1/σ_j [..., m, n], log w_j [..., m]."""
+        log_w, mean, log_std = self._split(params)
+        _check("act", act, self.n)
+        inv_std = np.exp(-log_std)
+        z = (act[..., None, :] - mean) * inv_std
+        return log_w - (0.5 * z * z + log_std + 0.5 * LOG_2PI).sum(axis=-1), z, inv_std, log_w
+
+    def _pick(self, values, component):
+        """Row `component` [...] of values [..., m, n]."""
+        return np.take_along_axis(values, component[..., None, None], axis=-2)[..., 0, :]
+
+    def sample(self, params, rng):
+        """First the component j ~ w, then a ~ N(μ_j, σ_j²)."""
+        log_w, mean, log_std = self._split(params)
+        component = _draw_index(np.exp(log_w), rng)
+        mean, std = self._pick(mean, component), np.exp(self._pick(log_std, component))
+        return mean + std * rng.standard_normal(mean.shape, params.dtype)
+
+    def mode(self, params):
+        """The mean of the heaviest component, argmax_j w_j: the mixture's true mode has no closed form."""
+        log_w, mean, _ = self._split(params)
+        return self._pick(mean, log_w.argmax(axis=-1))
+
+    def log_prob(self, params, act):
+        """log Σ_j w_j N(a; μ_j, σ_j²)."""
+        return logsumexp(self._component_log_prob(params, act)[0])
+
+    def grad_log_prob(self, params, act):
+        """With r_j = P(component j | a):  ∂/∂logit_j = r_j − w_j;  ∂/∂μ_j = r_j (a−μ_j)/σ_j²;
+        ∂/∂ log σ_j = r_j ((a−μ_j)²/σ_j² − 1)."""
+        joint, z, inv_std, log_w = self._component_log_prob(params, act)
+        r = np.exp(log_softmax(joint))
+        return self._join(r - np.exp(log_w), r[..., None] * z * inv_std, r[..., None] * (z * z - 1))
+
+    def _overlaps(self, params):
+        """For pairs of components: log w_i, log w_j N(μ_i; μ_j, v_ij) [..., m, m], μ_i − μ_j and v_ij = σ_i² + σ_j²."""
+        log_w, mean, log_std = self._split(params)
+        var = np.exp(2 * log_std)
+        v = var[..., :, None, :] + var[..., None, :, :]
+        difference = mean[..., :, None, :] - mean[..., None, :, :]
+        log_overlap = log_w[..., None, :] - 0.5 * (difference**2 / v + np.log(v) + LOG_2PI).sum(axis=-1)
+        return log_w, log_overlap, difference, v, var
+
+    def entropy_lower_bound(self, params):
+        """B = −Σ_i w_i log S_i,  S_i = Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²): at most the entropy, by Jensen."""
+        log_w, log_overlap, *_ = self._overlaps(params)
+        return -(np.exp(log_w) * logsumexp(log_overlap)).sum(axis=-1)
+
+    def grad_entropy_lower_bound(self, params):
+        """With A_ij = w_i · w_j N_ij / S_i, C = A + Aᵀ, d = μ_k − μ_j and v = σ_k² + σ_j²:
+
+            ∂B/∂w_k = −log S_k − Σ_i A_ik / w_k,  and through the softmax  ∂B/∂logit_k = w_k (∂B/∂w_k − Σ_j w_j ∂B/∂w_j)
+            ∂B/∂μ_k = Σ_j C_kj d / v,   ∂B/∂ log σ_k = σ_k² Σ_j C_kj (1/v − d²/v²)
+        """
+        log_w, log_overlap, difference, v, var = self._overlaps(params)
+        w = np.exp(log_w)
+        A = w[..., :, None] * np.exp(log_softmax(log_overlap))
+        C = (A + np.swapaxes(A, -1, -2))[..., None]
+        w_dw = -w * logsumexp(log_overlap) - A.sum(axis=-2)
+        dlogits = w_dw - w * w_dw.sum(axis=-1, keepdims=True)
+        dmean = (C * difference / v).sum(axis=-2)
+        dlog_std = var * (C * (1 - difference**2 / v) / v).sum(axis=-2)
+        return self._join(dlogits, dmean, dlog_std)
+
+    # What a policy's entropy bonus asks for. Of a mixture it gets the bound.
+    entropy, grad_entropy = entropy_lower_bound, grad_entropy_lower_bound
+
+
+class Deterministic:
+    """a = π_θ(s), the lecture's first kind of policy: params are the action in Rⁿ.
+
+    It has no density, hence no score: only the gradient-free methods can train it.
+    """
+
+    def __init__(self, n):
+        self.n = self.n_params = n
+
+    def sample(self, params, rng=None):
+        """The action itself; nothing is drawn."""
+        _check("params", params, self.n)
+        return params
+
+    def mode(self, params):
+        """The action itself."""
+        return self.sample(params)
+
+    def _no_density(self, params, act=None):
+        raise TypeError(
+            "Deterministic: a deterministic policy has no log-probability, score or entropy; "
+            "train it by a gradient-free method, or use Gaussian"
+        )
+
+    log_prob = grad_log_prob = entropy = grad_entropy = kl = _no_density

@@ -1,0 +1,106 @@
+"""Is a hand-written gradient right? Compare it with two numerical ones.
+
+    central differences   ∂f/∂θ_k ≈ (f(θ + h u_k) − f(θ − h u_k)) / 2h     error O(h²) + O(ε/h)
+    complex step          ∂f/∂θ_k ≈ Im f(θ + i h u_k) / h                  error O(h²), no subtraction
+
+Central differences need only that f runs; in float64 they agree with the truth to about 1e-10. The complex step
+(Squire & Trapp, "Using complex variables to estimate derivatives of real functions", 1998) never subtracts two
+nearly equal numbers, so h may be 1e-30 and the agreement is that of the last bit; f must then be written without
+`abs`, without comparisons of complex values (branch on `.real`) and without conjugation.
+
+    >>> import numpy as np
+    >>> theta = np.array([0.5, -1.0])
+    >>> error = check_gradient(lambda theta: np.sum(np.exp(theta)), theta, np.exp(theta))
+"""
+
+import numpy as np
+
+FULL_JACOBIAN_LIMIT = 1000  # above this many parameters, random directions instead of every coordinate
+TOLERANCE = {"central": 1e-7, "complex": 1e-12}
+
+
+def numerical_derivative(f, theta, direction, relative_step=6e-6):
+    """Derivative of f at θ along a direction u, by central differences: (f(θ + hu) − f(θ − hu)) / 2h.
+
+    θ and u are float64 arrays of one shape; the result has f(θ)'s shape. h = 6e-6 · max(1, |θ| where u ≠ 0): the
+    cube root of the machine epsilon balances truncation (h²) against rounding (ε/h).
+    """
+    h = relative_step * max(1.0, np.max(np.abs(theta[direction != 0]), initial=0.0))
+    return (np.asarray(f(theta + h * direction)) - np.asarray(f(theta - h * direction))) / (2 * h)
+
+
+def complex_step_derivative(f, theta, direction, step=1e-30):
+    """Derivative of f at θ along a direction u, by the complex step: Im f(θ + i h u) / h."""
+    return np.imag(f(theta + 1j * step * direction)) / step
+
+
+DERIVATIVE = {"central": numerical_derivative, "complex": complex_step_derivative}
+
+
+def _jacobian(derivative, f, theta):
+    theta = np.asarray(theta, np.float64)
+    unit_vectors = np.eye(theta.size).reshape(theta.size, *theta.shape)
+    columns = [derivative(f, theta, u_k) for u_k in unit_vectors]
+    return np.stack(columns, axis=-1).reshape(columns[0].shape + theta.shape)
+
+
+def numerical_gradient(f, theta):
+    """∇f at θ by central differences, one pair of evaluations a coordinate.
+
+    f maps a float64 array of θ's shape to a number or an array; the result has shape f(θ).shape + θ.shape
+    (a gradient for a scalar f, the full Jacobian otherwise).
+    """
+    return _jacobian(numerical_derivative, f, theta)
+
+
+def complex_step_gradient(f, theta):
+    """∇f at θ by the complex step, one evaluation a coordinate; shapes as in `numerical_gradient`."""
+    return _jacobian(complex_step_derivative, f, theta)
+
+
+def check_gradient(f, theta, gradient, method="central", tolerance=None, n_directions=20, seed=0):
+    """Assert that `gradient` is ∇f(θ); return the largest relative error found.
+
+    f          maps a float64 array of θ's shape to a number, or to an array (then `gradient` is its Jacobian)
+    gradient   the analytic one, shape f(θ).shape + θ.shape
+    method     "central" or "complex"
+    tolerance  on |analytic − numeric| / max|gradient|; by default 1e-7 for "central", 1e-12 for "complex"
+
+    Up to 1000 parameters every coordinate is compared. Above that `n_directions` random unit directions u are:
+    ∇f·u against the derivative of f along u, relative to the norm of the gradient over √(number of parameters), a
+    typical |∇f·u|.
+
+    Raises AssertionError naming the worst coordinate with both values; ValueError for a gradient of the wrong shape.
+    """
+    if method not in DERIVATIVE:
+        raise ValueError(f"method: expected one of {sorted(DERIVATIVE)}, got {method!r}")
+    derivative = DERIVATIVE[method]
+    tolerance = TOLERANCE[method] if tolerance is None else tolerance
+    theta = np.asarray(theta, np.float64)
+    gradient = np.asarray(gradient)
+    expected = np.shape(f(theta)) + theta.shape
+    if gradient.shape != expected:
+        raise ValueError(f"gradient: expected shape f(theta).shape + theta.shape = {expected}, got {gradient.shape}")
+
+    if theta.size <= FULL_JACOBIAN_LIMIT:
+        analytic, numeric = gradient, _jacobian(derivative, f, theta)
+        scale = max(np.max(np.abs(analytic), initial=0.0), np.max(np.abs(numeric), initial=0.0))
+        where = "coordinate"
+    else:
+        directions = np.random.default_rng(seed).standard_normal((n_directions, *theta.shape))
+        directions /= np.linalg.norm(directions.reshape(n_directions, -1), axis=1).reshape(-1, *[1] * theta.ndim)
+        analytic = np.stack([np.sum(gradient * u, axis=tuple(range(-theta.ndim, 0))) for u in directions], axis=-1)
+        numeric = np.stack([derivative(f, theta, u) for u in directions], axis=-1)
+        scale = max(np.linalg.norm(gradient) / np.sqrt(theta.size), np.max(np.abs(numeric)))
+        where = "random direction"
+
+    error = np.abs(analytic - numeric) / max(scale, np.finfo(np.float64).tiny)
+    error = np.where(np.isfinite(error), error, np.inf)  # a NaN on either side is the worst error of all
+    worst = np.unravel_index(np.argmax(error), error.shape)
+    if error[worst] > tolerance:
+        raise AssertionError(
+            f"gradient differs from the {method} derivative at {where} {tuple(int(i) for i in worst)}: "
+            f"analytic {analytic[worst]:.12g}, numeric {numeric[worst]:.12g}, "
+            f"relative error {error[worst]:.2e} > {tolerance:.0e}"
+        )
+    return float(error[worst])

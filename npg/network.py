@@ -1,0 +1,172 @@
+"""Function approximators whose parameters are one vector θ.
+
+A network is only a description: `forward(theta, x)` and `backward(theta, cache, dy)` are functions of θ, and the
+weight matrices are views into it. Its dtype follows θ's: float32 to train, float64 to check, complex128 for the
+complex step.
+"""
+
+import numpy as np
+
+
+def _tanh(z):
+    return np.tanh(z, out=z)
+
+
+def _relu(z):
+    z[z.real < 0] = 0  # branches on .real, so that it also runs on the complex step's numbers
+    return z
+
+
+def _sigmoid(z):
+    z *= 0.5
+    np.tanh(z, out=z)
+    z += 1
+    z *= 0.5
+    return z
+
+
+# name: (h = a(z) computed in z's own memory, a'(z) written in terms of h, gain that keeps the variance of h near 1)
+# The gains are those of He et al. 2015 (ReLU) and, for tanh, the usual 5/3.
+ACTIVATIONS = {
+    "tanh": (_tanh, lambda h: 1 - h * h, 5 / 3),
+    "relu": (_relu, lambda h: h.real > 0, np.sqrt(2)),
+    "sigmoid": (_sigmoid, lambda h: h * (1 - h), 4.0),
+    "identity": (lambda z: z, None, 1.0),
+}
+
+
+def orthogonal(rng, n_in, n_out, gain):
+    """A random n_in × n_out matrix with orthonormal rows or columns, times `gain` (Saxe et al. 2013, §3).
+
+    It keeps the length of every signal that it can keep, forwards and backwards, so depth neither blows up nor
+    damps it.
+    """
+    a = rng.standard_normal((max(n_in, n_out), min(n_in, n_out)))
+    q, r = np.linalg.qr(a)
+    q *= np.sign(np.diag(r))  # makes the draw uniform over orthogonal matrices (Mezzadri 2007)
+    return gain * (q if n_in >= n_out else q.T)
+
+
+class MLP:
+    """y = W_Lᵀ a(… a(W_1ᵀ x + b_1) …) + b_L, a fully connected network of any depth.
+
+    sizes       numbers of units from input to output, e.g. (4, 64, 64, 2)
+    activation  of the hidden layers: "tanh", "relu", "sigmoid" or "identity"
+
+    `size` is the number of parameters; θ is laid out as W_1, b_1, W_2, b_2, …, each W [n_in, n_out] row by row.
+    """
+
+    def __init__(self, sizes, activation="tanh"):
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise ValueError(f"sizes: expected at least two positive layer sizes, got {tuple(sizes)}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, got {activation!r}")
+        self.sizes = tuple(int(n) for n in sizes)
+        self.activation = activation
+        self.n_in, self.n_out = self.sizes[0], self.sizes[-1]
+        self._slices, start = [], 0
+        for n_in, n_out in zip(self.sizes[:-1], self.sizes[1:]):
+            end_w, end_b = start + n_in * n_out, start + n_in * n_out + n_out
+            self._slices.append((slice(start, end_w), (n_in, n_out), slice(end_w, end_b)))
+            start = end_b
+        self.size = start
+
+    def layers(self, theta):
+        """[(W_1, b_1), …, (W_L, b_L)]: views into θ, nothing copied; writing into them writes into θ."""
+        if theta.shape != (self.size,):
+            raise ValueError(f"theta: expected shape ({self.size},) for layers {self.sizes}, got {theta.shape}")
+        return [(theta[w].reshape(shape), theta[b]) for w, shape, b in self._slices]
+
+    def init(self, rng, output_gain=1.0, dtype=np.float32):
+        """A fresh θ: orthogonal weights scaled by the activation's gain, the last layer's by `output_gain`; biases 0.
+
+        A small `output_gain` (0.01) starts a policy near uniform and a critic near 0.
+        """
+        theta = np.zeros(self.size, dtype)
+        *hidden, last = self.layers(theta)
+        for W, _ in hidden:
+            W[...] = orthogonal(rng, *W.shape, ACTIVATIONS[self.activation][2])
+        last[0][...] = orthogonal(rng, *last[0].shape, output_gain)
+        return theta
+
+    def forward(self, theta, x):
+        """y [..., n_out] for inputs x [..., n_in] (any number of leading axes, or none), and the cache for `backward`.
+
+            h_0 = x,   z_l = h_{l−1} W_l + b_l,   h_l = a(z_l),   y = z_L
+
+        The cache is [h_0, …, h_{L−1}], each [B, n_l], and x's shape.
+        """
+        x = np.asarray(x)
+        if not np.iscomplexobj(x):  # a complex x is kept: dx can then be checked by the complex step
+            x = x.astype(theta.dtype, copy=False)
+        if x.ndim == 0 or x.shape[-1] != self.n_in:
+            raise ValueError(f"x: expected shape [..., {self.n_in}], got {x.shape}")
+        activate = ACTIVATIONS[self.activation][0]
+        *hidden, (W, b) = self.layers(theta)
+        h = x.reshape(-1, self.n_in)
+        cache = [h]
+        for W_l, b_l in hidden:
+            z = h @ W_l
+            z += b_l
+            h = activate(z)
+            cache.append(h)
+        y = h @ W
+        y += b
+        return y.reshape(*x.shape[:-1], self.n_out), (cache, x.shape)
+
+    def backward(self, theta, cache, dy, want_dx=True):
+        """Gradient of Σ dy·y with respect to θ and x: the chain rule, from the last layer to the first.
+
+            dz_L = dy,   dW_l = h_{l−1}ᵀ dz_l,   db_l = Σ_batch dz_l,   dh_{l−1} = dz_l W_lᵀ,   dz_l = dh_l a'(z_l)
+
+        dy has y's shape; returns (dtheta [size], dx with x's shape). The batch is summed, not averaged. With
+        `want_dx=False` dx is None and its product, which a policy gradient never needs, is skipped.
+        """
+        hs, x_shape = cache
+        dz = np.asarray(dy).reshape(-1, self.n_out)
+        if dz.shape[0] != hs[0].shape[0]:
+            raise ValueError(f"dy: expected shape {(*x_shape[:-1], self.n_out)}, got {np.shape(dy)}")
+        derivative = ACTIVATIONS[self.activation][1]
+        dz = dz.astype(np.result_type(theta, hs[0]), copy=False)
+        dtheta = np.empty(self.size, dz.dtype)
+        layers, gradients = self.layers(theta), self.layers(dtheta)
+        for l in reversed(range(len(layers))):
+            (W, _), (dW, db) = layers[l], gradients[l]
+            np.matmul(hs[l].T, dz, out=dW)
+            np.add.reduce(dz, axis=0, out=db)
+            if l == 0 and not want_dx:
+                return dtheta, None
+            dh = dz @ W.T
+            dz = dh if l == 0 or derivative is None else dh * derivative(hs[l])
+        return dtheta, dz.reshape(x_shape)
+
+
+class LinearPreferences:
+    """h(s, a, θ) = θᵀ x(s, a): linear action preferences (Sutton & Barto 2018, eq. 13.3).
+
+    features  maps observations [..., n_obs] to x [..., n_actions, n_features], the features of every action
+
+    It has an MLP's interface, so `Policy(LinearPreferences(...), Categorical(n_actions))` is the softmax policy whose
+    score is the book's x(s, a) − Σ_b π(b|s) x(s, b) (eq. 13.9).
+    """
+
+    def __init__(self, features, n_actions, n_features):
+        self.features, self.n_out, self.size = features, n_actions, n_features
+
+    def init(self, rng, output_gain=1.0, dtype=np.float32):
+        """θ = 0: every action equally preferred (a linear function has no symmetry to break; `rng` goes unused)."""
+        return np.zeros(self.size, dtype)
+
+    def forward(self, theta, x):
+        """Preferences [..., n_actions] and the cache, the features [..., n_actions, n_features]."""
+        features = np.asarray(self.features(x))
+        if features.shape[-2:] != (self.n_out, self.size):
+            raise ValueError(f"features(x): expected shape [..., {self.n_out}, {self.size}], got {features.shape}")
+        if theta.shape != (self.size,):
+            raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
+        return features @ theta, features
+
+    def backward(self, theta, cache, dy, want_dx=False):
+        """Gradient of Σ dy·h with respect to θ: Σ dy_a x(s, a). Features are given, so there is no dx: None."""
+        features = cache.reshape(-1, self.size)
+        return np.asarray(dy, np.result_type(theta, features)).reshape(-1) @ features, None

@@ -1,0 +1,85 @@
+"""From a gradient to a step. The lecture ascends, and so does every `step(theta, dtheta)`: θ ← θ + …, in place.
+
+θ is one vector, so no optimizer loops over layers, and a learning rate may be an array of θ's shape (one rate for the
+actor's entries, another for the critic's). What an optimizer remembers lies in arrays that are its attributes:
+`state(optimizer)` is all that a checkpoint needs.
+"""
+
+import numpy as np
+
+
+class SGD:
+    """θ ← θ + α g (slide "Policy Gradient": θ_new = θ_old + Δθ)."""
+
+    def __init__(self, theta, learning_rate):
+        self.learning_rate = learning_rate
+
+    def step(self, theta, dtheta):
+        """One step up the gradient dtheta, in place."""
+        theta += self.learning_rate * dtheta
+
+
+class Momentum:
+    """m ← β m + g,  θ ← θ + α m (Polyak 1964)."""
+
+    def __init__(self, theta, learning_rate, beta=0.9):
+        self.learning_rate, self.beta = learning_rate, beta
+        self.m = np.zeros_like(theta)
+
+    def step(self, theta, dtheta):
+        """One step up the gradient dtheta, in place."""
+        self.m *= self.beta
+        self.m += dtheta
+        theta += self.learning_rate * self.m
+
+
+class RMSProp:
+    """v ← ρ v + (1 − ρ) g²,  θ ← θ + α g / √(v + ε) (Tieleman & Hinton 2012; ε inside the root as in A3C)."""
+
+    def __init__(self, theta, learning_rate, rho=0.99, epsilon=1e-5):
+        self.learning_rate, self.rho, self.epsilon = learning_rate, rho, epsilon
+        self.v = np.zeros_like(theta)
+
+    def step(self, theta, dtheta):
+        """One step up the gradient dtheta, in place."""
+        self.v *= self.rho
+        self.v += (1 - self.rho) * dtheta**2
+        theta += self.learning_rate * dtheta / np.sqrt(self.v + self.epsilon)
+
+
+class Adam:
+    """m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,  θ ← θ + α m̂ / (√v̂ + ε) (Kingma & Ba 2015, Algorithm 1).
+
+    m̂ = m / (1 − β₁ᵗ) and v̂ = v / (1 − β₂ᵗ) undo the start from zero.
+    """
+
+    def __init__(self, theta, learning_rate, beta1=0.9, beta2=0.999, epsilon=1e-8):
+        self.learning_rate, self.beta1, self.beta2, self.epsilon = learning_rate, beta1, beta2, epsilon
+        self.m, self.v, self.t = np.zeros_like(theta), np.zeros_like(theta), np.zeros((), np.int64)
+
+    def step(self, theta, dtheta):
+        """One step up the gradient dtheta, in place."""
+        self.t += 1
+        self.m *= self.beta1
+        self.m += (1 - self.beta1) * dtheta
+        self.v *= self.beta2
+        self.v += (1 - self.beta2) * dtheta**2
+        t = int(self.t)
+        m_scale, v_scale = 1 / (1 - self.beta1**t), (1 - self.beta2**t) ** -0.5
+        theta += (self.learning_rate * m_scale) * self.m / (v_scale * np.sqrt(self.v) + self.epsilon)
+
+
+def state(optimizer):
+    """{name: array} of everything the optimizer remembers; write into the arrays to restore it."""
+    return {name: value for name, value in vars(optimizer).items() if isinstance(value, np.ndarray)}
+
+
+def clip_norm(dtheta, limit):
+    """Scale dtheta in place so that ‖dtheta‖₂ ≤ limit (Pascanu et al. 2013); returns the norm it had before.
+
+    The norm is taken over the whole vector: the direction stays.
+    """
+    norm = float(np.sqrt(np.dot(dtheta, dtheta)))
+    if limit is not None and norm > limit:
+        dtheta *= limit / norm
+    return norm

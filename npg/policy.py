@@ -1,0 +1,256 @@
+"""π_θ(a|s): a network whose outputs are the parameters of a distribution, and the one function of the lecture.
+
+    ĝ = Σ w ∇_θ log π_θ(a|s)        `grad_log_prob(theta, obs, act, weight)`
+
+Every policy gradient is this sum with some choice of the weight w. Two designs put a critic V beside it (slide
+"Actor-Critic": "two network design" and "shared network design"); both keep all their parameters in one vector θ, so
+that algorithms need not know which one they train.
+"""
+
+import numpy as np
+
+
+class Policy:
+    """A stochastic policy: `network` maps observations to (the first of) the parameters of `distribution`.
+
+    If the network has fewer outputs than the distribution has parameters, the missing last ones, the tail, are the
+    same in every state: entries at the end of θ that start at `tail` where `learn_tail`, else the constants `tail`
+    (a number, or an array [n_tail]). For a Gaussian in Rⁿ, whose parameters are [μ, log σ]:
+
+        Policy(MLP((n_obs, 64, 2 * n)), Gaussian(n))                               σ_θ(s), a function of the state
+        Policy(MLP((n_obs, 64, n)), Gaussian(n), tail=-0.5)                        σ learned, from e^−0.5
+        Policy(MLP((n_obs, 64, n)), Gaussian(n), tail=-0.5, learn_tail=False)      σ = e^−0.5 fixed
+    """
+
+    def __init__(self, network, distribution, tail=0.0, learn_tail=True):
+        n_tail = distribution.n_params - network.n_out
+        if n_tail < 0:
+            raise ValueError(
+                f"network: expected at most {distribution.n_params} outputs for a {type(distribution).__name__}, "
+                f"got {network.n_out}"
+            )
+        self.network, self.distribution = network, distribution
+        self.tail = np.broadcast_to(np.asarray(tail, np.float64), (n_tail,))
+        self.learn_tail = learn_tail
+        self.size = network.size + (n_tail if learn_tail else 0)
+
+    def init(self, rng, dtype=np.float32):
+        """A fresh θ [size]: the network's own start with small outputs (near-uniform actions), then the tail."""
+        theta = np.zeros(self.size, dtype)
+        theta[: self.network.size] = self.network.init(rng, output_gain=0.01, dtype=dtype)
+        theta[self.network.size :] = self.tail[: self.size - self.network.size]
+        return theta
+
+    def params(self, theta, obs):
+        """The distribution's parameters [..., n_params] for obs [..., n_obs], and the cache for `backward`."""
+        if theta.shape != (self.size,):
+            raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
+        y, cache = self.network.forward(theta[: self.network.size], obs)
+        return self.append_tail(theta, y), cache
+
+    def append_tail(self, theta, y):
+        """The network's outputs y [..., n_out] made complete: params [..., n_params]."""
+        if self.tail.size == 0:
+            return y
+        tail = theta[self.network.size :] if self.learn_tail else self.tail.astype(theta.dtype)
+        return np.concatenate([y, np.broadcast_to(tail, y.shape[:-1] + tail.shape)], axis=-1)
+
+    def backward(self, theta, cache, dparams):
+        """∇_θ of Σ dparams · params [size]."""
+        dy = dparams[..., : self.network.n_out]
+        dnetwork, _ = self.network.backward(theta[: self.network.size], cache, dy, want_dx=False)
+        return self.append_tail_gradient(dnetwork, dparams)
+
+    def append_tail_gradient(self, dnetwork, dparams):
+        """The network's gradient made complete: a learned tail's is dparams summed over the batch."""
+        if self.size == self.network.size:
+            return dnetwork
+        dtail = dparams[..., self.network.n_out :].reshape(-1, self.tail.size).sum(axis=0)
+        return np.concatenate([dnetwork, dtail])
+
+    def act(self, theta, obs, rng=None):
+        """a ~ π_θ(·|obs); with no `rng` the most likely action. Single observations and batches alike."""
+        params, _ = self.params(theta, obs)
+        return self.distribution.mode(params) if rng is None else self.distribution.sample(params, rng)
+
+    def log_prob(self, theta, obs, act):
+        """log π_θ(a|s), shape [...] of the batch."""
+        return self.distribution.log_prob(self.params(theta, obs)[0], act)
+
+    def entropy(self, theta, obs):
+        """H(π_θ(·|s)), shape [...] of the batch."""
+        return self.distribution.entropy(self.params(theta, obs)[0])
+
+    def grad_log_prob(self, theta, obs, act, weight, entropy_weight=0.0):
+        """The one function of the lecture: Σ w ∇_θ log π_θ(a|s) [size], plus β Σ ∇_θ H(π_θ(·|s)) where β is given.
+
+        obs [..., n_obs], act [...] or [..., n], and weight [...]: an array, or a function log π_θ(a|s) [...] → [...]
+        for weights that depend on the current policy, such as importance weights. The weight is held constant: it is
+        not differentiated. Divide by the number of trajectories (the lecture) or of steps for a mean.
+        """
+        params, cache = self.params(theta, obs)
+        return self.backward(theta, cache, self.score(params, act, weight, entropy_weight))
+
+    def score(self, params, act, weight, entropy_weight=0.0):
+        """w ∇_params log π(a) + β ∇_params H [..., n_params]: what `grad_log_prob` sends back through the network."""
+        if callable(weight):
+            weight = weight(self.distribution.log_prob(params, act))
+        weight = np.asarray(weight)
+        if weight.shape not in (params.shape[:-1], ()):
+            raise ValueError(f"weight: expected one number an action, shape {params.shape[:-1]}, got {weight.shape}")
+        dparams = weight[..., None] * self.distribution.grad_log_prob(params, act)
+        if entropy_weight:
+            dparams += entropy_weight * self.distribution.grad_entropy(params)
+        return dparams
+
+    def grad_entropy(self, theta, obs, weight=1.0):
+        """Σ w ∇_θ H(π_θ(·|s)) [size]."""
+        params, cache = self.params(theta, obs)
+        return self.backward(theta, cache, np.asarray(weight)[..., None] * self.distribution.grad_entropy(params))
+
+
+class Critic:
+    """V_φ(s): a network with one output, and the gradient that every regression of it needs."""
+
+    def __init__(self, network):
+        if network.n_out != 1:
+            raise ValueError(f"network: expected 1 output, got {network.n_out}")
+        self.network, self.size = network, network.size
+
+    def init(self, rng, dtype=np.float32):
+        """A fresh φ [size] whose values are near 0."""
+        return self.network.init(rng, output_gain=0.01, dtype=dtype)
+
+    def value(self, phi, obs):
+        """V_φ(s), shape [...] of the batch."""
+        return self.network.forward(phi, obs)[0][..., 0]
+
+    def grad_value(self, phi, obs, weight):
+        """Σ w ∇_φ V_φ(s) [size]. `weight` is an array [...], or a function V_φ(s) → [...] and then held constant."""
+        value, cache = self.network.forward(phi, obs)
+        weight = weight(value[..., 0]) if callable(weight) else np.asarray(weight)
+        return self.network.backward(phi, cache, weight[..., None], want_dx=False)[0]
+
+    def loss(self, phi, obs, target):
+        """½ Σ (V_φ(s) − target)², the target held fixed whatever it was computed from."""
+        return 0.5 * np.sum((self.value(phi, obs) - target) ** 2)
+
+    def grad_loss(self, phi, obs, target):
+        """Σ (V_φ(s) − target) ∇_φ V_φ(s) [size]."""
+        return self.grad_value(phi, obs, lambda value: value - target)
+
+
+class ActorCritic:
+    """A policy π and a critic V over one vector θ of `size` numbers: the two network design of the lecture.
+
+    θ = [actor's parameters | critic's parameters], nothing shared. `actor(theta)` and `critic(theta)` are views of θ
+    (and of its gradient); everything else is said in terms of them.
+    """
+
+    def __init__(self, policy, critic):
+        self.policy, self.value_function, self.distribution = policy, critic, policy.distribution
+        self.size = policy.size + critic.size
+
+    def actor(self, theta):
+        """The policy's parameters, a view of θ."""
+        return theta[: self.policy.size]
+
+    def critic(self, theta):
+        """The critic's parameters, a view of θ."""
+        return theta[self.policy.size :]
+
+    def init(self, rng, dtype=np.float32):
+        """A fresh θ [size]."""
+        return np.concatenate([self.policy.init(rng, dtype), self.value_function.init(rng, dtype)])
+
+    def act(self, theta, obs, rng=None):
+        """As `Policy.act`."""
+        return self.policy.act(self.actor(theta), obs, rng)
+
+    def log_prob(self, theta, obs, act):
+        """As `Policy.log_prob`."""
+        return self.policy.log_prob(self.actor(theta), obs, act)
+
+    def entropy(self, theta, obs):
+        """As `Policy.entropy`."""
+        return self.policy.entropy(self.actor(theta), obs)
+
+    def value(self, theta, obs):
+        """As `Critic.value`."""
+        return self.value_function.value(self.critic(theta), obs)
+
+    def grad_log_prob(self, theta, obs, act, weight, entropy_weight=0.0):
+        """As `Policy.grad_log_prob`, with θ's shape: zero for the parameters that only the critic has."""
+        dtheta = np.zeros_like(theta)
+        self.actor(dtheta)[...] = self.policy.grad_log_prob(self.actor(theta), obs, act, weight, entropy_weight)
+        return dtheta
+
+    def grad_value(self, theta, obs, weight):
+        """As `Critic.grad_value`, with θ's shape: zero for the parameters that only the actor has."""
+        dtheta = np.zeros_like(theta)
+        self.critic(dtheta)[...] = self.value_function.grad_value(self.critic(theta), obs, weight)
+        return dtheta
+
+    loss, grad_loss = Critic.loss, Critic.grad_loss  # of the critic, in terms of the `value` and `grad_value` above
+
+    def gradient(self, theta, obs, act, weight, value_weight, entropy_weight=0.0):
+        """Actor and critic at once: Σ w ∇log π(a|s) + β Σ ∇H(π(·|s)) + Σ u ∇V(s), with θ's shape.
+
+        `weight` (w) as in `Policy.grad_log_prob`, `value_weight` (u) as in `Critic.grad_value`.
+        """
+        dtheta = self.grad_log_prob(theta, obs, act, weight, entropy_weight)
+        dtheta += self.grad_value(theta, obs, value_weight)
+        return dtheta
+
+
+class SharedActorCritic(ActorCritic):
+    """The shared network design: one network's outputs are [policy's parameters | V(s)].
+
+    θ = [network | policy's tail]. The actor's and the critic's views overlap in the network, and `gradient` passes
+    through it once for both. `tail` and `learn_tail` are `Policy`'s.
+    """
+
+    def __init__(self, network, distribution, tail=0.0, learn_tail=True):
+        self.network = network
+        self.policy = Policy(_Outputs(network, slice(None, -1)), distribution, tail, learn_tail)
+        self.value_function = Critic(_Outputs(network, slice(-1, None)))
+        self.distribution, self.size = distribution, self.policy.size
+
+    def actor(self, theta):
+        """All of θ."""
+        return theta
+
+    def critic(self, theta):
+        """The network's part of θ."""
+        return theta[: self.network.size]
+
+    def init(self, rng, dtype=np.float32):
+        """A fresh θ [size]."""
+        return self.policy.init(rng, dtype)
+
+    def gradient(self, theta, obs, act, weight, value_weight, entropy_weight=0.0):
+        """As `ActorCritic.gradient`: one pass forward, one backward."""
+        y, cache = self.network.forward(self.critic(theta), obs)
+        dparams = self.policy.score(self.policy.append_tail(theta, y[..., :-1]), act, weight, entropy_weight)
+        dvalue = value_weight(y[..., -1]) if callable(value_weight) else np.asarray(value_weight)
+        dy = np.concatenate([dparams[..., : y.shape[-1] - 1], dvalue[..., None]], axis=-1)
+        dnetwork, _ = self.network.backward(self.critic(theta), cache, dy, want_dx=False)
+        return self.policy.append_tail_gradient(dnetwork, dparams)
+
+
+class _Outputs:
+    """Some of a network's outputs, presented as a network over the same parameters."""
+
+    def __init__(self, network, part):
+        self.network, self.part, self.size = network, part, network.size
+        self.n_out = len(range(network.n_out)[part])
+        self.init = network.init
+
+    def forward(self, theta, x):
+        y, cache = self.network.forward(theta, x)
+        return y[..., self.part], cache
+
+    def backward(self, theta, cache, dy, want_dx=True):
+        dy_all = np.zeros((*dy.shape[:-1], self.network.n_out), dy.dtype)
+        dy_all[..., self.part] = dy
+        return self.network.backward(theta, cache, dy_all, want_dx)

@@ -1,0 +1,47 @@
+"""REINFORCE with any weight and any baseline: the lecture's ĝ, sampled, and a step along it.
+
+    ĝ = 1/N Σ_i Σ_t ∇_θ log π_θ(a_t⁽ⁱ⁾|s_t⁽ⁱ⁾) (Ψ_t⁽ⁱ⁾ − b)
+"""
+
+from npg import baselines, returns
+from npg.optimizers import clip_norm
+
+# Ψ as a function of a rollout of complete episodes and γ, by its name on the command line
+WEIGHTS = {
+    "total": lambda rollout, gamma: returns.trajectory_return(rollout.rew, rollout.done, rollout.valid, gamma),
+    "reward-to-go": lambda rollout, gamma: returns.reward_to_go(rollout.rew, rollout.done, gamma),
+    "discounted": lambda rollout, gamma: returns.discounted_reward_to_go(
+        rollout.rew, rollout.done, rollout.valid, gamma
+    ),
+}
+
+
+def reinforce(
+    sampler,
+    policy,
+    theta,
+    optimizer,
+    weight="reward-to-go",
+    baseline=baselines.none,
+    gamma=1.0,
+    standardise=False,
+    entropy_weight=0.0,
+    max_grad_norm=None,
+):
+    """Improve θ in place, for ever; yields the measures of each update.
+
+    One update: one complete episode in each of the sampler's N environments, weights, baseline, gradient, step.
+    `standardise` divides Ψ − b by its standard deviation over the batch (and subtracts its mean).
+    """
+    while True:
+        rollout = sampler.episodes(policy, theta)
+        psi = WEIGHTS[weight](rollout, gamma)
+        adv = psi - baseline(policy, theta, rollout, psi)
+        obs, act, adv = rollout.steps(adv)
+        if standardise:
+            adv = returns.standardise(adv)
+        n_trajectories = rollout.rew.shape[1]
+        dtheta = policy.grad_log_prob(theta, obs, act, adv, entropy_weight) / n_trajectories
+        norm = clip_norm(dtheta, max_grad_norm)
+        optimizer.step(theta, dtheta)
+        yield {"rollout": rollout, "grad_norm": norm, "entropy": policy.entropy(theta, obs).mean()}

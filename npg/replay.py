@@ -1,0 +1,148 @@
+"""Learning more than once from the same experience: the buffer, importance weights, and what keeps them safe.
+
+Experience of an older policy b ("data from an older policy … importance sampling", slide "REINFORCE/Actor-critic
+training") is weighted by ρ = π_θ(a|s) / b(a|s):
+
+    ∇_θ E_{a∼π_θ}[Ψ] = E_{a∼b}[ρ Ψ ∇_θ log π_θ(a|s)]
+
+Each choice of weight is written as a scalar surrogate of ρ and Ψ, beside its derivative with respect to log π_θ(a|s):
+the number that multiplies the score. ∂ρ/∂ log π = ρ.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from npg import returns
+from npg.baselines import minibatches
+from npg.optimizers import clip_norm
+
+
+def plain_surrogate(ratio, psi):
+    """ρ Ψ: unbiased, with a variance that grows exponentially with the distance between π and b."""
+    return ratio * psi
+
+
+def plain_weight(ratio, psi):
+    """∂(ρ Ψ) / ∂ log π = ρ Ψ."""
+    return ratio * psi
+
+
+def truncated_surrogate(ratio, psi, limit=2.0):
+    """ρ Ψ up to ρ = c, then c (1 + log ρ/c) Ψ: the function whose score weight is min(ρ, c) Ψ."""
+    above = ratio.real > limit
+    return np.where(above, limit * (1 + np.log(np.where(above, ratio, limit) / limit)), ratio) * psi
+
+
+def truncated_weight(ratio, psi, limit=2.0):
+    """min(ρ, c) Ψ (truncated importance sampling, Ionides 2008): bounded variance for some bias."""
+    return np.minimum(ratio, limit) * psi
+
+
+def clipped_surrogate(ratio, psi, epsilon=0.2):
+    """min(ρ Ψ, clip(ρ, 1−ε, 1+ε) Ψ) (PPO: Schulman et al. 2017, eq. 7)."""
+    return np.where(_is_clipped(ratio.real, psi, epsilon), np.where(psi > 0, 1 + epsilon, 1 - epsilon), ratio) * psi
+
+
+def clipped_weight(ratio, psi, epsilon=0.2):
+    """ρ Ψ, but 0 where π has already moved further than ε in the direction that Ψ asks for."""
+    return np.where(_is_clipped(ratio, psi, epsilon), 0, ratio * psi)
+
+
+def _is_clipped(ratio, psi, epsilon):
+    return np.where(psi > 0, ratio > 1 + epsilon, ratio < 1 - epsilon)
+
+
+IMPORTANCE = {"plain": plain_weight, "truncated": truncated_weight, "clipped": clipped_weight}
+
+
+def effective_sample_size(ratio):
+    """(Σ ρ)² / Σ ρ² (Kish 1965): how many on-policy samples the weighted ones are worth."""
+    return float(np.sum(ratio) ** 2 / np.sum(ratio**2))
+
+
+class Experience(NamedTuple):
+    """Single steps [B, …]: what was seen and done, log b(a|s) of the policy that did it, its advantage and return."""
+
+    obs: np.ndarray
+    act: np.ndarray
+    logp: np.ndarray
+    adv: np.ndarray
+    ret: np.ndarray
+
+
+class ExperienceBuffer:
+    """The last `capacity` batches of experience, mixed when they are drawn (slide "Experience buffers").
+
+    Capacity 1 forgets everything at each update: PPO. More mixes the data of older policies in, each step carrying
+    the log-probability under the policy that made it, so that the importance weight of all of them is right.
+    """
+
+    def __init__(self, capacity=1):
+        if capacity < 1:
+            raise ValueError(f"capacity: expected at least 1 batch, got {capacity}")
+        self.capacity, self.batches = capacity, []
+
+    def add(self, experience):
+        """Append an `Experience`; the oldest leaves when there are more than `capacity`."""
+        self.batches = [*self.batches, experience][-self.capacity :]
+
+    def draw(self, size, epochs, rng):
+        """Shuffled minibatches `Experience` of about `size` steps, everything in the buffer once an epoch."""
+        everything = Experience(*(np.concatenate(parts) for parts in zip(*self.batches)))
+        for batch in minibatches(len(everything.obs), size, epochs, rng):
+            yield Experience(*(x[batch] for x in everything))
+
+
+def ppo(
+    sampler,
+    model,
+    theta,
+    optimizer,
+    n_steps=128,
+    gamma=0.99,
+    lam=0.95,
+    importance="clipped",
+    capacity=1,
+    epochs=5,
+    batch_size=256,
+    value_weight=0.5,
+    entropy_weight=0.0,
+    standardise=True,
+    max_grad_norm=0.5,
+):
+    """Advantage actor-critic that reuses its experience: a2c with ρ Ψ for Ψ and `epochs` passes over the buffer.
+
+    With importance="clipped" it is PPO (Schulman et al. 2017, Algorithm 1). θ is improved in place; yields the
+    measures of each update.
+    """
+    buffer = ExperienceBuffer(capacity)
+    while True:
+        rollout = sampler.steps(model, theta, n_steps)
+        val = model.value(theta, rollout.obs)
+        adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)
+        obs, act, adv, ret, val = rollout.steps(adv, adv + val[:-1], val[:-1])
+        logp = model.log_prob(theta, obs, act)
+        buffer.add(Experience(obs, act, logp, adv, ret))
+        for batch in buffer.draw(batch_size, epochs, sampler.rng):
+            n = len(batch.obs)
+            psi = returns.standardise(batch.adv) if standardise else batch.adv
+            dtheta = model.gradient(
+                theta,
+                batch.obs,
+                batch.act,
+                lambda logp: IMPORTANCE[importance](np.exp(logp - batch.logp), psi) / n,
+                lambda val: value_weight * (batch.ret - val) / n,
+                entropy_weight / n,
+            )
+            norm = clip_norm(dtheta, max_grad_norm)
+            optimizer.step(theta, dtheta)
+        ratio = np.exp(model.log_prob(theta, obs, act) - logp)
+        yield {
+            "rollout": rollout,
+            "grad_norm": norm,
+            "entropy": model.entropy(theta, obs).mean(),
+            "explained_variance": returns.explained_variance(ret, val),
+            "kl": float(np.mean(ratio - 1 - np.log(ratio))),
+            "effective_sample_size": effective_sample_size(ratio) / len(ratio),
+        }

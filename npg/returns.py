@@ -1,0 +1,105 @@
+"""The weights Ψ_t that need no learning: one function, one equation.
+
+    ĝ = 1/N Σ_i Σ_t Ψ_t ∇_θ log π_θ(a_t|s_t)
+
+Arrays are time-major: rew, terminated, truncated [T, N] for N environments side by side, val [T+1, N] with
+val[t+1] = V of the true successor of step t. An episode ends at step t where `terminated` (the task is over: nothing
+follows) or `truncated` (a time limit: something would have followed). So `terminated` stops bootstrapping from
+val[t+1] and `truncated` does not, while sums over time stop at both (`done = terminated | truncated`), and at row T.
+Rewards of rows between episodes (`Rollout.valid` false) are 0, and what is computed there is to be ignored.
+"""
+
+import numpy as np
+
+
+def discounted_sum(x, discount):
+    """y_t = x_t + discount_t · y_{t+1}, y_T = 0, backwards over [T, N]; a discount of 0 separates two episodes.
+
+    x and discount [T, N] (discount may be anything that broadcasts to it) → y [T, N].
+    """
+    x = np.asarray(x)
+    discount = np.broadcast_to(discount, x.shape)
+    y = np.empty(x.shape, np.result_type(x, discount, np.float32))
+    following = np.zeros(x.shape[1:], y.dtype)
+    for t in reversed(range(len(x))):
+        following = y[t] = x[t] + discount[t] * following
+    return y
+
+
+def reward_to_go(rew, done, gamma=1.0):
+    """G_t = Σ_{k≥t} γ^{k−t} r_k, to the end of the episode (slide "Temporal structure", where γ = 1)."""
+    return discounted_sum(rew, gamma * ~done)
+
+
+def time_in_episode(done, valid):
+    """t, counted from 0 in each episode; row 0 of the arrays begins one. Integers [T, N]."""
+    time = np.zeros(done.shape, np.int64)
+    for t in range(1, len(done)):
+        begins = done[t - 1] | ~valid[t - 1]
+        time[t] = np.where(begins, 0, time[t - 1] + 1)
+    return time
+
+
+def trajectory_return(rew, done, valid, gamma=1.0):
+    """R(τ) = Σ_k γᵏ r_k, the same for every step of the trajectory (slide "From trajectories to actions").
+
+    Row 0 must begin an episode in every environment.
+    """
+    ret = reward_to_go(rew, done, gamma)
+    time = time_in_episode(done, valid)
+    for t in range(1, len(ret)):
+        ret[t] = np.where(time[t] == 0, ret[t], ret[t - 1])
+    return ret
+
+
+def discounted_reward_to_go(rew, done, valid, gamma):
+    """γᵗ G_t, with G_t = Σ_{k≥t} γ^{k−t} r_k (slide "Likelihood ratio gradient estimator").
+
+    It is what the gradient of E[Σ γᵗ r_t] asks for. Most code drops the γᵗ: that is `reward_to_go` with γ < 1.
+    """
+    return gamma ** time_in_episode(done, valid) * reward_to_go(rew, done, gamma)
+
+
+def td_error(rew, terminated, val, gamma):
+    """δ_t = r_t + γ V(s_{t+1}) − V(s_t), with V(s_{t+1}) = 0 after a terminal step (slide "Actor-Critic", step 3)."""
+    return rew + gamma * ~terminated * val[1:] - val[:-1]
+
+
+def gae(rew, terminated, truncated, val, gamma, lam):
+    """Â_t = Σ_l (γλ)^l δ_{t+l}, to the end of the episode or of the rows (Schulman et al. 2016, eq. 16).
+
+    λ = 0 is the TD error, λ = 1 is the Monte-Carlo advantage G_t + bootstrap − V(s_t).
+    """
+    return discounted_sum(td_error(rew, terminated, val, gamma), gamma * lam * ~(terminated | truncated))
+
+
+def n_step_return(rew, terminated, truncated, val, gamma, n):
+    """R_t = r_t + γ r_{t+1} + … + γ^{n−1} r_{t+n−1} + γⁿ V(s_{t+n}) (slide "Advantage Actor-Critic").
+
+    The sum is cut where the episode or the rows end before n steps, and V of the state reached there takes over (0
+    after a terminal step). n = 1 gives r_t + γ V(s_{t+1}); n ≥ T is Algorithm S3's R. Subtract V(s_t) for an advantage.
+    """
+    if n < 1:
+        raise ValueError(f"n: expected at least 1 step, got {n}")
+    go_on = ~(terminated | truncated)
+    bootstrap = gamma * ~terminated * val[1:]  # what follows step t, if the sum is cut after it
+    ret = rew + bootstrap
+    for _ in range(min(n, len(rew)) - 1):  # the k-step return from the (k−1)-step return one row later
+        ret[:-1] = rew[:-1] + np.where(go_on[:-1], gamma * ret[1:], bootstrap[:-1])
+    return ret
+
+
+def standardise(x, where=True):
+    """(x − mean) / std over the entries `where`; 0 where all are equal, since nothing then tells them apart.
+
+    Not one of the lecture's estimators: dividing by the batch's own standard deviation rescales the step, and the
+    batch's own mean is a baseline that the batch's own actions have shaped.
+    """
+    mean, std = np.mean(x, where=where), np.std(x, where=where)
+    return (x - mean) / std if std > 1e-6 * max(1.0, abs(mean)) else np.zeros_like(x)
+
+
+def explained_variance(target, val, where=True):
+    """1 − Var(target − V) / Var(target): 1 for a perfect critic, 0 for a constant one, NaN if the target is constant."""
+    variance = np.var(target, where=where)
+    return float(1 - np.var(target - val, where=where) / variance) if variance > 0 else float("nan")

@@ -1,0 +1,131 @@
+"""Experience: a ~ π_θ(·|s) in a Gymnasium vector environment, as time-major arrays."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Rollout(NamedTuple):
+    """T steps in N environments side by side.
+
+    obs [T+1, N, n_obs]: obs[t+1] is always the true successor of obs[t], also at the end of an episode
+    act [T, N] or [T, N, n];  rew, terminated, truncated, valid [T, N]
+
+    Gymnasium's NEXT_STEP autoreset spends one row after each episode's end on the reset: its action was ignored and
+    its reward is 0. `valid` is False there (and, in `Sampler.episodes`, after each environment's one episode).
+    """
+
+    obs: np.ndarray
+    act: np.ndarray
+    rew: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    valid: np.ndarray
+    episode_returns: list  # of the episodes that ended in these rows, wherever they began
+    episode_lengths: list
+    env_steps: int  # steps that the environments made for it, discarded ones included, resets not
+
+    @property
+    def done(self):
+        """Where an episode ended, for either reason."""
+        return self.terminated | self.truncated
+
+    def steps(self, *arrays):
+        """obs, act and further `arrays` [T, N, …] of the valid steps alone: [B, …], time and environments in one axis."""
+        return tuple(x[self.valid] for x in (self.obs[:-1], self.act, *arrays))
+
+
+class Sampler:
+    """Draws rollouts from a Gymnasium vector environment with the policy at hand.
+
+    envs   a `gymnasium.vector.VectorEnv` with NEXT_STEP autoreset and observations [N, n_obs]
+    seeds  whole numbers; the environments and the actions follow from them alone (see `reset`)
+
+    `steps` goes on where the last call stopped; `episodes` begins anew.
+    """
+
+    def __init__(self, envs, *seeds):
+        mode = envs.metadata.get("autoreset_mode")
+        if getattr(mode, "value", mode) not in ("NextStep", None):
+            raise ValueError(f"envs: expected NEXT_STEP autoreset, got {mode}")
+        self.envs = envs
+        self.reset(*seeds)
+
+    def reset(self, *seeds):
+        """Begin new episodes everywhere, with new random numbers derived from `seeds`."""
+        self.rng = np.random.default_rng(seeds)
+        self._begin(seed=int(self.rng.integers(2**31)))
+
+    def _begin(self, seed=None):
+        self.obs, _ = self.envs.reset(seed=seed)
+        self.ended = np.zeros(self.envs.num_envs, bool)
+        self.unfinished_return = np.zeros(self.envs.num_envs)
+        self.unfinished_length = np.zeros(self.envs.num_envs, np.int64)
+
+    def steps(self, policy, theta, n_steps):
+        """The next `n_steps` steps of every environment, whatever begins or ends among them."""
+        return self._collect(policy, theta, lambda t, finished: t == n_steps)
+
+    def episodes(self, policy, theta):
+        """One complete episode in every environment, from row 0 to its end.
+
+        Every environment contributes the same number of episodes, so short ones are not preferred; steps that an
+        environment makes after its episode, while others are still in theirs, are discarded but counted.
+        """
+        self._begin()
+        rollout = self._collect(policy, theta, lambda t, finished: finished.all())
+        over = np.cumsum(rollout.done, axis=0) - rollout.done > 0  # an earlier row ended the episode
+        first = rollout.done & ~over
+        return rollout._replace(
+            rew=np.where(over, 0, rollout.rew),
+            terminated=rollout.terminated & first,
+            truncated=rollout.truncated & first,
+            valid=~over,
+            episode_returns=[float(r) for r in (rollout.rew * ~over).sum(axis=0)],
+            episode_lengths=[int(n) for n in (~over).sum(axis=0)],
+        )
+
+    def _collect(self, policy, theta, enough):
+        rows, finished = [], np.zeros_like(self.ended)
+        while not enough(len(rows), finished):
+            obs = np.array(self.obs)  # a copy: environments may reuse their buffers
+            act = policy.act(theta, obs, self.rng)
+            valid = ~self.ended
+            self.obs, rew, terminated, truncated, _ = self.envs.step(act)
+            rows.append((obs, act, np.array(rew, np.float32), terminated & valid, truncated & valid, valid))
+            self.ended = rows[-1][3] | rows[-1][4]
+            finished |= self.ended
+        obs, act, rew, terminated, truncated, valid = (np.stack(column) for column in zip(*rows))
+        rew[~valid] = 0
+        obs = np.concatenate([obs, np.array(self.obs)[None]])
+        returns, lengths = self._finished_episodes(rew, terminated | truncated, valid)
+        return Rollout(obs, act, rew, terminated, truncated, valid, returns, lengths, int(valid.sum()))
+
+    def _finished_episodes(self, rew, done, valid):
+        """Returns and lengths of the episodes that end here; what is unfinished is carried to the next call."""
+        ret = self.unfinished_return + np.cumsum(rew, axis=0, dtype=np.float64)
+        length = self.unfinished_length + np.cumsum(valid, axis=0)
+        before_ret, before_length = np.zeros_like(ret[0]), np.zeros_like(length[0])
+        returns, lengths = [], []
+        for t, n in zip(*np.nonzero(done)):
+            returns.append(float(ret[t, n] - before_ret[n]))
+            lengths.append(int(length[t, n] - before_length[n]))
+            before_ret[n], before_length[n] = ret[t, n], length[t, n]
+        self.unfinished_return, self.unfinished_length = ret[-1] - before_ret, length[-1] - before_length
+        return returns, lengths
+
+
+def play(envs, act, *seeds):
+    """One complete episode in every environment, nothing recorded: undiscounted returns and lengths, arrays [N].
+
+    act(obs) maps observations [N, n_obs] to actions; the environments are seeded from `seeds`.
+    """
+    obs, _ = envs.reset(seed=int(np.random.default_rng(seeds).integers(2**31)))
+    returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
+    playing = np.ones(envs.num_envs, bool)
+    while playing.any():
+        obs, rew, terminated, truncated, _ = envs.step(act(obs))
+        returns += rew * playing
+        lengths += playing
+        playing &= ~(terminated | truncated)
+    return returns, lengths
