@@ -9,6 +9,7 @@ Read the modules in this order; each imports only from those before it.
     gradcheck        is a hand-written gradient right?
     network          forward and backward passes over one parameter vector θ
     distributions    log π beside ∇ log π
+    score_function   ∇E[f(x)] from samples, of any distribution and any f
     policy           network + distribution: Σ w ∇θ log πθ(a|s), and the two actor-critic designs
     rollout          experience from Gymnasium's vector environments
     returns          the weights Ψ that need no learning
@@ -17,6 +18,11 @@ Read the modules in this order; each imports only from those before it.
     reinforce        REINFORCE
     actor_critic     the lecture's five steps, A2C, Q actor-critic
     replay           the experience buffer and importance weights; PPO
+    tabular          every trajectory of a small MDP enumerated: exact gradients, and the exact moments of estimators
+    environments     Gymnasium's environments, wrapped for the policies
+    experiment       from plain settings to something that learns
+    runs, plots      a training run on disk; figures
+    cli              what the run scripts share
 
 Importing `npg` imports nothing: take what you need, e.g. `from npg.network import MLP`.
 """

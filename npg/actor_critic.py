@@ -32,8 +32,12 @@ def actor_critic(
     """The lecture's five steps, for ever, θ improved in place; yields the measures of each update.
 
     model       `ActorCritic` or `SharedActorCritic`: both networks' parameters are in θ
-    estimation  of V by "mc" (regression on the return, bootstrapped where the rows end) or "td" (fitted V iteration)
+    estimation  of V by "mc": `epochs` passes of regression, in minibatches of `batch_size`, on the return (bootstrapped
+                where the rows end); or by "td": `epochs` fitted V iterations of 4 gradient steps on all the data, with
+                the term λ = `proximal` that holds θ near its last value
     """
+    if estimation not in ("mc", "td"):
+        raise ValueError(f"estimation: expected 'mc' or 'td', got {estimation!r}")
     while True:
         # 1. sample trajectories by running the current policy
         rollout = sampler.steps(model, theta, n_steps)
@@ -113,8 +117,10 @@ class DiscreteQ:
 
     def state_value(self, w, obs, policy, theta, rng):
         """V(s) = Σ_a π_θ(a|s) Q_w(s, a) [...], exactly."""
-        logits, _ = policy.params(theta, obs)
-        return (np.exp(log_softmax(logits)) * self.network.forward(w, obs)[0]).sum(axis=-1)
+        (logits, _), (q, _) = policy.params(theta, obs), self.network.forward(w, obs)
+        if logits.shape != q.shape:
+            raise ValueError(f"policy: expected one preference an action, shape {q.shape}, got {logits.shape}")
+        return (np.exp(log_softmax(logits)) * q).sum(axis=-1)
 
     def grad_loss(self, w, obs, act, target):
         """Σ (Q_w(s, a) − target) ∇_w Q_w(s, a) [size], the gradient of ½ Σ (Q_w(s, a) − target)²."""

@@ -20,7 +20,7 @@ def none(policy, theta, rollout, psi):
 
 
 def constant(policy, theta, rollout, psi):
-    """b = 1/N Σ_i Ψ_0⁽ⁱ⁾, the sample mean of E[R(τ)]: the first step's weight is the whole trajectory's return."""
+    """b = 1/N Σ_i Ψ_0⁽ⁱ⁾, which estimates E[R(τ)]: the first step's weight is the whole trajectory's return."""
     return psi[0].mean()
 
 
@@ -35,8 +35,8 @@ def leave_one_out(policy, theta, rollout, psi):
 def optimal_constant(policy, theta, rollout, psi):
     """b = E[‖g‖² Ψ_0] / E[‖g‖²],  g = ∇_θ log P(τ) = Σ_t ∇_θ log π_θ(a_t|s_t): the constant of least variance.
 
-    It minimises tr Cov of ∇ log P(τ) (R(τ) − b) (Greensmith et al. 2004; Peters & Schaal 2008). One score a
-    trajectory has to be computed, so it costs N small backward passes.
+    It minimises tr Cov of ∇ log P(τ) (R(τ) − b), Ψ being R(τ) (Greensmith et al. 2004; Peters & Schaal 2008). Estimated
+    from the same trajectories it leaves a bias of order 1/N. It costs N small backward passes, one score a trajectory.
     """
     squares = np.array([
         np.sum(policy.grad_log_prob(theta, rollout.obs[:-1, i][on], rollout.act[:, i][on], np.ones(on.sum())) ** 2)
@@ -94,6 +94,6 @@ def fitted_v_iteration(critic, phi, optimizer, rollout, gamma, proximal, iterati
 
 
 def minibatches(n, size, epochs, rng):
-    """Shuffled indices: each of range(n) once an epoch, in `round(n / size)` batches of nearly equal length."""
+    """Shuffled indices: each of range(n) once an epoch, in `round(n / size)` ≥ 1 batches of nearly equal length."""
     for _ in range(epochs):
         yield from np.array_split(rng.permutation(n), max(1, round(n / size)))

@@ -19,7 +19,7 @@ numbers, so that the complex step can check it.
 
 import numpy as np
 
-LOG_2PI = np.log(2 * np.pi)
+LOG_2PI = float(np.log(2 * np.pi))  # a Python float, which leaves float32 arrays float32
 
 
 def logsumexp(x):
@@ -44,7 +44,7 @@ def sigmoid(z):
     return np.exp(-softplus(-z))
 
 
-def _draw_index(probs, rng):
+def draw_index(probs, rng):
     """Index j with probability probs[..., j]: how many cumulated probabilities lie at or below a uniform number."""
     cumulated = probs.cumsum(axis=-1)
     u = rng.random(probs.shape[:-1] + (1,), probs.dtype) * cumulated[..., -1:]
@@ -52,8 +52,15 @@ def _draw_index(probs, rng):
 
 
 def _check(name, array, last):
-    if array.ndim == 0 or array.shape[-1] != last:
-        raise ValueError(f"{name}: expected shape [..., {last}], got {array.shape}")
+    if np.ndim(array) == 0 or np.shape(array)[-1] != last:
+        raise ValueError(f"{name}: expected shape [..., {last}], got {np.shape(array)}")
+
+
+def _one_an_action(params, act):
+    act = np.asarray(act)
+    if act.shape != params.shape[:-1]:
+        raise ValueError(f"act: expected one whole number an action, shape {params.shape[:-1]}, got {act.shape}")
+    return act
 
 
 class Categorical:
@@ -65,7 +72,7 @@ class Categorical:
     def sample(self, params, rng):
         """a ~ π, integers [...]."""
         _check("params", params, self.n)
-        return _draw_index(np.exp(log_softmax(params)), rng)
+        return draw_index(np.exp(log_softmax(params)), rng)
 
     def mode(self, params):
         """argmax_a h_a."""
@@ -74,13 +81,14 @@ class Categorical:
     def log_prob(self, params, act):
         """log π(a) = h_a − log Σ_b e^{h_b}."""
         _check("params", params, self.n)
-        return np.take_along_axis(params, np.asarray(act)[..., None], axis=-1)[..., 0] - logsumexp(params)
+        taken = _one_an_action(params, act)[..., None]
+        return np.take_along_axis(params, taken, axis=-1)[..., 0] - logsumexp(params)
 
     def grad_log_prob(self, params, act):
         """∂ log π(a) / ∂h_b = 1[a = b] − π(b): the slide's ∇h(s,a) − Σ_b π(b) ∇h(s,b)."""
         _check("params", params, self.n)
         dparams = -np.exp(log_softmax(params))
-        taken = np.asarray(act)[..., None]
+        taken = _one_an_action(params, act)[..., None]
         np.put_along_axis(dparams, taken, np.take_along_axis(dparams, taken, axis=-1) + 1, axis=-1)
         return dparams
 
@@ -118,12 +126,12 @@ class Bernoulli:
     def log_prob(self, params, act):
         """log π(1) = −softplus(−z),  log π(0) = −softplus(z)."""
         _check("params", params, 1)
-        return -softplus((1 - 2 * np.asarray(act)) * params[..., 0])
+        return -softplus((1 - 2 * _one_an_action(params, act).astype(params.dtype)) * params[..., 0])
 
     def grad_log_prob(self, params, act):
         """∂ log π(a) / ∂z = a − σ(z)."""
         _check("params", params, 1)
-        return np.asarray(act)[..., None] - sigmoid(params)
+        return _one_an_action(params, act).astype(params.dtype)[..., None] - sigmoid(params)
 
     def entropy(self, params):
         """H = softplus(z) − z σ(z)."""
@@ -306,7 +314,7 @@ class GaussianMixture:
     def sample(self, params, rng):
         """First the component j ~ w, then a ~ N(μ_j, σ_j²)."""
         log_w, mean, log_std = self._split(params)
-        component = _draw_index(np.exp(log_w), rng)
+        component = draw_index(np.exp(log_w), rng)
         mean, std = self._pick(mean, component), np.exp(self._pick(log_std, component))
         return mean + std * rng.standard_normal(mean.shape, params.dtype)
 

@@ -64,7 +64,8 @@ def check_gradient(f, theta, gradient, method="central", tolerance=None, n_direc
     f          maps a float64 array of θ's shape to a number, or to an array (then `gradient` is its Jacobian)
     gradient   the analytic one, shape f(θ).shape + θ.shape
     method     "central" or "complex"
-    tolerance  on |analytic − numeric| / max|gradient|; by default 1e-7 for "central", 1e-12 for "complex"
+    tolerance  on |analytic − numeric| / max(max|gradient|, 1e-3 max|f|): by default 1e-7 for "central", 1e-12 for
+               "complex". (Where the gradient vanishes the rounding of f is all that is left to compare.)
 
     Up to 1000 parameters every coordinate is compared. Above that `n_directions` random unit directions u are:
     ∇f·u against the derivative of f along u, relative to the norm of the gradient over √(number of parameters), a
@@ -78,7 +79,8 @@ def check_gradient(f, theta, gradient, method="central", tolerance=None, n_direc
     tolerance = TOLERANCE[method] if tolerance is None else tolerance
     theta = np.asarray(theta, np.float64)
     gradient = np.asarray(gradient)
-    expected = np.shape(f(theta)) + theta.shape
+    value = np.asarray(f(theta))
+    expected = value.shape + theta.shape
     if gradient.shape != expected:
         raise ValueError(f"gradient: expected shape f(theta).shape + theta.shape = {expected}, got {gradient.shape}")
 
@@ -94,7 +96,9 @@ def check_gradient(f, theta, gradient, method="central", tolerance=None, n_direc
         scale = max(np.linalg.norm(gradient) / np.sqrt(theta.size), np.max(np.abs(numeric)))
         where = "random direction"
 
-    error = np.abs(analytic - numeric) / max(scale, np.finfo(np.float64).tiny)
+    scale = max(scale, 1e-3 * np.max(np.abs(value), initial=0.0), np.finfo(np.float64).tiny)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(analytic - numeric) / scale
     error = np.where(np.isfinite(error), error, np.inf)  # a NaN on either side is the worst error of all
     worst = np.unravel_index(np.argmax(error), error.shape)
     if error[worst] > tolerance:

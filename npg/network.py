@@ -25,7 +25,7 @@ def _sigmoid(z):
     return z
 
 
-# name: (h = a(z) computed in z's own memory, a'(z) written in terms of h, gain that keeps the variance of h near 1)
+# name: (h = a(z) computed in z's own memory, a'(z) written in terms of h, gain that keeps the size of h of order 1)
 # The gains are those of He et al. 2015 (ReLU) and, for tanh, the usual 5/3.
 ACTIVATIONS = {
     "tanh": (_tanh, lambda h: 1 - h * h, 5 / 3),
@@ -123,11 +123,10 @@ class MLP:
         `want_dx=False` dx is None and its product, which a policy gradient never needs, is skipped.
         """
         hs, x_shape = cache
-        dz = np.asarray(dy).reshape(-1, self.n_out)
-        if dz.shape[0] != hs[0].shape[0]:
+        if np.shape(dy) != (*x_shape[:-1], self.n_out):
             raise ValueError(f"dy: expected shape {(*x_shape[:-1], self.n_out)}, got {np.shape(dy)}")
         derivative = ACTIVATIONS[self.activation][1]
-        dz = dz.astype(np.result_type(theta, hs[0]), copy=False)
+        dz = np.asarray(dy, np.result_type(theta, hs[0])).reshape(-1, self.n_out)
         dtheta = np.empty(self.size, dz.dtype)
         layers, gradients = self.layers(theta), self.layers(dtheta)
         for l in reversed(range(len(layers))):
@@ -159,7 +158,7 @@ class LinearPreferences:
 
     def forward(self, theta, x):
         """Preferences [..., n_actions] and the cache, the features [..., n_actions, n_features]."""
-        features = np.asarray(self.features(x))
+        features = np.asarray(self.features(x), theta.dtype)
         if features.shape[-2:] != (self.n_out, self.size):
             raise ValueError(f"features(x): expected shape [..., {self.n_out}, {self.size}], got {features.shape}")
         if theta.shape != (self.size,):
@@ -168,5 +167,6 @@ class LinearPreferences:
 
     def backward(self, theta, cache, dy, want_dx=False):
         """Gradient of Σ dy·h with respect to θ: Σ dy_a x(s, a). Features are given, so there is no dx: None."""
-        features = cache.reshape(-1, self.size)
-        return np.asarray(dy, np.result_type(theta, features)).reshape(-1) @ features, None
+        if np.shape(dy) != cache.shape[:-1]:
+            raise ValueError(f"dy: expected shape {cache.shape[:-1]}, got {np.shape(dy)}")
+        return np.asarray(dy, theta.dtype).reshape(-1) @ cache.reshape(-1, self.size), None

@@ -66,7 +66,7 @@ class Policy:
         if self.size == self.network.size:
             return dnetwork
         dtail = dparams[..., self.network.n_out :].reshape(-1, self.tail.size).sum(axis=0)
-        return np.concatenate([dnetwork, dtail])
+        return np.concatenate([dnetwork, dtail], dtype=dnetwork.dtype, casting="same_kind")
 
     def act(self, theta, obs, rng=None):
         """a ~ π_θ(·|obs); with no `rng` the most likely action. Single observations and batches alike."""
@@ -95,7 +95,7 @@ class Policy:
         """w ∇_params log π(a) + β ∇_params H [..., n_params]: what `grad_log_prob` sends back through the network."""
         if callable(weight):
             weight = weight(self.distribution.log_prob(params, act))
-        weight = np.asarray(weight)
+        weight = np.asarray(weight, params.dtype)
         if weight.shape not in (params.shape[:-1], ()):
             raise ValueError(f"weight: expected one number an action, shape {params.shape[:-1]}, got {weight.shape}")
         dparams = weight[..., None] * self.distribution.grad_log_prob(params, act)
@@ -128,16 +128,24 @@ class Critic:
     def grad_value(self, phi, obs, weight):
         """Σ w ∇_φ V_φ(s) [size]. `weight` is an array [...], or a function V_φ(s) → [...] and then held constant."""
         value, cache = self.network.forward(phi, obs)
-        weight = weight(value[..., 0]) if callable(weight) else np.asarray(weight)
+        weight = np.asarray(weight(value[..., 0]) if callable(weight) else weight)
+        if weight.shape != value.shape[:-1]:
+            raise ValueError(f"weight: expected one number a state, shape {value.shape[:-1]}, got {weight.shape}")
         return self.network.backward(phi, cache, weight[..., None], want_dx=False)[0]
 
     def loss(self, phi, obs, target):
         """½ Σ (V_φ(s) − target)², the target held fixed whatever it was computed from."""
-        return 0.5 * np.sum((self.value(phi, obs) - target) ** 2)
+        return 0.5 * np.sum(_error(self.value(phi, obs), target) ** 2)
 
     def grad_loss(self, phi, obs, target):
         """Σ (V_φ(s) − target) ∇_φ V_φ(s) [size]."""
-        return self.grad_value(phi, obs, lambda value: value - target)
+        return self.grad_value(phi, obs, lambda value: _error(value, target))
+
+
+def _error(value, target):
+    if np.shape(target) != value.shape:
+        raise ValueError(f"target: expected one number a state, shape {value.shape}, got {np.shape(target)}")
+    return value - target
 
 
 class ActorCritic:
@@ -222,6 +230,8 @@ class SharedActorCritic(ActorCritic):
 
     def critic(self, theta):
         """The network's part of θ."""
+        if theta.shape != (self.size,):
+            raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
         return theta[: self.network.size]
 
     def init(self, rng, dtype=np.float32):

@@ -87,8 +87,14 @@ class ExperienceBuffer:
         """Append an `Experience`; the oldest leaves when there are more than `capacity`."""
         self.batches = [*self.batches, experience][-self.capacity :]
 
+    def clear(self):
+        """Forget everything."""
+        self.batches = []
+
     def draw(self, size, epochs, rng):
         """Shuffled minibatches `Experience` of about `size` steps, everything in the buffer once an epoch."""
+        if not self.batches:
+            raise ValueError("the experience buffer is empty: `add` before you `draw`")
         everything = Experience(*(np.concatenate(parts) for parts in zip(*self.batches)))
         for batch in minibatches(len(everything.obs), size, epochs, rng):
             yield Experience(*(x[batch] for x in everything))
@@ -103,7 +109,7 @@ def ppo(
     gamma=0.99,
     lam=0.95,
     importance="clipped",
-    capacity=1,
+    buffer=None,
     epochs=5,
     batch_size=256,
     value_weight=0.5,
@@ -113,10 +119,11 @@ def ppo(
 ):
     """Advantage actor-critic that reuses its experience: a2c with ρ Ψ for Ψ and `epochs` passes over the buffer.
 
-    With importance="clipped" it is PPO (Schulman et al. 2017, Algorithm 1). θ is improved in place; yields the
-    measures of each update.
+    With importance="clipped" and a buffer of capacity 1, the default, it is PPO (Schulman et al. 2017, Algorithm 1).
+    `standardise` gives the advantages of each minibatch mean 0 and standard deviation 1. θ is improved in place; yields
+    the measures of each update (`grad_norm` of its last minibatch).
     """
-    buffer = ExperienceBuffer(capacity)
+    buffer = ExperienceBuffer(capacity=1) if buffer is None else buffer
     while True:
         rollout = sampler.steps(model, theta, n_steps)
         val = model.value(theta, rollout.obs)
@@ -137,12 +144,13 @@ def ppo(
             )
             norm = clip_norm(dtheta, max_grad_norm)
             optimizer.step(theta, dtheta)
-        ratio = np.exp(model.log_prob(theta, obs, act) - logp)
+        log_ratio = model.log_prob(theta, obs, act) - logp
+        ratio = np.exp(log_ratio)
         yield {
             "rollout": rollout,
             "grad_norm": norm,
             "entropy": model.entropy(theta, obs).mean(),
             "explained_variance": returns.explained_variance(ret, val),
-            "kl": float(np.mean(ratio - 1 - np.log(ratio))),
+            "kl": float(np.mean(ratio - 1 - log_ratio)),
             "effective_sample_size": effective_sample_size(ratio) / len(ratio),
         }

@@ -96,10 +96,15 @@ def standardise(x, where=True):
     batch's own mean is a baseline that the batch's own actions have shaped.
     """
     mean, std = np.mean(x, where=where), np.std(x, where=where)
-    return (x - mean) / std if std > 1e-6 * max(1.0, abs(mean)) else np.zeros_like(x)
+    return (x - mean) / std if std > _rounding(x, where) else np.zeros_like(x)
 
 
 def explained_variance(target, val, where=True):
-    """1 − Var(target − V) / Var(target): 1 for a perfect critic, 0 for a constant one, NaN if the target is constant."""
-    variance = np.var(target, where=where)
-    return float(1 - np.var(target - val, where=where) / variance) if variance > 0 else float("nan")
+    """1 − Var(target − V) / Var(target): 1 for a perfect critic, 0 for a constant one, NaN for a constant target."""
+    std, error = np.std(target, where=where), np.std(target - val, where=where)
+    return float(1 - (error / std) ** 2) if std > _rounding(target, where) else float("nan")
+
+
+def _rounding(x, where):
+    """A spread that may be nothing but rounding."""
+    return 1e-6 * np.max(np.abs(x), where=where, initial=0)

@@ -31,7 +31,7 @@ class Rollout(NamedTuple):
         return self.terminated | self.truncated
 
     def steps(self, *arrays):
-        """obs, act and further `arrays` [T, N, …] of the valid steps alone: [B, …], time and environments in one axis."""
+        """obs, act and further `arrays` [T, N, …] of the valid steps alone: [B, …], time and environments as one."""
         return tuple(x[self.valid] for x in (self.obs[:-1], self.act, *arrays))
 
 
@@ -39,7 +39,7 @@ class Sampler:
     """Draws rollouts from a Gymnasium vector environment with the policy at hand.
 
     envs   a `gymnasium.vector.VectorEnv` with NEXT_STEP autoreset and observations [N, n_obs]
-    seeds  whole numbers; the environments and the actions follow from them alone (see `reset`)
+    seeds  whole numbers; the environments and the actions follow from them alone (trailing zeros count for nothing)
 
     `steps` goes on where the last call stopped; `episodes` begins anew.
     """
@@ -48,12 +48,12 @@ class Sampler:
         mode = envs.metadata.get("autoreset_mode")
         if getattr(mode, "value", mode) not in ("NextStep", None):
             raise ValueError(f"envs: expected NEXT_STEP autoreset, got {mode}")
-        self.envs = envs
+        self.envs, self.rng = envs, np.random.default_rng()
         self.reset(*seeds)
 
     def reset(self, *seeds):
-        """Begin new episodes everywhere, with new random numbers derived from `seeds`."""
-        self.rng = np.random.default_rng(seeds)
+        """Begin new episodes everywhere; `rng`, which draws the actions, and the environments are seeded anew."""
+        self.rng.bit_generator.state = np.random.default_rng(seeds).bit_generator.state
         self._begin(seed=int(self.rng.integers(2**31)))
 
     def _begin(self, seed=None):
@@ -63,8 +63,11 @@ class Sampler:
         self.unfinished_length = np.zeros(self.envs.num_envs, np.int64)
 
     def steps(self, policy, theta, n_steps):
-        """The next `n_steps` steps of every environment, whatever begins or ends among them."""
-        return self._collect(policy, theta, lambda t, finished: t == n_steps)
+        """The next `n_steps` rows, whatever begins or ends among them; more only if none of them is a valid step."""
+        if n_steps < 1:
+            raise ValueError(f"n_steps: expected at least 1, got {n_steps}")
+        something = lambda rows: any(valid.any() for *_, valid in rows)
+        return self._collect(policy, theta, lambda rows, finished: len(rows) >= n_steps and something(rows))
 
     def episodes(self, policy, theta):
         """One complete episode in every environment, from row 0 to its end.
@@ -73,7 +76,7 @@ class Sampler:
         environment makes after its episode, while others are still in theirs, are discarded but counted.
         """
         self._begin()
-        rollout = self._collect(policy, theta, lambda t, finished: finished.all())
+        rollout = self._collect(policy, theta, lambda rows, finished: finished.all())
         over = np.cumsum(rollout.done, axis=0) - rollout.done > 0  # an earlier row ended the episode
         first = rollout.done & ~over
         return rollout._replace(
@@ -81,13 +84,13 @@ class Sampler:
             terminated=rollout.terminated & first,
             truncated=rollout.truncated & first,
             valid=~over,
-            episode_returns=[float(r) for r in (rollout.rew * ~over).sum(axis=0)],
-            episode_lengths=[int(n) for n in (~over).sum(axis=0)],
+            episode_returns=(rollout.rew * ~over).sum(axis=0, dtype=np.float64).tolist(),
+            episode_lengths=(~over).sum(axis=0).tolist(),
         )
 
     def _collect(self, policy, theta, enough):
         rows, finished = [], np.zeros_like(self.ended)
-        while not enough(len(rows), finished):
+        while not enough(rows, finished):
             obs = np.array(self.obs)  # a copy: environments may reuse their buffers
             act = policy.act(theta, obs, self.rng)
             valid = ~self.ended

@@ -1,0 +1,355 @@
+"""What a sampler records is what happened: in environments that count, then in CartPole against its own physics."""
+
+from itertools import combinations
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
+from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers.vector import TransformReward
+
+from npg.distributions import Categorical, Gaussian
+from npg.network import MLP
+from npg.policy import Policy
+from npg.rollout import Sampler, play
+
+
+class Counter(gymnasium.Env):
+    """obs = [episodes begun, steps made in this one]; the t-th step earns t, so k steps k(k+1)/2; over at `length`."""
+
+    observation_space = Box(0, np.inf, (2,), np.float32)
+
+    def __init__(self, length=10**9, action_space=None, reward=float):
+        self.length, self.action_space, self.reward = length, action_space or Discrete(3), reward
+        self.episode, self.actions = 0, []
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.t = self.episode + 1, 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.actions.append(action)
+        self.t += 1
+        return self.observe(), self.reward(self.t), self.t == self.length, False, {}
+
+    def observe(self):
+        return np.array([self.episode, self.t], np.float32)
+
+
+def side_by_side(*envs, **kwargs):
+    return SyncVectorEnv([lambda env=env: env for env in envs], **kwargs)
+
+
+def two_counters():
+    """A task of 2 steps; an endless one under a time limit of 3."""
+    return side_by_side(Counter(2), TimeLimit(Counter(), 3))
+
+
+STILL = SimpleNamespace(act=lambda theta, obs, rng: np.zeros(len(obs), np.int64))
+COUNTER_POLICY = Policy(MLP((2, 3)), Categorical(3))
+CARTPOLE_POLICY = Policy(MLP((4, 2)), Categorical(2))
+
+
+def cartpoles(mode, n=4, **kwargs):
+    return gymnasium.make_vec("CartPole-v1", n, vectorization_mode=mode, **kwargs)
+
+
+each_vectorization = pytest.mark.parametrize("mode", ["vector_entry_point", "sync"])
+
+
+each_call = pytest.mark.parametrize(
+    "draw",
+    [lambda sampler: sampler.steps(STILL, None, 1000), lambda sampler: sampler.episodes(STILL, None)],
+    ids=["steps", "episodes"],
+)
+
+
+def uniform(policy):
+    return np.zeros(policy.size, np.float32)
+
+
+def assert_same(one, other):
+    for name in one._fields:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+# steps
+
+
+def test_the_rows_by_hand():
+    rollout = Sampler(two_counters(), 0).steps(STILL, None, 6)
+    first, second = rollout.obs[:, 0].tolist(), rollout.obs[:, 1].tolist()
+    assert first == [[1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2], [3, 0]]
+    assert second == [[1, 0], [1, 1], [1, 2], [1, 3], [2, 0], [2, 1], [2, 2]]
+    assert rollout.rew.T.tolist() == [[1, 2, 0, 1, 2, 0], [1, 2, 3, 0, 1, 2]]
+    assert rollout.terminated.T.astype(int).tolist() == [[0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]]
+    assert rollout.truncated.T.astype(int).tolist() == [[0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]]
+    assert rollout.valid.T.astype(int).tolist() == [[1, 1, 0, 1, 1, 0], [1, 1, 1, 0, 1, 1]]
+    assert rollout.done.T.astype(int).tolist() == [[0, 1, 0, 0, 1, 0], [0, 0, 1, 0, 0, 0]]
+    assert rollout.episode_returns == [3, 6, 3]
+    assert rollout.episode_lengths == [2, 3, 2]
+    assert rollout.env_steps == 9
+    assert rollout.act.shape == (6, 2)
+
+
+def test_obs_keep_their_dtype_rewards_are_float32_and_flags_bool():
+    rollout = Sampler(two_counters(), 0).steps(STILL, None, 4)
+    assert rollout.obs.dtype == rollout.rew.dtype == np.float32
+    assert rollout.terminated.dtype == rollout.truncated.dtype == rollout.valid.dtype == bool
+
+
+def test_each_observation_is_the_true_successor_also_at_an_end():
+    envs = side_by_side(Counter(1), Counter(4), TimeLimit(Counter(), 3), TimeLimit(Counter(5), 4))
+    sampler = Sampler(envs, 0)
+    for _ in range(3):  # the second and third calls begin in the middle of episodes and on reset rows
+        rollout = sampler.steps(STILL, None, 13)
+        before, after = rollout.obs[:-1], rollout.obs[1:]
+        np.testing.assert_array_equal(after[rollout.valid], before[rollout.valid] + [0, 1])
+        np.testing.assert_array_equal(after[~rollout.valid][:, 0], before[~rollout.valid][:, 0] + 1)
+        np.testing.assert_array_equal(after[~rollout.valid][:, 1], 0)
+        np.testing.assert_array_equal(rollout.valid[1:], ~rollout.done[:-1])
+
+
+def test_an_end_for_both_reasons_is_both_terminated_and_truncated():
+    rollout = Sampler(side_by_side(TimeLimit(Counter(2), 2)), 0).steps(STILL, None, 3)
+    assert rollout.terminated[:, 0].tolist() == rollout.truncated[:, 0].tolist() == [False, True, False]
+    assert rollout.episode_returns == [3]
+
+
+def test_a_reset_row_earns_nothing_even_where_a_wrapper_pays_for_every_row():
+    rollout = Sampler(TransformReward(two_counters(), lambda rew: rew - 1), 0).steps(STILL, None, 6)
+    assert rollout.rew.T.tolist() == [[0, 1, 0, 0, 1, 0], [0, 1, 2, 0, 0, 1]]
+    assert rollout.episode_returns == [1, 3, 1]
+
+
+def test_the_policy_sees_the_observations_of_its_row():
+    seen = []
+    policy = SimpleNamespace(act=lambda theta, obs, rng: seen.append(obs.copy()) or STILL.act(theta, obs, rng))
+    rollout = Sampler(two_counters(), 0).steps(policy, None, 7)
+    np.testing.assert_array_equal(seen, rollout.obs[:-1])
+
+
+@pytest.mark.parametrize(
+    "space, policy, shape",
+    [
+        (Discrete(3), COUNTER_POLICY, (40, 2)),
+        (Box(-np.inf, np.inf, (1,), np.float32), Policy(MLP((2, 1)), Gaussian(1)), (40, 2, 1)),
+        (Box(-np.inf, np.inf, (3,), np.float32), Policy(MLP((2, 3)), Gaussian(3)), (40, 2, 3)),
+    ],
+)
+def test_the_recorded_actions_are_those_that_were_made(space, policy, shape):
+    envs = side_by_side(Counter(4, space), Counter(7, space))
+    rollout = Sampler(envs, 0).steps(policy, uniform(policy), 40)
+    assert rollout.act.shape == shape and len(np.unique(rollout.act)) > 2
+    for i, env in enumerate(envs.envs):
+        np.testing.assert_array_equal(env.actions, rollout.act[rollout.valid[:, i], i])
+
+
+def test_steps_flattens_the_valid_steps_alone():
+    rollout = Sampler(two_counters(), 0).steps(COUNTER_POLICY, uniform(COUNTER_POLICY), 6)
+    obs, act, rew, following = rollout.steps(rollout.rew, rollout.obs[1:])
+    assert len(obs) == len(act) == len(rew) == len(following) == rollout.env_steps
+    np.testing.assert_array_equal(rew, obs[:, 1] + 1)
+    np.testing.assert_array_equal(following, obs + [0, 1])
+    np.testing.assert_array_equal(act, rollout.act[rollout.valid])
+
+
+@pytest.mark.parametrize("lengths", [(1,) * 12, (1, 2, 5, 4), (11, 1)])
+def test_several_calls_make_the_same_rows_and_episodes_as_one(lengths):
+    policy, theta = COUNTER_POLICY, uniform(COUNTER_POLICY)
+    sampler = Sampler(two_counters(), 3)
+    parts = [sampler.steps(policy, theta, n) for n in lengths]
+    n_rows = sum(len(part.rew) for part in parts)  # more than asked for, where one row was a reset everywhere
+    whole = Sampler(two_counters(), 3).steps(policy, theta, n_rows)
+    for name in ("act", "rew", "terminated", "truncated", "valid"):
+        np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
+    np.testing.assert_array_equal(np.concatenate([part.obs[:-1] for part in parts]), whole.obs[:-1])
+    np.testing.assert_array_equal(parts[-1].obs[-1], whole.obs[-1])
+    assert sum((part.episode_returns for part in parts), []) == whole.episode_returns == [3, 6, 3, 6, 3, 3, 6]
+    assert sum((part.episode_lengths for part in parts), []) == whole.episode_lengths == [2, 3, 2, 3, 2, 2, 3]
+    assert sum(part.env_steps for part in parts) == whole.env_steps
+
+
+def test_env_steps_are_the_steps_that_the_environments_made():
+    envs = two_counters()
+    sampler = Sampler(envs, 0)
+    rollouts = [sampler.steps(STILL, None, 7), sampler.episodes(STILL, None), sampler.steps(STILL, None, 2)]
+    assert sum(rollout.env_steps for rollout in rollouts) == sum(len(env.unwrapped.actions) for env in envs.envs)
+
+
+class ReusesItsBuffers(VectorWrapper):
+    """Hands out the same four arrays again and again."""
+
+    def __init__(self, envs):
+        super().__init__(envs)
+        n = envs.num_envs
+        self.buffers = [np.zeros((n, 2), np.float32), np.zeros(n, np.float32), np.zeros(n, bool), np.zeros(n, bool)]
+
+    def reset(self, **kwargs):
+        self.buffers[0][...], info = self.env.reset(**kwargs)
+        return self.buffers[0], info
+
+    def step(self, actions):
+        *arrays, info = self.env.step(actions)
+        for buffer, array in zip(self.buffers, arrays):
+            buffer[...] = array
+        return *self.buffers, info
+
+
+@each_call
+def test_environments_may_reuse_their_buffers(draw):
+    sampler = Sampler(ReusesItsBuffers(two_counters()), 0)
+    rollout = draw(sampler)
+    assert_same(rollout, draw(Sampler(two_counters(), 0)))
+    before = [np.copy(array) for array in rollout]
+    sampler.steps(STILL, None, 2)  # a rollout is not changed by the next one either
+    for array, array_before in zip(rollout, before):
+        np.testing.assert_array_equal(array, array_before)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
+def test_another_autoreset_than_next_step_is_refused(mode):
+    with pytest.raises(ValueError, match="envs: expected NEXT_STEP autoreset, got .*" + mode.name):
+        Sampler(side_by_side(Counter(2), autoreset_mode=mode), 0)
+
+
+# episodes
+
+
+def test_episodes_by_hand():
+    envs = side_by_side(Counter(2), TimeLimit(Counter(), 5), TimeLimit(Counter(), 2))
+    rollout = Sampler(envs, 0).episodes(STILL, None)
+    assert rollout.valid.T.astype(int).tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert rollout.rew.T.tolist() == [[1, 2, 0, 0, 0], [1, 2, 3, 4, 5], [1, 2, 0, 0, 0]]
+    assert rollout.terminated.T.astype(int).tolist() == [[0, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    assert rollout.truncated.T.astype(int).tolist() == [[0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 1, 0, 0, 0]]
+    assert rollout.obs[:3, 0, 1].tolist() == [0, 1, 2]
+    assert rollout.obs[:, 1, 1].tolist() == [0, 1, 2, 3, 4, 5]
+    assert rollout.episode_returns == [3, 15, 3]
+    assert rollout.episode_lengths == [2, 5, 2]
+    assert rollout.env_steps == 4 + 5 + 4  # the second episodes of the short ones are discarded, not uncounted
+
+
+def test_everything_after_each_environment_s_one_episode_is_masked():
+    rollout = Sampler(cartpoles("sync", 8), 0).episodes(CARTPOLE_POLICY, uniform(CARTPOLE_POLICY))
+    np.testing.assert_array_equal(rollout.done.sum(axis=0), 1)
+    last = rollout.done.argmax(axis=0)
+    assert last.max() == len(rollout.rew) - 1 > last.min()
+    np.testing.assert_array_equal(rollout.valid, np.arange(len(rollout.rew))[:, None] <= last)
+    assert not rollout.rew[~rollout.valid].any()
+    assert rollout.episode_lengths == rollout.episode_returns == (last + 1).tolist()
+
+
+def test_episodes_begin_anew_wherever_the_last_call_stopped():
+    sampler = Sampler(two_counters(), 0)
+    sampler.steps(STILL, None, 2)  # one environment has just ended, the other is in the middle
+    first, second = sampler.episodes(STILL, None), sampler.episodes(STILL, None)
+    for rollout in (first, second):
+        np.testing.assert_array_equal(rollout.obs[0, :, 1], 0)
+        assert rollout.episode_returns == [3, 6]
+    assert np.all(second.obs[0, :, 0] > first.obs[0, :, 0])
+
+
+def test_steps_after_episodes_go_on_with_the_episodes_that_have_begun():
+    sampler = Sampler(side_by_side(Counter(3), Counter(5)), 0)
+    sampler.episodes(STILL, None)
+    rollout = sampler.steps(STILL, None, 3)
+    assert rollout.obs[:, 0, 1].tolist() == [1, 2, 3, 0]
+    assert rollout.episode_returns == [6] and rollout.episode_lengths == [3]
+
+
+@each_call
+def test_the_return_of_a_long_episode_is_not_rounded_to_float32(draw):
+    rollout = draw(Sampler(side_by_side(Counter(1000, reward=lambda t: 0.1)), 0))
+    assert rollout.episode_returns == [pytest.approx(1000 * float(np.float32(0.1)), rel=1e-12)]
+
+
+# Seeds
+
+
+def history(sampler):
+    policy, theta = CARTPOLE_POLICY, uniform(CARTPOLE_POLICY)
+    return [sampler.steps(policy, theta, 30), sampler.episodes(policy, theta), sampler.steps(policy, theta, 10)]
+
+
+@each_vectorization
+def test_the_same_seeds_give_bitwise_the_same_experience(mode):
+    for one, other in zip(history(Sampler(cartpoles(mode), 1, 2)), history(Sampler(cartpoles(mode), 1, 2))):
+        assert_same(one, other)
+
+
+@each_vectorization
+def test_reset_reproduces_what_a_new_sampler_does(mode):
+    sampler = Sampler(cartpoles(mode), 5)
+    history(sampler)
+    sampler.reset(1, 2)
+    for one, other in zip(history(sampler), history(Sampler(cartpoles(mode), 1, 2))):
+        assert_same(one, other)
+
+
+def test_reset_seeds_the_generator_that_others_may_hold():
+    sampler = Sampler(two_counters(), 1)
+    rng, first = sampler.rng, sampler.rng.random(3)
+    sampler.reset(1)
+    np.testing.assert_array_equal(rng.random(3), first)
+
+
+@each_vectorization
+def test_different_seeds_give_different_states_and_actions(mode):
+    rollouts = [history(Sampler(cartpoles(mode), *seeds))[0] for seeds in [(0,), (1,), (0, 1), (1, 1)]]
+    for one, other in combinations(rollouts, 2):
+        assert np.all(one.obs[0] != other.obs[0])
+        assert np.any(one.act != other.act)
+
+
+# CartPole
+
+
+@each_vectorization
+def test_cartpole_s_rows_obey_its_physics_and_its_time_limit(mode):
+    sampler = Sampler(cartpoles(mode, 6, max_episode_steps=14), 0)
+    rollout = sampler.steps(CARTPOLE_POLICY, uniform(CARTPOLE_POLICY), 60)
+    assert rollout.terminated.any() and rollout.truncated.any()
+    one = gymnasium.make("CartPole-v1").unwrapped
+    one.reset(seed=0)
+    for t, i in zip(*np.nonzero(rollout.valid)):
+        one.state, one.steps_beyond_terminated = rollout.obs[t, i].astype(float), None
+        obs, rew, terminated, _, _ = one.step(rollout.act[t, i])
+        np.testing.assert_allclose(rollout.obs[t + 1, i], obs, rtol=0, atol=1e-6)
+        assert (rollout.rew[t, i], rollout.terminated[t, i]) == (rew, terminated)
+    assert np.all(np.abs(rollout.obs[1:][~rollout.valid]) <= 0.05)  # where CartPole begins
+    np.testing.assert_array_equal(rollout.valid[1:], ~rollout.done[:-1])
+    assert rollout.episode_returns == rollout.episode_lengths
+    truncated = rollout.truncated[rollout.done]
+    assert all(length == 14 for length, at_limit in zip(rollout.episode_lengths, truncated) if at_limit)
+    assert all(length < 14 for length, at_limit in zip(rollout.episode_lengths, truncated) if not at_limit)
+
+
+# play
+
+
+def test_play_returns_undiscounted_returns_and_lengths_of_one_episode_each():
+    returns, lengths = play(side_by_side(Counter(2), TimeLimit(Counter(), 5)), lambda obs: np.zeros(len(obs), int), 0)
+    assert returns.tolist() == [3, 15]
+    assert lengths.tolist() == [2, 5]
+
+
+def test_play_hands_the_observations_to_act_and_its_actions_to_the_environments():
+    envs, seen = side_by_side(Counter(3), Counter(3)), []
+    play(envs, lambda obs: seen.append(obs.copy()) or obs[:, 1].astype(int), 0)
+    np.testing.assert_array_equal(seen, [[[1, t], [1, t]] for t in range(3)])
+    assert [env.actions for env in envs.envs] == [[0, 1, 2], [0, 1, 2]]
+
+
+@each_vectorization
+def test_play_follows_from_its_seeds_alone(mode):
+    lean = lambda obs: (obs[:, 2] > 0).astype(int)
+    envs = cartpoles(mode, 5)
+    returns, lengths = play(envs, lean, 7, 1)
+    np.testing.assert_array_equal(returns, lengths)
+    np.testing.assert_array_equal(play(envs, lean, 7, 1)[0], returns)  # the environments' past does not matter
+    assert np.any(play(envs, lean, 8, 1)[0] != returns)
