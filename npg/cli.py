@@ -1,0 +1,344 @@
+"""What the run scripts share: flags, the training loop with its progress bar, and what to say when something is wrong.
+
+Exit codes: 0 done, 2 bad arguments or input, 3 diverged, 130 interrupted (checkpoint written first).
+"""
+
+import argparse
+import pathlib
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+from tqdm import tqdm
+
+import npg
+from npg import plots
+from npg.environments import UnsupportedEnvironment, normaliser, set_normaliser
+from npg.experiment import ALGORITHMS, BASELINES, EVALUATE, build
+from npg.network import ACTIVATIONS
+from npg.reinforce import WEIGHTS
+from npg.replay import IMPORTANCE
+from npg.rollout import play
+from npg.runs import FORMAT, Diverged, Run, RunError, parse_period, read_checkpoint, read_config
+
+
+class Task(NamedTuple):
+    """What differs between the run scripts."""
+
+    description: str
+    env: str  # default environment
+    settings: dict  # {algo: {setting: default}}
+    continuous_settings: dict  # {algo: {setting: default}}: what changes for Box actions
+    steps: int  # default budget of environment steps
+    evaluate_every: int  # updates between evaluations
+    episodes: int  # in each evaluation
+    make_envs: Callable  # (env, n, normalise_obs) → vector environment
+    make_env: Callable  # (env, render_mode) → one environment
+    distribution: Callable  # vector environment → distribution
+    target: Callable  # env → mean return at which training stops, or None
+
+
+def _number(kind, low, high=np.inf, open_low=False):
+    """An argparse type: a `kind` in [low, high], or (low, high]."""
+
+    def parse(text):
+        value = kind(text)
+        if not (low < value if open_low else low <= value) or value > high:
+            raise argparse.ArgumentTypeError(f"expected {low} {'<' if open_low else '≤'} number ≤ {high}, got {text}")
+        return value
+
+    parse.__name__ = "whole number" if kind is int else "number"
+    return parse
+
+
+_count, _unit, _positive = _number(int, 1), _number(float, 0, 1), _number(float, 0, open_low=True)
+_choice = lambda names: {"choices": sorted(names)}
+_SWITCH = {"action": argparse.BooleanOptionalAction}
+
+# setting: (what argparse needs to know, help)
+FLAGS = {
+    "envs": ({"type": _count}, "environments side by side; for reinforce, the N trajectories of an update"),
+    "n_steps": ({"type": _count}, "steps of each environment before an update"),
+    "gamma": ({"type": _unit}, "discount γ"),
+    "lam": ({"type": _unit}, "λ of the generalised advantage estimate"),
+    "learning_rate": ({"type": _positive}, "Adam's step size for θ"),
+    "critic_learning_rate": ({"type": _positive}, "Adam's step size for the critic or baseline"),
+    "anneal": (_SWITCH, "lower the learning rates to 0 over --steps"),
+    "hidden": ({"type": _count, "nargs": "*"}, "units of each hidden layer"),
+    "activation": (_choice(ACTIVATIONS), "of the hidden layers"),
+    "shared": (_SWITCH, "one network for actor and critic instead of two"),
+    "sigma": (_choice(["learned", "fixed", "state"]), "σ of a Gaussian policy"),
+    "log_std": ({"type": float}, "log σ at the start, where σ is learned or fixed"),
+    "weight": (_choice(WEIGHTS), "Ψ of reinforce"),
+    "baseline": (_choice(BASELINES), "subtracted from Ψ"),
+    "estimation": (_choice(["mc", "td"]), "of V: regression on returns, or fitted V iteration"),
+    "proximal": ({"type": _number(float, 0)}, "λ of fitted V iteration's proximal term"),
+    "epochs": ({"type": _count}, "passes over the data of an update"),
+    "iterations": ({"type": _count}, "regressions of Q an update, each with its target held fixed"),
+    "batch_size": ({"type": _count}, "steps in a minibatch"),
+    "importance": (_choice(IMPORTANCE), "weights of reused experience"),
+    "capacity": ({"type": _count}, "rollouts that the experience buffer holds"),
+    "subtract_value": (_SWITCH, "weigh by Q(s,a) − V(s) instead of Q(s,a)"),
+    "standardise": (_SWITCH, "give the weights of a batch mean 0 and standard deviation 1"),
+    "value_weight": ({"type": _number(float, 0)}, "weight of the critic's loss beside the actor's"),
+    "entropy_weight": ({"type": _number(float, 0)}, "weight β of the entropy bonus"),
+    "max_grad_norm": ({"type": _positive}, "longest gradient; longer ones are scaled down"),
+    "normalise_obs": (_SWITCH, "remove the observations' running mean and variance"),
+}
+
+
+def _default_text(settings, name):
+    """"0.99; reinforce 1.0": the most common default, then those that differ."""
+    values = {algo: s[name] for algo, s in settings.items() if name in s}
+    show = lambda v: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)
+    shown = [show(v) for v in values.values()]
+    common = max(shown, key=shown.count)
+    if len(values) == len(settings):
+        return "; ".join([common, *(f"{algo} {show(v)}" for algo, v in values.items() if show(v) != common)])
+    return "; ".join(f"{algo} {show(v)}" for algo, v in values.items())
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def make_parser(task):
+    """The command line of a run script; every default is None until `_new_config` fills it in."""
+    parser = _Parser(description=task.description)
+    add = parser.add_argument
+    add("--algo", choices=ALGORITHMS, help="algorithm (ppo)")
+    add("--env", metavar="ID", help=f"environment, by its name in Gymnasium ({task.env})")
+    add("--seed", type=_number(int, 0), metavar="N", help="of everything random (0)")
+    add("--steps", type=_count, metavar="N", help=f"budget of environment steps ({task.steps})")
+    add("--target", type=float, metavar="R", help="stop at this mean return (the environment's reward threshold)")
+    add("--out", metavar="DIR", help="folder of the run (a new one below runs/)")
+    add("--resume", metavar="DIR", help="go on with the run in DIR")
+    add("--evaluate", metavar="DIR", help="play with the policy in DIR and print its returns")
+    add("--gif", metavar="DIR", help="write policy.gif, one episode of the policy in DIR, into DIR")
+    add("--episodes", type=_count, metavar="N", help=f"in an evaluation ({task.episodes})")
+    add("--evaluate-every", type=_count, metavar="N", help=f"updates between evaluations ({task.evaluate_every})")
+    add("--checkpoint-every", metavar="N|Ns", help="updates (50) or seconds (30s) between checkpoints (50)")
+    add("--quiet", action="store_true", help="no progress bar")
+    group = parser.add_argument_group("settings", "with their defaults; other ones hold for Box actions")
+    for name, (options, text) in FLAGS.items():
+        metavar = {} if "choices" in options or "action" in options else {"metavar": "X"}
+        default = _default_text(task.settings, name) if any(name in s for s in task.settings.values()) else "Box only"
+        group.add_argument(_flag(name), **options, **metavar, help=f"{text} ({default})".replace("%", "%%"))
+    return parser
+
+
+def _flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def _new_config(task, args, parser):
+    """The config of a new run: what was asked, and defaults for the rest."""
+    algo, env = args.algo or "ppo", args.env or task.env
+    probe = task.make_envs(env, 1, False)
+    continuous = isinstance(probe.single_action_space, gymnasium.spaces.Box)
+    probe.close()
+    settings = {**task.settings[algo], **(task.continuous_settings[algo] if continuous else {})}
+    for name in FLAGS:
+        if getattr(args, name) is not None:
+            if name not in settings:
+                parser.error(f"{_flag(name)} has no meaning for --algo {algo} with {env}")
+            settings[name] = getattr(args, name)
+    return {
+        "format": FORMAT,
+        "env": env,
+        "algo": algo,
+        "seed": args.seed or 0,
+        "steps": args.steps or task.steps,
+        "target": task.target(env) if args.target is None else args.target,
+        "episodes": args.episodes or task.episodes,
+        "evaluate_every": args.evaluate_every or task.evaluate_every,
+        "checkpoint_every": args.checkpoint_every or "50",
+        "settings": settings,
+        "versions": {
+            "npg": npg.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "gymnasium": gymnasium.__version__,
+        },
+    }
+
+
+def _new_folder(config):
+    base = f"runs/{config['env'].replace('/', '-')}-{config['algo']}-seed{config['seed']}"
+    folder, k = pathlib.Path(base), 2
+    while folder.exists():
+        folder, k = pathlib.Path(f"{base}-{k}"), k + 1
+    return folder
+
+
+class _Player:
+    """Plays episodes that training never sees, with the policy's most likely actions."""
+
+    def __init__(self, task, config, envs, experiment):
+        self.make = lambda: task.make_envs(config["env"], config["episodes"], config["settings"]["normalise_obs"])
+        self.seed, self.training_envs, self.experiment, self.envs = config["seed"], envs, experiment, None
+
+    def act(self, obs):
+        return self.experiment.policy.act(self.experiment.theta, obs)
+
+    def returns(self, *stream):
+        """Returns of one episode in each environment, seeded from the run's seed and `stream`."""
+        self.envs = self.envs or self.make()
+        if normaliser(self.envs):
+            set_normaliser(self.envs, **normaliser(self.training_envs), update=False)
+        return play(self.envs, self.act, self.seed, EVALUATE, *stream)[0]
+
+
+def _prepare(task, config, folder):
+    settings = dict(config["settings"])
+    envs = task.make_envs(config["env"], settings.pop("envs"), settings.pop("normalise_obs"))
+    settings.pop("anneal")
+    experiment = build(config["algo"], envs, task.distribution(envs), config["seed"], settings)
+    player = _Player(task, config, envs, experiment)
+    return Run(folder, config, experiment, envs, player.returns), player
+
+
+def _load(task, folder, args):
+    """The run in a folder with its saved state, for playing."""
+    config = read_config(folder)
+    config["episodes"] = args.episodes or config["episodes"]
+    config["seed"] = config["seed"] if args.seed is None else args.seed
+    run, player = _prepare(task, config, folder)
+    run.restore(read_checkpoint(folder))
+    return run, player
+
+
+def _train(run, player, quiet):
+    """Until the budget is spent or the target reached in an evaluation and again in a second, independent one."""
+    config, experiment = run.config, run.experiment
+    target, budget = config["target"], config["steps"]
+    solved, returns = False, None
+    bar = tqdm(total=budget, initial=run.env_steps, unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True)
+    with bar, np.errstate(all="ignore"):  # what is not finite ends the run with a message of its own
+        updates = run.updates()
+        while run.env_steps < budget and not solved:
+            if config["settings"]["anneal"]:
+                experiment.set_learning_rate(1 - run.env_steps / budget)
+            row = next(updates)
+            bar.update(run.env_steps - bar.n)
+            if "return_mean" in row:
+                bar.set_postfix_str(f"return {row['return_mean']:.1f}", refresh=False)
+            if target is not None and row.get("eval_return_mean", -np.inf) >= target:
+                returns = player.returns(run.update, 1)
+                solved = bool(returns.mean() >= target)
+    if not solved:
+        returns = player.returns(run.update, 1)
+        solved = target is not None and bool(returns.mean() >= target)
+    result = {
+        **{name: config[name] for name in ("env", "algo", "seed", "target")},
+        "solved": solved,
+        "updates": run.update,
+        "env_steps": run.env_steps,
+        "seconds": run.seconds,
+        "eval_return_mean": float(returns.mean()),
+        "eval_return_std": float(returns.std()),
+        "eval_episodes": len(returns),
+    }
+    run.finish(result)
+    title = f"{config['env']}, {config['algo']}, seed {config['seed']}"
+    plots.learning_curve(run.folder / "learning_curve.png", run.rows, title, target)
+    return result
+
+
+def _train_command(task, args, parser):
+    if args.resume:
+        given = [name for name in vars(args) if getattr(args, name) not in (None, False)]
+        for name in set(given) - {"resume", "steps", "quiet"}:
+            parser.error(f"{_flag(name)} cannot be changed with --resume; the run's config.json holds it")
+        config, folder = read_config(args.resume), pathlib.Path(args.resume)
+        config["steps"] = args.steps or config["steps"]
+    else:
+        config = _new_config(task, args, parser)
+        folder = pathlib.Path(args.out) if args.out else _new_folder(config)
+    run, player = _prepare(task, config, folder)
+    if args.resume:
+        run.resume()
+    else:
+        run.create()
+    try:
+        result = _train(run, player, args.quiet)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not spoil the checkpoint
+        run.save()
+        print(
+            f"\ninterrupted at update {run.update}; saved as of update {int(run.snapshot['update'])}. Go on with:\n"
+            f"  python {parser.prog} --resume {folder}",
+            file=sys.stderr,
+        )
+        return 130
+    except Diverged as error:
+        run.save()
+        print(f"{parser.prog}: {error}; the last good checkpoint is in {folder}", file=sys.stderr)
+        return 3
+    verdict = "" if result["target"] is None else "solved: " if result["solved"] else "not solved: "
+    print(
+        f"{verdict}return {result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f} over "
+        f"{result['eval_episodes']} unseen episodes, after {result['env_steps']:,} steps and "
+        f"{result['seconds']:.2f} s of training; see {folder}"
+    )
+    return 0
+
+
+def _evaluate_command(task, args):
+    _, player = _load(task, args.evaluate, args)
+    returns = player.returns(0, 2)
+    print(
+        f"return {returns.mean():.1f} ± {returns.std():.1f} (lowest {returns.min():.1f}, highest {returns.max():.1f}) "
+        f"over {len(returns)} episodes"
+    )
+    return 0
+
+
+def _gif_command(task, args):
+    run, player = _load(task, args.gif, args)
+    env = task.make_env(run.config["env"], "rgb_array")
+    moments, frames, over = normaliser(run.envs), [], False
+    obs, _ = env.reset(seed=int(np.random.default_rng([player.seed, EVALUATE, 0, 3]).integers(2**31)))
+    while not over:
+        frames.append(env.render())
+        if moments:
+            obs = (obs - moments["obs_mean"]) / np.sqrt(moments["obs_var"] + run.envs.epsilon)
+        obs, _, terminated, truncated, _ = env.step(player.act(obs))
+        over = terminated or truncated
+    path = run.folder / "policy.gif"
+    plots.gif(path, frames, fps=env.metadata.get("render_fps", 30))
+    print(f"wrote {path}: {len(frames)} frames")
+    return 0
+
+
+def main(task, argv=None):
+    """Run a script's command line; returns the exit code."""
+    parser = make_parser(task)
+    args = parser.parse_args(argv)
+    modes = [name for name in ("resume", "evaluate", "gif") if getattr(args, name)]
+    if len(modes) > 1:
+        parser.error(f"{_flag(modes[0])} and {_flag(modes[1])} do not go together")
+    try:
+        if args.checkpoint_every:
+            parse_period(args.checkpoint_every)
+    except ValueError as error:
+        parser.error(f"argument --checkpoint-every: {error}")
+    try:
+        if args.evaluate:
+            return _evaluate_command(task, args)
+        if args.gif:
+            return _gif_command(task, args)
+        return _train_command(task, args, parser)
+    except (RunError, UnsupportedEnvironment) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{parser.prog}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130

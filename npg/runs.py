@@ -1,0 +1,238 @@
+"""A training run on disk: what was asked, what was measured, and a state from which it goes on bit for bit.
+
+    config.json         all that is needed to repeat the run
+    metrics.csv         one row an update
+    checkpoint.npz      the state at the last checkpoint
+    result.json         how it ended
+    learning_curve.png
+
+At the updates where a checkpoint may be taken the environments are seeded anew from the run's seed and the number of
+the update, whether a checkpoint is written or not. So a run that was killed and resumed from its last checkpoint ends
+with exactly the θ of one that was not.
+"""
+
+import csv
+import io
+import json
+import os
+import pathlib
+import time
+import zipfile
+
+import numpy as np
+
+from npg.environments import normaliser, set_normaliser
+
+FORMAT = "npg run 1"
+COUNTERS = ("update", "env_steps", "episodes", "seconds")
+MEASURES = ("entropy", "grad_norm", "explained_variance", "kl", "effective_sample_size")  # not all of every algorithm
+COLUMNS = (*COUNTERS, "return_mean", "length_mean", "eval_return_mean", *MEASURES)
+
+
+class RunError(Exception):
+    """A folder or file that cannot be used; the message is one line for the user."""
+
+
+class Diverged(Exception):
+    """A NaN or Inf; the message names the tensor and the update."""
+
+
+def write_atomically(path, write):
+    """write(file) into a temporary file beside `path`, which then takes its place: never half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path, value):
+    """Atomically; NaN, which JSON does not know, becomes null."""
+    clean = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in value.items()}
+    write_atomically(path, lambda file: file.write((json.dumps(clean, indent=2) + "\n").encode()))
+
+
+def read_config(folder):
+    """config.json of a run folder; RunError where there is none of ours."""
+    path = pathlib.Path(folder) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunError(f"{folder}: no run here (no config.json)") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise RunError(f"{path}: not the config of an npg run (expected format {FORMAT!r})")
+    return config
+
+
+def read_checkpoint(folder):
+    """{name: array} of checkpoint.npz; RunError where it is missing, damaged, or not ours."""
+    path = pathlib.Path(folder) / "checkpoint.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise RunError(f"{path}: no checkpoint here") from None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+        raise RunError(f"{path}: not a readable checkpoint: {error}") from None
+    missing = {"format", "theta", *COUNTERS} - set(arrays)
+    if missing or str(arrays["format"]) != FORMAT:
+        raise RunError(f"{path}: not the checkpoint of an npg run (expected format {FORMAT!r})")
+    return arrays
+
+
+def parse_period(text):
+    """"50" → (50, None) updates; "30s" → (None, 30.0) seconds."""
+    try:
+        updates, seconds = (None, float(text[:-1])) if text.endswith("s") else (int(text), None)
+        if (seconds or updates) > 0:
+            return updates, seconds
+    except ValueError:
+        pass
+    raise ValueError(f"expected a positive number of updates (50) or of seconds (30s), got {text!r}")
+
+
+class Run:
+    """Runs an `Experiment` in a folder: counts, records, saves, resumes.
+
+    config["checkpoint_every"]  updates ("50") or seconds ("30s"). Every 50 or, with seconds, every 25 updates the
+    environments are seeded anew and the state is kept in memory; it is written at once, or when the seconds are over.
+    evaluate(k)                 returns of unseen episodes, called with k every config["evaluate_every"] updates
+    """
+
+    def __init__(self, folder, config, experiment, envs, evaluate):
+        self.folder, self.config, self.experiment, self.envs = pathlib.Path(folder), config, experiment, envs
+        self.evaluate = evaluate
+        updates, self.save_seconds = parse_period(config["checkpoint_every"])
+        self.reset_every = updates or 25
+        self.update = self.env_steps = self.episodes = 0
+        self.seconds = 0.0
+        self.rows = []
+
+    def create(self):
+        """Make the folder; RunError where it holds a run already, or cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if (self.folder / "config.json").exists():
+                raise RunError(f"{self.folder}: holds a run already; --resume it or choose another --out")
+            write_json(self.folder / "config.json", self.config)
+            self._open_metrics()
+            self._snapshot()
+        except OSError as error:
+            raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
+
+    def resume(self):
+        """Take the state of the last checkpoint; rows of metrics.csv beyond it are dropped."""
+        self.restore(read_checkpoint(self.folder))
+        try:
+            self.rows = [row for row in read_metrics(self.folder) if row["update"] <= self.update]
+            self._open_metrics()
+            self._snapshot()
+        except OSError as error:
+            raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
+
+    def restore(self, saved):
+        """Take the state of a checkpoint; RunError unless names, shapes and dtypes are those of this experiment."""
+        moments = normaliser(self.envs)
+        for name, array in {**self.experiment.arrays, **moments}.items():
+            if name not in saved or saved[name].shape != array.shape or saved[name].dtype != array.dtype:
+                found = f"{saved[name].dtype}{list(saved[name].shape)}" if name in saved else "nothing"
+                raise RunError(f"{self.folder}: expected {name} {array.dtype}{list(array.shape)}, found {found}")
+        for name, array in self.experiment.arrays.items():
+            array[...] = saved[name]
+        if moments:
+            set_normaliser(self.envs, **{name: saved[name] for name in moments})
+        self.update, self.env_steps, self.episodes = (int(saved[name]) for name in COUNTERS[:3])
+        self.seconds = float(saved["seconds"])
+
+    def updates(self):
+        """Train: one update at a time, recorded; yields its row of metrics. Ends never: stop when you like.
+
+        Raises Diverged, leaving the last good checkpoint.
+        """
+        started = time.perf_counter()
+        for update in self.experiment.updates:
+            self.seconds += time.perf_counter() - started
+            self._check_finite(update)
+            row = self._record(update)
+            if self.update % self.reset_every == 0:
+                self._snapshot()
+            yield row
+            started = time.perf_counter()
+
+    def save(self):
+        """Write the last snapshot, at most `reset_every` updates old, and the metrics up to now."""
+        write_atomically(self.folder / "checkpoint.npz", lambda file: np.savez(file, **self.snapshot))
+        self.saved_at = time.monotonic()
+
+    def finish(self, result):
+        """The end of the run: the state as it is now, and result.json."""
+        self.snapshot = self._state()
+        self.save()
+        write_json(self.folder / "result.json", result)
+        self.metrics_file.close()
+
+    def _state(self):
+        counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
+        arrays = {**self.experiment.arrays, **normaliser(self.envs)}
+        return {"format": np.asarray(FORMAT), **counters, **{name: a.copy() for name, a in arrays.items()}}
+
+    def _snapshot(self):
+        self.experiment.reset(self.update)
+        self.snapshot = self._state()
+        due = self.save_seconds is None or not hasattr(self, "saved_at")
+        if due or time.monotonic() - self.saved_at >= self.save_seconds:
+            self.save()
+
+    def _check_finite(self, update):
+        suspects = {"gradient": update["grad_norm"], **self.experiment.arrays}
+        if all(np.isfinite(x).all() for x in suspects.values()):
+            return
+        rollout = update["rollout"]  # look for the cause before its effects
+        suspects = {"observation": rollout.obs, "reward": rollout.rew, **suspects}
+        name, x = next((name, x) for name, x in suspects.items() if not np.isfinite(x).all())
+        bad = np.size(x) - np.count_nonzero(np.isfinite(x))
+        raise Diverged(f"diverged: {name} has {bad} NaN or Inf of {np.size(x)} after update {self.update + 1}")
+
+    def _record(self, update):
+        rollout = update["rollout"]
+        self.update += 1
+        self.env_steps += rollout.env_steps
+        self.episodes += len(rollout.episode_returns)
+        row = {name: getattr(self, name) for name in COUNTERS}
+        if rollout.episode_returns:
+            row["return_mean"] = float(np.mean(rollout.episode_returns))
+            row["length_mean"] = float(np.mean(rollout.episode_lengths))
+        if self.update % self.config["evaluate_every"] == 0:
+            row["eval_return_mean"] = float(self.evaluate(self.update).mean())
+        row.update((name, float(update[name])) for name in MEASURES if name in update)
+        self.rows.append(row)
+        self.metrics.writerow(_formatted(row))
+        return row
+
+    def _open_metrics(self):
+        text = io.StringIO(newline="")
+        metrics = csv.DictWriter(text, COLUMNS)
+        metrics.writeheader()
+        metrics.writerows(map(_formatted, self.rows))
+        path = self.folder / "metrics.csv"
+        write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+        self.metrics_file = open(path, "a", newline="", buffering=1)
+        self.metrics = csv.DictWriter(self.metrics_file, COLUMNS)
+
+
+def _formatted(row):
+    return {name: f"{x:.6g}" if isinstance(x, float) else x for name, x in row.items()}
+
+
+def read_metrics(folder):
+    """Rows of metrics.csv as dicts of numbers (empty cells left out); a last line cut short is ignored."""
+    with open(pathlib.Path(folder) / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    complete = [row for row in rows if None not in row.values()]
+    return [
+        {k: int(v) if k in COUNTERS[:3] else float(v) for k, v in row.items() if v not in ("", None)}
+        for row in complete
+    ]

@@ -1,0 +1,108 @@
+#!/usr/bin/env python
+"""Policy gradients in plain NumPy: train on CartPole, or on any Gymnasium environment with Discrete or Box actions.
+
+    python run_cartpole.py                                    solves CartPole in a second
+    python run_cartpole.py --algo reinforce --baseline time
+    python run_cartpole.py --env Pendulum-v1
+"""
+
+import os
+import sys
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: one thread is fastest for small matrices
+
+from npg.cli import Task, main
+from npg.environments import default_distribution, make_env, make_envs, reward_threshold
+
+COMMON = {"hidden": [64, 64], "activation": "tanh", "anneal": False, "normalise_obs": False, "entropy_weight": 0.0}
+SETTINGS = {
+    "ppo": {
+        **COMMON,
+        "envs": 8,
+        "n_steps": 32,
+        "gamma": 0.99,
+        "lam": 0.95,
+        "learning_rate": 5e-3,
+        "shared": False,
+        "epochs": 5,
+        "batch_size": 128,
+        "importance": "clipped",
+        "capacity": 1,
+        "standardise": True,
+        "value_weight": 0.5,
+        "max_grad_norm": 0.5,
+    },
+    "a2c": {
+        **COMMON,
+        "envs": 8,
+        "n_steps": 16,
+        "gamma": 0.99,
+        "lam": 0.95,
+        "learning_rate": 5e-3,
+        "shared": False,
+        "standardise": True,
+        "value_weight": 0.5,
+        "max_grad_norm": 0.5,
+    },
+    "actor-critic": {
+        **COMMON,
+        "envs": 8,
+        "n_steps": 32,
+        "gamma": 0.99,
+        "learning_rate": 5e-3,
+        "critic_learning_rate": 5e-3,
+        "shared": False,
+        "estimation": "mc",
+        "proximal": 0.0,
+        "epochs": 5,
+        "batch_size": 128,
+        "standardise": True,
+        "max_grad_norm": 0.5,
+    },
+    "q-actor-critic": {
+        **COMMON,
+        "envs": 8,
+        "n_steps": 64,
+        "gamma": 0.99,
+        "learning_rate": 5e-3,
+        "critic_learning_rate": 5e-3,
+        "iterations": 4,
+        "epochs": 2,
+        "batch_size": 128,
+        "subtract_value": True,
+        "standardise": True,
+        "max_grad_norm": 0.5,
+    },
+    "reinforce": {
+        **COMMON,
+        "envs": 8,
+        "gamma": 0.99,
+        "learning_rate": 1e-2,
+        "critic_learning_rate": 1e-2,
+        "weight": "reward-to-go",
+        "baseline": "state",
+        "epochs": 5,
+        "batch_size": 256,
+        "standardise": True,
+        "max_grad_norm": 0.5,
+    },
+}
+GAUSSIAN = {"sigma": "learned", "log_std": 0.0}
+CONTINUOUS_SETTINGS = {algo: GAUSSIAN for algo in SETTINGS}
+
+TASK = Task(
+    description=__doc__.splitlines()[0],
+    env="CartPole-v1",
+    settings=SETTINGS,
+    continuous_settings=CONTINUOUS_SETTINGS,
+    steps=500_000,
+    evaluate_every=10,
+    episodes=100,
+    make_envs=make_envs,
+    make_env=make_env,
+    distribution=default_distribution,
+    target=reward_threshold,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TASK))
