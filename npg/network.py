@@ -13,8 +13,7 @@ def _tanh(z):
 
 
 def _relu(z):
-    z[z.real < 0] = 0  # branches on .real, so that it also runs on the complex step's numbers
-    return z
+    return np.maximum(z, 0, out=z)  # NumPy orders complex numbers by their real parts: the complex step passes
 
 
 def _sigmoid(z):
@@ -25,13 +24,27 @@ def _sigmoid(z):
     return z
 
 
-# name: (h = a(z) computed in z's own memory, a'(z) written in terms of h, gain that keeps the size of h of order 1)
+def _tanh_backward(dh, h):
+    dh -= dh * h * h
+
+
+def _relu_backward(dh, h):
+    dh *= h.real > 0
+
+
+def _sigmoid_backward(dh, h):
+    dh *= h
+    dh *= 1 - h
+
+
+# name: (h = a(z) computed in z's own memory, dz = dh a'(z) written in terms of h and computed in dh's own memory,
+# gain that keeps the size of h of order 1). In large batches fresh memory would cost more than the arithmetic.
 # The gains are those of He et al. 2015 (ReLU) and, for tanh, the usual 5/3.
 ACTIVATIONS = {
-    "tanh": (_tanh, lambda h: 1 - h * h, 5 / 3),
-    "relu": (_relu, lambda h: h.real > 0, np.sqrt(2)),
-    "sigmoid": (_sigmoid, lambda h: h * (1 - h), 4.0),
-    "identity": (lambda z: z, None, 1.0),
+    "tanh": (_tanh, _tanh_backward, 5 / 3),
+    "relu": (_relu, _relu_backward, np.sqrt(2)),
+    "sigmoid": (_sigmoid, _sigmoid_backward, 4.0),
+    "identity": (lambda z: z, lambda dh, h: None, 1.0),
 }
 
 
@@ -106,11 +119,11 @@ class MLP:
         h = x.reshape(-1, self.n_in)
         cache = [h]
         for W_l, b_l in hidden:
-            z = h @ W_l
+            z = h.dot(W_l)  # not @: the same product, but slower for small matrices and for single rows
             z += b_l
             h = activate(z)
             cache.append(h)
-        y = h @ W
+        y = h.dot(W)
         y += b
         return y.reshape(*x.shape[:-1], self.n_out), (cache, x.shape)
 
@@ -125,19 +138,18 @@ class MLP:
         hs, x_shape = cache
         if np.shape(dy) != (*x_shape[:-1], self.n_out):
             raise ValueError(f"dy: expected shape {(*x_shape[:-1], self.n_out)}, got {np.shape(dy)}")
-        derivative = ACTIVATIONS[self.activation][1]
+        activation_backward = ACTIVATIONS[self.activation][1]
         dz = np.asarray(dy, np.result_type(theta, hs[0])).reshape(-1, self.n_out)
-        dtheta = np.empty(self.size, dz.dtype)
+        dtheta, ones = np.empty(self.size, dz.dtype), np.ones(len(dz), dz.dtype)
         layers, gradients = self.layers(theta), self.layers(dtheta)
         for l in reversed(range(len(layers))):
             (W, _), (dW, db) = layers[l], gradients[l]
-            np.matmul(hs[l].T, dz, out=dW)
-            np.add.reduce(dz, axis=0, out=db)
-            if l == 0 and not want_dx:
-                return dtheta, None
-            dh = dz @ W.T
-            dz = dh if l == 0 or derivative is None else dh * derivative(hs[l])
-        return dtheta, dz.reshape(x_shape)
+            hs[l].T.dot(dz, out=dW)
+            ones.dot(dz, out=db)  # the sum over the batch, faster than sum(axis=0)
+            if l > 0:
+                dz = dz.dot(W.T)
+                activation_backward(dz, hs[l])
+        return dtheta, dz.dot(W.T).reshape(x_shape) if want_dx else None
 
 
 class LinearPreferences:
