@@ -42,6 +42,7 @@ SETTINGS = {
         "shared": False,
         "standardise": True,
         "value_weight": 0.5,
+        "entropy_weight": 0.01,
         "max_grad_norm": 0.5,
     },
     "actor-critic": {
@@ -49,14 +50,15 @@ SETTINGS = {
         "envs": 8,
         "n_steps": 32,
         "gamma": 0.99,
-        "learning_rate": 5e-3,
-        "critic_learning_rate": 5e-3,
+        "learning_rate": 2e-3,
+        "critic_learning_rate": 1e-2,
         "shared": False,
-        "estimation": "mc",
+        "estimation": "td",
         "proximal": 0.0,
         "epochs": 5,
         "batch_size": 128,
         "standardise": True,
+        "entropy_weight": 0.01,
         "max_grad_norm": 0.5,
     },
     "q-actor-critic": {
@@ -64,8 +66,9 @@ SETTINGS = {
         "envs": 8,
         "n_steps": 64,
         "gamma": 0.99,
-        "learning_rate": 5e-3,
-        "critic_learning_rate": 5e-3,
+        "learning_rate": 2e-3,
+        "critic_learning_rate": 1e-2,
+        "entropy_weight": 0.01,
         "iterations": 4,
         "epochs": 2,
         "batch_size": 128,
@@ -87,8 +90,19 @@ SETTINGS = {
         "max_grad_norm": 0.5,
     },
 }
-GAUSSIAN = {"sigma": "learned", "log_std": 0.0}
+GAUSSIAN = {"sigma": "learned", "log_std": 0.0}  # what a policy over Box actions needs besides
 CONTINUOUS_SETTINGS = {algo: GAUSSIAN for algo in SETTINGS}
+CONTINUOUS_SETTINGS["ppo"] = {
+    **GAUSSIAN,
+    "envs": 16,
+    "n_steps": 64,
+    "gamma": 0.95,
+    "learning_rate": 1e-3,
+    "anneal": True,
+    "epochs": 10,
+    "batch_size": 64,
+    "value_weight": 0.05,
+}
 
 TASK = Task(
     description=__doc__.splitlines()[0],

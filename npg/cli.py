@@ -4,8 +4,11 @@ Exit codes: 0 done, 2 bad arguments or input, 3 diverged, 130 interrupted (check
 """
 
 import argparse
+import io
+import os
 import pathlib
 import platform
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -19,11 +22,23 @@ import npg
 from npg import plots
 from npg.environments import UnsupportedEnvironment, normaliser, set_normaliser
 from npg.experiment import ALGORITHMS, BASELINES, EVALUATE, build
-from npg.network import ACTIVATIONS
+from npg.network import ACTIVATIONS, MLP
 from npg.reinforce import WEIGHTS
 from npg.replay import IMPORTANCE
-from npg.rollout import play
-from npg.runs import FORMAT, Diverged, Run, RunError, parse_period, read_checkpoint, read_config
+from npg.rollout import Sampler, play
+from npg.runs import (
+    FORMAT,
+    Diverged,
+    Run,
+    RunError,
+    parse_period,
+    read_checkpoint,
+    read_config,
+    read_weights,
+    write_weights,
+)
+
+PRETRAINED = "pretrained"  # goes where a run's folder goes
 
 
 class Task(NamedTuple):
@@ -36,10 +51,17 @@ class Task(NamedTuple):
     steps: int  # default budget of environment steps
     evaluate_every: int  # updates between evaluations
     episodes: int  # in each evaluation
-    make_envs: Callable  # (env, n, normalise_obs) → vector environment
+    make_envs: Callable  # (env, n, **settings named in `environment`) → vector environment
     make_env: Callable  # (env, render_mode) → one environment
     distribution: Callable  # vector environment → distribution
     target: Callable  # env → mean return at which training stops, or None
+    flags: dict = {}  # what only this script's settings need of argparse, as in FLAGS
+    environment: tuple = ("normalise_obs",)  # settings that are the environment's
+    make_sampler: Callable = Sampler
+    make_network: Callable = MLP
+    evaluate_from: float | None = None  # mean return in training from which evaluations begin
+    checkpoint_every: str = "50"
+    pretrained: pathlib.Path | None = None  # file of the weights that come with the package
 
 
 def _number(kind, low, high=np.inf, open_low=False):
@@ -47,12 +69,20 @@ def _number(kind, low, high=np.inf, open_low=False):
 
     def parse(text):
         value = kind(text)
+        if value != value:
+            raise argparse.ArgumentTypeError("expected a number, got nan")
         if not (low < value if open_low else low <= value) or value > high:
             raise argparse.ArgumentTypeError(f"expected {low} {'<' if open_low else '≤'} number ≤ {high}, got {text}")
         return value
 
     parse.__name__ = "whole number" if kind is int else "number"
     return parse
+
+
+def _name(text):
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, got nothing")
+    return text
 
 
 _count, _unit, _positive = _number(int, 1), _number(float, 0, 1), _number(float, 0, open_low=True)
@@ -72,7 +102,7 @@ FLAGS = {
     "activation": (_choice(ACTIVATIONS), "of the hidden layers"),
     "shared": (_SWITCH, "one network for actor and critic instead of two"),
     "sigma": (_choice(["learned", "fixed", "state"]), "σ of a Gaussian policy"),
-    "log_std": ({"type": float}, "log σ at the start, where σ is learned or fixed"),
+    "log_std": ({"type": _number(float, -np.inf)}, "log σ at the start, where σ is learned or fixed"),
     "weight": (_choice(WEIGHTS), "Ψ of reinforce"),
     "baseline": (_choice(BASELINES), "subtracted from Ψ"),
     "estimation": (_choice(["mc", "td"]), "of V: regression on returns, or fitted V iteration"),
@@ -111,21 +141,30 @@ def make_parser(task):
     """The command line of a run script; every default is None until `_new_config` fills it in."""
     parser = _Parser(description=task.description)
     add = parser.add_argument
-    add("--algo", choices=ALGORITHMS, help="algorithm (ppo)")
-    add("--env", metavar="ID", help=f"environment, by its name in Gymnasium ({task.env})")
+    add("--algo", choices=[algo for algo in ALGORITHMS if algo in task.settings], help="algorithm (ppo)")
+    add("--env", metavar="ID", type=_name, help=f"environment, by its name in Gymnasium ({task.env})")
     add("--seed", type=_number(int, 0), metavar="N", help="of everything random (0)")
     add("--steps", type=_count, metavar="N", help=f"budget of environment steps ({task.steps})")
-    add("--target", type=float, metavar="R", help="stop at this mean return (the environment's reward threshold)")
-    add("--out", metavar="DIR", help="folder of the run (a new one below runs/)")
-    add("--resume", metavar="DIR", help="go on with the run in DIR")
-    add("--evaluate", metavar="DIR", help="play with the policy in DIR and print its returns")
-    add("--gif", metavar="DIR", help="write policy.gif, one episode of the policy in DIR, into DIR")
+    threshold = "stop at this mean return (the environment's reward threshold)"
+    add("--target", type=_number(float, -np.inf), metavar="R", help=threshold)
+    add("--out", metavar="DIR", type=_name, help="folder of the run (a new one below runs/)")
+    add("--resume", metavar="DIR", type=_name, help="go on with the run in DIR")
+    add("--evaluate", metavar="DIR", type=_name, help="play with the policy in DIR and print its returns")
+    add("--gif", metavar="DIR", type=_name, help="write policy.gif, one episode of the policy in DIR, into DIR")
+    add("--watch", metavar="DIR", type=_name, help="watch one episode of the policy in DIR")
+    if task.pretrained:
+        export = f"make the policy in DIR the one that goes by DIR {PRETRAINED!r}"
+        add("--export", metavar="DIR", type=_name, help=export)
     add("--episodes", type=_count, metavar="N", help=f"in an evaluation ({task.episodes})")
     add("--evaluate-every", type=_count, metavar="N", help=f"updates between evaluations ({task.evaluate_every})")
-    add("--checkpoint-every", metavar="N|Ns", help="updates (50) or seconds (30s) between checkpoints (50)")
+    period = f"updates (50) or seconds (30s) between checkpoints ({task.checkpoint_every})"
+    add("--checkpoint-every", type=_name, metavar="N|Ns", help=period)
     add("--quiet", action="store_true", help="no progress bar")
     group = parser.add_argument_group("settings", "with their defaults; other ones hold for Box actions")
-    for name, (options, text) in FLAGS.items():
+    known = {name for s in (*task.settings.values(), *task.continuous_settings.values()) for name in s}
+    for name, (options, text) in {**FLAGS, **task.flags}.items():
+        if name not in known:
+            continue
         metavar = {} if "choices" in options or "action" in options else {"metavar": "X"}
         default = _default_text(task.settings, name) if any(name in s for s in task.settings.values()) else "Box only"
         group.add_argument(_flag(name), **options, **metavar, help=f"{text} ({default})".replace("%", "%%"))
@@ -139,12 +178,12 @@ def _flag(name):
 def _new_config(task, args, parser):
     """The config of a new run: what was asked, and defaults for the rest."""
     algo, env = args.algo or "ppo", args.env or task.env
-    probe = task.make_envs(env, 1, False)
+    probe = task.make_envs(env, 1)
     continuous = isinstance(probe.single_action_space, gymnasium.spaces.Box)
     probe.close()
     settings = {**task.settings[algo], **(task.continuous_settings[algo] if continuous else {})}
-    for name in FLAGS:
-        if getattr(args, name) is not None:
+    for name in (*FLAGS, *task.flags):
+        if getattr(args, name, None) is not None:
             if name not in settings:
                 parser.error(f"{_flag(name)} has no meaning for --algo {algo} with {env}")
             settings[name] = getattr(args, name)
@@ -157,7 +196,8 @@ def _new_config(task, args, parser):
         "target": task.target(env) if args.target is None else args.target,
         "episodes": args.episodes or task.episodes,
         "evaluate_every": args.evaluate_every or task.evaluate_every,
-        "checkpoint_every": args.checkpoint_every or "50",
+        "evaluate_from": task.evaluate_from,
+        "checkpoint_every": args.checkpoint_every or task.checkpoint_every,
         "settings": settings,
         "versions": {
             "npg": npg.__version__,
@@ -180,7 +220,7 @@ class _Player:
     """Plays episodes that training never sees, with the policy's most likely actions."""
 
     def __init__(self, task, config, envs, experiment):
-        self.make = lambda: task.make_envs(config["env"], config["episodes"], config["settings"]["normalise_obs"])
+        self.make = lambda: task.make_envs(config["env"], config["episodes"], **_environment(task, config))
         self.seed, self.training_envs, self.experiment, self.envs = config["seed"], envs, experiment, None
 
     def act(self, obs):
@@ -194,22 +234,44 @@ class _Player:
         return play(self.envs, self.act, self.seed, EVALUATE, *stream)[0]
 
 
+def _environment(task, config):
+    return {name: config["settings"][name] for name in task.environment}
+
+
 def _prepare(task, config, folder):
-    settings = dict(config["settings"])
-    envs = task.make_envs(config["env"], settings.pop("envs"), settings.pop("normalise_obs"))
-    settings.pop("anneal")
-    experiment = build(config["algo"], envs, task.distribution(envs), config["seed"], settings)
+    settings = {k: v for k, v in config["settings"].items() if k not in ("envs", "anneal", *task.environment)}
+    envs = task.make_envs(config["env"], config["settings"]["envs"], **_environment(task, config))
+    experiment = build(
+        config["algo"], envs, task.distribution(envs), config["seed"], settings, task.make_sampler, task.make_network
+    )
     player = _Player(task, config, envs, experiment)
     return Run(folder, config, experiment, envs, player.returns), player
 
 
+def _checked(prepare, task, config, folder):
+    """prepare(…), a RunError where the config, which a user may have edited, cannot be used."""
+    try:
+        return prepare(task, config, folder)
+    except UnsupportedEnvironment:
+        raise
+    except KeyError as error:
+        raise RunError(f"{folder}: config lacks {error}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder}: {error}") from None
+
+
 def _load(task, folder, args):
-    """The run in a folder with its saved state, for playing."""
-    config = read_config(folder)
+    """The run in a folder with its saved state, or the pretrained policy, for playing."""
+    pretrained = task.pretrained and folder == PRETRAINED
+    config, theta = read_weights(task.pretrained) if pretrained else (read_config(folder), None)
     config["episodes"] = args.episodes or config["episodes"]
     config["seed"] = config["seed"] if args.seed is None else args.seed
-    run, player = _prepare(task, config, folder)
-    run.restore(read_checkpoint(folder))
+    config["settings"].update((k, getattr(args, k)) for k in task.environment if getattr(args, k) is not None)
+    run, player = _checked(_prepare, task, config, "." if pretrained else folder)
+    if pretrained:
+        run.experiment.theta[...] = theta
+    else:
+        run.restore(read_checkpoint(folder))
     return run, player
 
 
@@ -221,16 +283,19 @@ def _train(run, player, quiet):
     bar = tqdm(total=budget, initial=run.env_steps, unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True)
     with bar, np.errstate(all="ignore"):  # what is not finite ends the run with a message of its own
         updates = run.updates()
-        while run.env_steps < budget and not solved:
+        row = run.rows[-1] if run.rows else {}
+        while True:
+            if target is not None and row.get("eval_return_mean", -np.inf) >= target:
+                returns = player.returns(run.update, 1)
+                solved = bool(returns.mean() >= target)
+            if solved or run.env_steps >= budget:
+                break
             if config["settings"]["anneal"]:
                 experiment.set_learning_rate(1 - run.env_steps / budget)
             row = next(updates)
             bar.update(run.env_steps - bar.n)
             if "return_mean" in row:
-                bar.set_postfix_str(f"return {row['return_mean']:.1f}", refresh=False)
-            if target is not None and row.get("eval_return_mean", -np.inf) >= target:
-                returns = player.returns(run.update, 1)
-                solved = bool(returns.mean() >= target)
+                bar.set_postfix_str(f"return {run.recent_return():.1f}, {run.episodes} episodes", refresh=False)
     if not solved:
         returns = player.returns(run.update, 1)
         solved = target is not None and bool(returns.mean() >= target)
@@ -252,7 +317,7 @@ def _train(run, player, quiet):
 
 def _train_command(task, args, parser):
     if args.resume:
-        given = [name for name in vars(args) if getattr(args, name) not in (None, False)]
+        given = [name for name, value in vars(args).items() if value is not None]
         for name in set(given) - {"resume", "steps", "quiet"}:
             parser.error(f"{_flag(name)} cannot be changed with --resume; the run's config.json holds it")
         config, folder = read_config(args.resume), pathlib.Path(args.resume)
@@ -260,7 +325,7 @@ def _train_command(task, args, parser):
     else:
         config = _new_config(task, args, parser)
         folder = pathlib.Path(args.out) if args.out else _new_folder(config)
-    run, player = _prepare(task, config, folder)
+    run, player = _checked(_prepare, task, config, folder)
     if args.resume:
         run.resume()
     else:
@@ -272,7 +337,7 @@ def _train_command(task, args, parser):
         run.save()
         print(
             f"\ninterrupted at update {run.update}; saved as of update {int(run.snapshot['update'])}. Go on with:\n"
-            f"  python {parser.prog} --resume {folder}",
+            f"  python {parser.prog} --resume {shlex.quote(str(folder))}",
             file=sys.stderr,
         )
         return 130
@@ -299,28 +364,54 @@ def _evaluate_command(task, args):
     return 0
 
 
-def _gif_command(task, args):
-    run, player = _load(task, args.gif, args)
-    env = task.make_env(run.config["env"], "rgb_array")
-    moments, frames, over = normaliser(run.envs), [], False
+def _frames(task, run, player, mode):
+    """What `render` gives before each step of one episode."""
+    env = task.make_env(run.config["env"], mode, **_environment(task, run.config))
+    moments, over = normaliser(run.envs), False
     obs, _ = env.reset(seed=int(np.random.default_rng([player.seed, EVALUATE, 0, 3]).integers(2**31)))
     while not over:
-        frames.append(env.render())
+        yield env.render(), env.metadata.get("render_fps", 30)
         if moments:
             obs = (obs - moments["obs_mean"]) / np.sqrt(moments["obs_var"] + run.envs.epsilon)
         obs, _, terminated, truncated, _ = env.step(player.act(obs))
         over = terminated or truncated
+    env.close()
+
+
+def _gif_command(task, args):
+    run, player = _load(task, args.gif, args)
+    frames, fps = zip(*_frames(task, run, player, "rgb_array"))
     path = run.folder / "policy.gif"
-    plots.gif(path, frames, fps=env.metadata.get("render_fps", 30))
+    plots.gif(path, frames, fps[0])
     print(f"wrote {path}: {len(frames)} frames")
+    return 0
+
+
+def _watch_command(task, args):
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise RunError("--watch: there is no screen here; --gif writes the episode to a file")
+    run, player = _load(task, args.watch, args)
+    for _ in _frames(task, run, player, "human"):
+        pass
+    return 0
+
+
+def _export_command(task, args):
+    run, _ = _load(task, args.export, args)
+    write_weights(task.pretrained, run.config, run.experiment.theta)
+    print(f"wrote {task.pretrained}: {task.pretrained.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
 def main(task, argv=None):
     """Run a script's command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may lack Greek letters
     parser = make_parser(task)
     args = parser.parse_args(argv)
-    modes = [name for name in ("resume", "evaluate", "gif") if getattr(args, name)]
+    commands = {"evaluate": _evaluate_command, "gif": _gif_command, "watch": _watch_command, "export": _export_command}
+    modes = [name for name in ("resume", *commands) if getattr(args, name, None)]
     if len(modes) > 1:
         parser.error(f"{_flag(modes[0])} and {_flag(modes[1])} do not go together")
     try:
@@ -329,13 +420,15 @@ def main(task, argv=None):
     except ValueError as error:
         parser.error(f"argument --checkpoint-every: {error}")
     try:
-        if args.evaluate:
-            return _evaluate_command(task, args)
-        if args.gif:
-            return _gif_command(task, args)
+        if modes and modes[0] in commands:
+            for name in vars(args):
+                allowed = (*commands, *task.environment, "seed", "episodes", "quiet")
+                if getattr(args, name) is not None and name not in allowed:
+                    parser.error(f"{_flag(name)} has no meaning with {_flag(modes[0])}")
+            return commands[modes[0]](task, args)
         return _train_command(task, args, parser)
-    except (RunError, UnsupportedEnvironment) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+    except (RunError, UnsupportedEnvironment, gymnasium.error.DependencyNotInstalled) as error:
+        print(f"{parser.prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"{parser.prog}: {error.filename}: {error.strerror}", file=sys.stderr)

@@ -18,6 +18,8 @@ class UnsupportedEnvironment(ValueError):
 
 
 def _make(make, env_id, *args, **kwargs):
+    if env_id.count(":") > 1:
+        raise UnsupportedEnvironment(f"environment {env_id!r}: expected NAME or MODULE:NAME")
     try:
         return make(env_id, *args, **kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
@@ -35,14 +37,17 @@ def _wrappers_for(env_id):
         raise UnsupportedEnvironment(f"environment {env_id}: observations must be Box or Discrete, got {obs_space}")
     if not isinstance(act_space, (spaces.Box, spaces.Discrete)):
         raise UnsupportedEnvironment(f"environment {env_id}: actions must be Discrete or Box, got {act_space}")
+    if 0 in (obs_space.shape or ()):
+        raise UnsupportedEnvironment(f"environment {env_id}: observations are empty: {obs_space}")
     needed = []
     if obs_space.shape is None or len(obs_space.shape) != 1:
         needed.append(wrappers.FlattenObservation)
     if isinstance(act_space, spaces.Box):
-        if len(act_space.shape) != 1:
-            raise UnsupportedEnvironment(f"environment {env_id}: Box actions must be one vector, got {act_space}")
+        if len(act_space.shape) != 1 or 0 in act_space.shape or not np.issubdtype(act_space.dtype, np.floating):
+            message = f"environment {env_id}: Box actions must be one vector of real numbers, got {act_space}"
+            raise UnsupportedEnvironment(message)
         if act_space.is_bounded():
-            needed += [lambda env: wrappers.RescaleAction(env, -1.0, 1.0), wrappers.ClipAction]
+            needed += [lambda env: wrappers.RescaleAction(env, np.float32(-1), np.float32(1)), wrappers.ClipAction]
     elif act_space.start != 0:
         raise UnsupportedEnvironment(f"environment {env_id}: Discrete actions must start at 0, got {act_space}")
     return needed
@@ -62,9 +67,12 @@ def make_envs(env_id, n, normalise_obs=False):
     return NormalizeObservation(envs) if normalise_obs else envs
 
 
-def make_env(env_id, render_mode=None):
-    """One copy with the same wrappers, to render."""
-    env = _make(gymnasium.make, env_id, render_mode=render_mode)
+def make_env(env_id, render_mode=None, normalise_obs=False):
+    """One copy with the same wrappers, to render; not normalised, which needs a vector environment's moments."""
+    env = _make(gymnasium.make, env_id)
+    if render_mode and not {render_mode, "rgb_array"} & set(env.metadata.get("render_modes", [])):
+        raise UnsupportedEnvironment(f"environment {env_id}: cannot render as {render_mode}")
+    env = _make(gymnasium.make, env_id, render_mode=render_mode) if render_mode else env
     for wrap in _wrappers_for(env_id):
         env = wrap(env)
     return env
@@ -91,5 +99,4 @@ def default_distribution(envs):
 
 def reward_threshold(env_id):
     """The mean return at which Gymnasium's registry calls the environment solved, or None."""
-    spec = gymnasium.registry.get(env_id)
-    return spec.reward_threshold if spec else None
+    return _make(gymnasium.make, env_id).spec.reward_threshold

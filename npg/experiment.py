@@ -43,16 +43,18 @@ class Experiment(NamedTuple):
     set_learning_rate: Callable  # set_learning_rate(fraction of the initial one)
 
 
-def build(algo, envs, distribution, seed, settings):
+def build(algo, envs, distribution, seed, settings, make_sampler=Sampler, make_network=MLP):
     """The `Experiment` of one algorithm on a Gymnasium vector environment; see the module for `settings`."""
+    if algo not in ALGORITHMS:
+        raise ValueError(f"algo: expected one of {ALGORITHMS}, got {algo!r}")
     settings = dict(settings)
     rng = np.random.default_rng([seed, INIT])
-    sampler = Sampler(envs, seed, TRAIN, 0)
+    sampler = make_sampler(envs, seed, TRAIN, 0)
     hidden, activation = settings.pop("hidden"), settings.pop("activation")
     rate = settings.pop("learning_rate")
     critic_rate = settings.pop("critic_learning_rate", rate)
     n_obs = envs.single_observation_space.shape[0]
-    network = lambda n_out, n_in=n_obs: MLP((n_in, *hidden, n_out), activation)
+    network = lambda n_out, n_in=n_obs: make_network((n_in, *hidden, n_out), activation)
 
     n_out, tail = distribution.n_params, {}
     if isinstance(distribution, Gaussian):
@@ -73,12 +75,14 @@ def build(algo, envs, distribution, seed, settings):
     buffer = ExperienceBuffer(settings.pop("capacity", 1))
 
     if algo == "reinforce":
+        fit = {name: settings.pop(name, None) for name in ("epochs", "batch_size")}  # of the state baseline alone
         baseline = BASELINES[settings.pop("baseline")]
+        if baseline is baselines.leave_one_out and envs.num_envs < 2:
+            raise ValueError("baseline: leave-one-out needs at least 2 envs")
         if baseline is baselines.StateBaseline:
             critic = Critic(network(1))
             phi = vectors["phi"] = critic.init(rng)
             optimizers["phi"] = Adam(phi, critic_rate)
-            fit = {name: settings.pop(name) for name in ("epochs", "batch_size")}
             baseline = baseline(critic, phi, optimizers["phi"], sampler.rng, **fit)
         updates = reinforce(*learn, baseline=baseline, **settings)
     elif algo == "q-actor-critic":

@@ -23,7 +23,8 @@ def learning_curve(path, rows, title, target=None):
     if target is not None:
         axes.axhline(target, color="#a50f15", linestyle="--", label=f"target {target:g}")
     axes.set(title=title, xlabel="environment steps", ylabel="return of training episodes (sampled actions)")
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 

@@ -96,7 +96,7 @@ def standardise(x, where=True):
     batch's own mean is a baseline that the batch's own actions have shaped.
     """
     mean, std = np.mean(x, where=where), np.std(x, where=where)
-    return (x - mean) / std if std > _rounding(x, where) else np.zeros_like(x)
+    return np.zeros_like(x) if std <= _rounding(x, where) else (x - mean) / std  # a NaN stays one, and is seen
 
 
 def explained_variance(target, val, where=True):

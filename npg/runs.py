@@ -40,16 +40,19 @@ class Diverged(Exception):
 def write_atomically(path, write):
     """write(file) into a temporary file beside `path`, which then takes its place: never half a file."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def write_json(path, value):
     """Atomically; NaN, which JSON does not know, becomes null."""
-    clean = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in value.items()}
+    clean = json.loads(json.dumps(value), parse_constant=lambda name: None)
     write_atomically(path, lambda file: file.write((json.dumps(clean, indent=2) + "\n").encode()))
 
 
@@ -64,6 +67,9 @@ def read_config(folder):
         raise RunError(f"{path}: cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise RunError(f"{path}: not the config of an npg run (expected format {FORMAT!r})")
+    needed = {"env", "algo", "seed", "steps", "target", "episodes", "evaluate_every", "checkpoint_every", "settings"}
+    if needed - config.keys() or not isinstance(config["settings"], dict):
+        raise RunError(f"{path}: damaged: {', '.join(sorted(needed - config.keys())) or 'settings'}")
     return config
 
 
@@ -75,7 +81,7 @@ def read_checkpoint(folder):
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise RunError(f"{path}: no checkpoint here") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+    except Exception as error:  # what damaged bytes make zipfile and NumPy raise has no common base
         raise RunError(f"{path}: not a readable checkpoint: {error}") from None
     missing = {"format", "theta", *COUNTERS} - set(arrays)
     if missing or str(arrays["format"]) != FORMAT:
@@ -83,11 +89,26 @@ def read_checkpoint(folder):
     return arrays
 
 
+def write_weights(path, config, theta):
+    """A policy alone, to give away: its config, and θ in half precision and compressed."""
+    arrays = {"config": np.asarray(json.dumps(config)), "theta": theta.astype(np.float16)}
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def read_weights(path):
+    """(config, θ) of a file by `write_weights`; RunError where there is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return json.loads(str(file["config"])), file["theta"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
+
+
 def parse_period(text):
     """"50" → (50, None) updates; "30s" → (None, 30.0) seconds."""
     try:
         updates, seconds = (None, float(text[:-1])) if text.endswith("s") else (int(text), None)
-        if (seconds or updates) > 0:
+        if (seconds or updates or 0) > 0:
             return updates, seconds
     except ValueError:
         pass
@@ -99,7 +120,8 @@ class Run:
 
     config["checkpoint_every"]  updates ("50") or seconds ("30s"). Every 50 or, with seconds, every 25 updates the
     environments are seeded anew and the state is kept in memory; it is written at once, or when the seconds are over.
-    evaluate(k)                 returns of unseen episodes, called with k every config["evaluate_every"] updates
+    evaluate(k)                 returns of unseen episodes, called with k every config["evaluate_every"] updates: where
+                                config["evaluate_from"] is given, only while `recent_return` in training is no less
     """
 
     def __init__(self, folder, config, experiment, envs, evaluate):
@@ -115,7 +137,7 @@ class Run:
         """Make the folder; RunError where it holds a run already, or cannot be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if (self.folder / "config.json").exists():
+            if any((self.folder / name).exists() for name in ("config.json", "metrics.csv", "checkpoint.npz")):
                 raise RunError(f"{self.folder}: holds a run already; --resume it or choose another --out")
             write_json(self.folder / "config.json", self.config)
             self._open_metrics()
@@ -125,9 +147,17 @@ class Run:
 
     def resume(self):
         """Take the state of the last checkpoint; rows of metrics.csv beyond it are dropped."""
-        self.restore(read_checkpoint(self.folder))
+        metrics = self.folder / "metrics.csv"
+        begun = (self.folder / "checkpoint.npz").exists() or metrics.exists() and metrics.read_bytes().count(b"\n") > 1
+        if begun:
+            self.restore(read_checkpoint(self.folder))
         try:
-            self.rows = [row for row in read_metrics(self.folder) if row["update"] <= self.update]
+            rows = read_metrics(self.folder) if begun else []
+            self.rows = [row for row in rows if row["update"] <= self.update]
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{metrics}: cannot be read: {error!r}") from None
+        try:
+            write_json(self.folder / "config.json", self.config)
             self._open_metrics()
             self._snapshot()
         except OSError as error:
@@ -136,7 +166,8 @@ class Run:
     def restore(self, saved):
         """Take the state of a checkpoint; RunError unless names, shapes and dtypes are those of this experiment."""
         moments = normaliser(self.envs)
-        for name, array in {**self.experiment.arrays, **moments}.items():
+        counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
+        for name, array in {**self.experiment.arrays, **moments, **counters}.items():
             if name not in saved or saved[name].shape != array.shape or saved[name].dtype != array.dtype:
                 found = f"{saved[name].dtype}{list(saved[name].shape)}" if name in saved else "nothing"
                 raise RunError(f"{self.folder}: expected {name} {array.dtype}{list(array.shape)}, found {found}")
@@ -180,14 +211,14 @@ class Run:
         return {"format": np.asarray(FORMAT), **counters, **{name: a.copy() for name, a in arrays.items()}}
 
     def _snapshot(self):
+        self.snapshot = self._state()  # before the reset, which adds to the moments of normalised observations
         self.experiment.reset(self.update)
-        self.snapshot = self._state()
         due = self.save_seconds is None or not hasattr(self, "saved_at")
         if due or time.monotonic() - self.saved_at >= self.save_seconds:
             self.save()
 
     def _check_finite(self, update):
-        suspects = {"gradient": update["grad_norm"], **self.experiment.arrays}
+        suspects = {"gradient": update["grad_norm"], **self.experiment.arrays, **normaliser(self.envs)}
         if all(np.isfinite(x).all() for x in suspects.values()):
             return
         rollout = update["rollout"]  # look for the cause before its effects
@@ -205,12 +236,21 @@ class Run:
         if rollout.episode_returns:
             row["return_mean"] = float(np.mean(rollout.episode_returns))
             row["length_mean"] = float(np.mean(rollout.episode_lengths))
-        if self.update % self.config["evaluate_every"] == 0:
+        self.rows.append(row)
+        if self.update % self.config["evaluate_every"] == 0 and self._worth_evaluating():
             row["eval_return_mean"] = float(self.evaluate(self.update).mean())
         row.update((name, float(update[name])) for name in MEASURES if name in update)
-        self.rows.append(row)
         self.metrics.writerow(_formatted(row))
         return row
+
+    def recent_return(self):
+        """Mean return of the training episodes that ended in the last 50 updates; −inf where none did."""
+        recent = [row["return_mean"] for row in self.rows[-50:] if "return_mean" in row]
+        return float(np.mean(recent)) if recent else -np.inf
+
+    def _worth_evaluating(self):
+        threshold = self.config.get("evaluate_from")
+        return threshold is None or self.recent_return() >= threshold
 
     def _open_metrics(self):
         text = io.StringIO(newline="")

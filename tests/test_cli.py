@@ -1,0 +1,855 @@
+"""The command line as its users meet it: wrong input, full disks, Ctrl-C, SIGKILL, NaN; and runs that can be repeated.
+
+Most tests call `main` in this process; where a process must die, it is forked from this one or really started.
+"""
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import test_environments  # registers the environments "strange/…"
+
+from npg import cli, runs
+from npg.experiment import ALGORITHMS, BASELINES
+from npg.policy import ActorCritic
+from npg.runs import read_checkpoint, read_config, read_metrics, write_json
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "run_cartpole.py"
+_spec = importlib.util.spec_from_file_location("run_cartpole", SCRIPT)
+run_cartpole = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(run_cartpole)
+TASK = run_cartpole.TASK
+
+TINY = {
+    "ppo": "--n-steps 8 --batch-size 8 --epochs 2",
+    "a2c": "--n-steps 8",
+    "actor-critic": "--n-steps 8 --batch-size 8 --epochs 2",
+    "q-actor-critic": "--n-steps 8 --batch-size 8 --epochs 1 --iterations 2",
+    "reinforce": "--epochs 1",
+}
+
+
+def tiny(algo="ppo", more=""):
+    """Flags of a run whose updates take a millisecond or two."""
+    return f"--quiet --hidden 8 --envs 2 --episodes 2 --evaluate-every 7 --algo {algo} {TINY[algo]} {more}"
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Drawing takes longer than these runs. The run that `finished` and those of other processes do draw."""
+    monkeypatch.setattr(cli.plots, "learning_curve", lambda path, *args: path.touch())
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(capsys):
+    """call(flags, out=folder) → exit code and output of one command line."""
+    handler = signal.getsignal(signal.SIGINT)
+
+    def run(flags="", **folders):
+        argv = shlex.split(flags)
+        for flag, folder in folders.items():
+            argv += [f"--{flag}", str(folder)]
+        capsys.readouterr()
+        try:
+            code = cli.main(TASK, argv)
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run that spent its budget; not to be written to."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert cli.main(TASK, [*tiny(more="--steps 300").split(), "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return pathlib.Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def contents(folder):
+    """Every file below a folder, byte for byte."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def assert_refused(result, *words):
+    """Exit code 2 and one clear line, with these words in it."""
+    assert result.code == 2 and result.out == ""
+    assert re.fullmatch(r"\S+: .+\n", result.err), result.err
+    for word in words:
+        assert str(word) in result.err
+
+
+def final_state(folder):
+    return {name: array for name, array in read_checkpoint(folder).items() if name != "seconds"}
+
+
+def assert_same_run(folder, expected):
+    """The same θ, optimizer state and counters to the last bit, and the same metrics but for the seconds."""
+    state, expected_state = final_state(folder), final_state(expected)
+    assert state.keys() == expected_state.keys()
+    for name, array in expected_state.items():
+        np.testing.assert_array_equal(state[name], array, err_msg=name)
+    rows, expected_rows = read_metrics(folder), read_metrics(expected)
+    assert [row["update"] for row in rows] == list(range(1, int(state["update"]) + 1))
+    for row, expected_row in zip(rows, expected_rows, strict=True):
+        assert {**row, "seconds": 0} == {**expected_row, "seconds": 0}
+
+
+# ---- flags and input that are wrong: one line, exit code 2, nothing written
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *("--algo sarsa", "--seed -1", "--seed 1.5", "--seed x", "--steps 0", "--steps -5", "--steps 1e5"),
+        *("--target x", "--target nan", "--episodes 0", "--evaluate-every 0", "--envs 0", "--n-steps 0"),
+        *("--checkpoint-every 0", "--checkpoint-every 0s", "--checkpoint-every -1", "--checkpoint-every often"),
+        *("--gamma 1.1", "--gamma -0.1", "--gamma nan", "--gamma x", "--lam 2", "--learning-rate 0"),
+        *("--learning-rate -1", "--learning-rate nan", "--hidden 0", "--hidden 8 -8", "--hidden x"),
+        *("--activation gelu", "--epochs 0", "--batch-size 0", "--importance heavy", "--capacity 0"),
+        *("--value-weight -1", "--value-weight nan", "--entropy-weight -1", "--max-grad-norm 0"),
+        *("--weight all --algo reinforce", "--baseline v --algo reinforce", "--iterations 0 --algo q-actor-critic"),
+        *("--estimation lstd --algo actor-critic", "--proximal -1 --algo actor-critic"),
+        *("--critic-learning-rate 0 --algo actor-critic", "--sigma wide --env Pendulum-v1"),
+        *("--log-std x --env Pendulum-v1", "--log-std nan --env Pendulum-v1", "--temperature 1"),
+        *("--env=", "--checkpoint-every="),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line_that_names_its_flag(call, tmp_path, flags):
+    flag = re.match(r"[^ =]+", flags).group()
+    assert_refused(call(f"--quiet --steps 1 --episodes 1 {flags}", out=tmp_path / "run"), flag)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *("--weight total", "--baseline time", "--estimation td", "--proximal 1", "--iterations 3", "--subtract-value"),
+        *("--critic-learning-rate 1", "--sigma fixed", "--log-std 0", "--epochs 2 --algo a2c"),
+        *("--lam 1 --algo reinforce", "--n-steps 8 --algo reinforce", "--shared --algo reinforce"),
+        "--no-shared --algo q-actor-critic",
+        *("--capacity 2 --algo a2c", "--gamma 0 --weight total --algo a2c", "--importance plain --algo actor-critic"),
+    ],
+)
+def test_a_flag_without_meaning_for_the_algorithm_is_refused_by_name(call, tmp_path, flags):
+    flag = next(flag for flag in flags.split() if flag.startswith("--") and flag != "--gamma")
+    assert_refused(call(f"--quiet {flags}", out=tmp_path / "run"), flag.replace("--no-", "--"), "no meaning")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_baseline_that_leaves_one_out_needs_two_trajectories(call, tmp_path):
+    flags = "--quiet --algo reinforce --baseline leave-one-out --envs 1"
+    assert_refused(call(flags, out=tmp_path / "run"), "leave-one-out")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "env, reason",
+    [
+        ("Nowhere-v0", "Nowhere"),
+        ("no_such_module:Env-v0", "no_such_module"),
+        ("a:b:c", "a:b:c"),
+        ("strange/MissingPackage-v0", "frobnicate is not installed"),
+        *((f"strange/{name}", name) for name in test_environments.UNSUPPORTED),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_refused(call, tmp_path, env, reason):
+    assert_refused(call(f"--quiet --env {env}", out=tmp_path / "run"), reason)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_things_at_once_are_refused(call, copy):
+    before = contents(copy)
+    for first, second in (("resume", "evaluate"), ("resume", "gif"), ("evaluate", "gif")):
+        assert_refused(call(**{first: copy, second: copy}), f"--{first}", f"--{second}")
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("flag", ["resume", "evaluate", "gif", "out"])
+def test_an_empty_folder_name_as_of_an_unset_variable_is_refused(call, tmp_path, monkeypatch, flag):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(call(f"--{flag}= --quiet" + " --steps 1 --episodes 1" * (flag in ("out", "resume"))))
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("flag", ["resume", "evaluate", "gif"])
+def test_a_folder_that_holds_no_run_is_refused(call, tmp_path, flag):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path, tmp_path / "nowhere", tmp_path / "file", tmp_path / "file" / "below"):
+        assert_refused(call("--quiet", **{flag: folder}), folder)
+    assert contents(tmp_path) == {tmp_path / "file": b"mine"}
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(call, copy):
+    before = contents(copy)
+    assert_refused(call(tiny(more="--steps 1"), out=copy), copy, "holds a run already")
+    assert contents(copy) == before
+
+
+def test_a_folder_that_cannot_be_made_is_refused(call, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert_refused(call(tiny(more="--steps 1"), out=folder), folder)
+    assert contents(tmp_path) == {tmp_path / "file": b"mine"}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *("--algo ppo", "--env CartPole-v1", "--seed 0", "--seed 1", "--target 0", "--target 9", "--out elsewhere"),
+        *("--episodes 2", "--evaluate-every 7", "--checkpoint-every 50", "--gamma 0", "--gamma 0.5", "--lam 0"),
+        *("--no-anneal", "--anneal", "--no-shared", "--hidden", "--entropy-weight 0", "--no-normalise-obs"),
+    ],
+)
+def test_resume_takes_no_flag_that_the_run_has_settled(call, copy, flags):
+    before = contents(copy)
+    assert_refused(call(f"--quiet {flags}", resume=copy), flags.split()[0].replace("--no-", "--"))
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("flag", ["evaluate", "gif"])
+@pytest.mark.parametrize("flags", ["--algo a2c", "--env Pendulum-v1", "--steps 5", "--out elsewhere", "--gamma 0.5"])
+def test_flags_of_training_are_refused_where_nothing_is_trained(call, copy, flag, flags):
+    before = contents(copy)
+    assert_refused(call(flags, **{flag: copy}), flags.split()[0])
+    assert contents(copy) == before
+
+
+def rewritten(path, **changes):
+    arrays = {**read_checkpoint(path.parent), **changes}
+    np.savez(path, **arrays)
+
+
+DAMAGED = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    "corrupt": lambda path: path.write_bytes(path.read_bytes().replace(b"\0\0\0", b"\1\2\3")),
+    "text": lambda path: path.write_text("hello"),
+    "foreign": lambda path: np.savez(path, weights=np.ones(3)),
+    "pickled": lambda path: rewritten(path, theta=np.array([{}], object)),
+    "of another network": lambda path: rewritten(path, theta=np.zeros(5, np.float32)),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("flag", ["resume", "evaluate", "gif"])
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_checkpoint_is_refused_and_nothing_is_written(call, copy, damage, flag):
+    DAMAGED[damage](copy / "checkpoint.npz")
+    before = contents(copy)
+    assert_refused(call("--quiet", **{flag: copy}), copy)
+    assert contents(copy) == before
+
+
+CONFIGS = {
+    "empty": lambda text: "",
+    "cut short": lambda text: text[: len(text) // 2],
+    "another format": lambda text: text.replace("npg run", "other run"),
+    "bare": lambda text: json.dumps({"format": json.loads(text)["format"]}),
+    "no settings": lambda text: edited(text, lambda config: config.pop("settings")),
+    "a setting lost": lambda text: edited(text, lambda config: config["settings"].pop("hidden")),
+    "a setting too many": lambda text: edited(text, lambda config: config["settings"].update(temperature=1.0)),
+    "settings no dict": lambda text: edited(text, lambda config: config.update(settings=[1, 2])),
+    "an unknown algorithm": lambda text: edited(text, lambda config: config.update(algo="sarsa")),
+    "an unknown environment": lambda text: edited(text, lambda config: config.update(env="Nowhere-v0")),
+    "a word for a seed": lambda text: edited(text, lambda config: config.update(seed="three")),
+    "an unknown activation": lambda text: edited(text, lambda config: config["settings"].update(activation="gelu")),
+    "a bad period": lambda text: edited(text, lambda config: config.update(checkpoint_every="often")),
+}
+
+
+def edited(text, change):
+    config = json.loads(text)
+    change(config)
+    return json.dumps(config)
+
+
+@pytest.mark.parametrize("flag", ["resume", "evaluate"])
+@pytest.mark.parametrize("damage", CONFIGS)
+def test_a_damaged_config_is_refused_and_nothing_is_written(call, copy, damage, flag):
+    path = copy / "config.json"
+    path.write_text(CONFIGS[damage](path.read_text()))
+    before = contents(copy)
+    assert_refused(call("--quiet", **{flag: copy}))
+    assert contents(copy) == before
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_checkpoint_that_loads(call, tmp_path, monkeypatch):
+    replace, count = os.replace, [0]
+
+    def full_in_the_end(*args):
+        count[0] += 1
+        if count[0] > 6:
+            raise OSError(28, "No space left on device")
+        replace(*args)
+
+    monkeypatch.setattr(os, "replace", full_in_the_end)
+    result = call(tiny(more="--steps 1000 --checkpoint-every 5"), out=tmp_path / "run")
+    assert_refused(result, tmp_path / "run", "No space left on device")
+    assert read_checkpoint(tmp_path / "run")["update"] == 15
+
+
+# ---- what a run leaves behind
+
+
+def test_the_script_explains_every_flag_with_its_default():
+    result = subprocess.run([sys.executable, SCRIPT, "-h"], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr == ""
+    promised = "algo env seed steps out resume evaluate gif quiet checkpoint-every weight baseline target episodes"
+    settings = [name for settings in (TASK.settings, TASK.continuous_settings) for s in settings.values() for name in s]
+    for name in (*promised.split(), *settings):
+        assert f"--{name.replace('_', '-')}" in result.stdout
+    for algo in (*ALGORITHMS, *BASELINES):
+        assert algo in result.stdout
+    for action in cli.make_parser(TASK)._actions:
+        without = action.metavar == "DIR" or action.dest in ("help", "quiet")
+        assert action.help and (without or re.search(r"\(.+\)$", action.help)), action.option_strings
+
+
+def test_help_and_results_can_be_written_where_the_terminal_knows_no_greek(finished):
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for flags in (["-h"], ["--evaluate", finished]):
+        result = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, env=env)
+        assert result.returncode == 0 and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", re.findall(r"run_cartpole\.py(.*?)(?:   .*)?\n", run_cartpole.__doc__))
+def test_the_scripts_own_examples_run(call, tmp_path, command):
+    assert call(f"{command} --quiet --steps 1 --episodes 1", out=tmp_path / "run").code == 0
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "strange/Bounded-v0"])
+def test_every_algorithm_trains_in_every_kind_of_space_and_says_nothing_else(call, tmp_path, algo, env):
+    result = call(tiny(algo, f"--env {env} --steps 100"), out=tmp_path / "run")
+    assert result.code == 0 and result.err == "" and result.out.count("\n") == 1
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("config.json", "metrics.csv", "checkpoint.npz", "learning_curve.png", "result.json")
+    }
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("weight", ["total", "reward-to-go", "discounted"])
+def test_reinforce_takes_every_weight_with_every_baseline(call, tmp_path, weight, baseline):
+    flags = f"--quiet --envs 2 --episodes 1 --steps 50 --algo reinforce --weight {weight} --baseline {baseline}"
+    assert call(flags, out=tmp_path / "run").code == 0
+    config = read_config(tmp_path / "run")
+    assert (config["settings"]["weight"], config["settings"]["baseline"]) == (weight, baseline)
+
+
+def test_the_result_is_that_of_the_run(finished):
+    result, rows = json.loads((finished / "result.json").read_text()), read_metrics(finished)
+    assert {"env": "CartPole-v1", "algo": "ppo", "seed": 0, "solved": False}.items() <= result.items()
+    assert (result["updates"], result["env_steps"]) == (rows[-1]["update"], rows[-1]["env_steps"])
+    assert result["seconds"] == pytest.approx(rows[-1]["seconds"], rel=1e-5)
+    assert result["eval_episodes"] == 2 and result["eval_return_mean"] >= 2 and result["eval_return_std"] >= 0
+
+
+def test_the_metrics_have_a_row_for_every_update(finished):
+    rows = read_metrics(finished)
+    assert [row["update"] for row in rows] == list(range(1, len(rows) + 1))
+    for name in ("env_steps", "episodes", "seconds"):
+        assert [row[name] for row in rows] == sorted(row[name] for row in rows)
+    assert [row["update"] for row in rows if "eval_return_mean" in row] == list(range(7, len(rows) + 1, 7))
+    assert all(0 < row["entropy"] <= 0.6932 and row["grad_norm"] > 0 for row in rows)
+    assert any("return_mean" in row for row in rows) and any("explained_variance" in row for row in rows)
+
+
+def test_the_budget_of_steps_ends_the_run(finished):
+    *_, last_but_one, last = read_metrics(finished)
+    assert last_but_one["env_steps"] < 300 <= last["env_steps"] < 300 + 2 * 8
+
+
+def test_a_run_can_be_repeated_from_its_config_alone(call, tmp_path):
+    more = "--env Pendulum-v1 --seed 3 --steps 200 --checkpoint-every 4 --anneal --normalise-obs --hidden 6 5"
+    flags = tiny(more=f"{more} --sigma state --shared --gamma 0.9 --entropy-weight 0.01")
+    assert call(flags, out=tmp_path / "run").code == 0
+    config = read_config(tmp_path / "run")
+    again = ["--quiet"]
+    for name, value in {**config, **config["settings"]}.items():
+        if name in ("format", "settings", "versions") or value is None:
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            again.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            again += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    assert call(shlex.join(again), out=tmp_path / "again").code == 0
+    assert_same_run(tmp_path / "again", tmp_path / "run")
+    assert {"npg", "python", "numpy", "gymnasium"} <= config["versions"].keys()
+
+
+def test_a_seed_changes_everything(call, tmp_path, finished):
+    assert call(tiny(more="--steps 300 --seed 1"), out=tmp_path / "run").code == 0
+    assert not np.array_equal(read_checkpoint(tmp_path / "run")["theta"], read_checkpoint(finished)["theta"])
+
+
+def test_runs_without_a_folder_get_new_ones_by_their_names(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for env in ("CartPole-v1", "CartPole-v1", "strange/Plain-v0"):
+        assert call(tiny("a2c", f"--env {env} --seed 4 --steps 1")).code == 0
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        *("CartPole-v1-a2c-seed4", "CartPole-v1-a2c-seed4-2", "strange-Plain-v0-a2c-seed4")
+    }
+
+
+def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp_path):
+    seeds = {2: [], 5: []}  # by the number of environments: of training, of evaluation
+
+    def make_envs(env_id, n, **settings):
+        envs = TASK.make_envs(env_id, n, **settings)
+        reset = envs.reset
+
+        def spy(seed=None, **kwargs):
+            if seed is not None:
+                seeds[n].append(range(seed, seed + n))  # Gymnasium's seeds of n environments
+            return reset(seed=seed, **kwargs)
+
+        envs.reset = spy
+        return envs
+
+    flags = tiny(more="--steps 600 --episodes 5 --checkpoint-every 2 --evaluate-every 3").split()
+    assert cli.main(TASK._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
+    training, evaluation = ([seed for run in seeds[n] for seed in run] for n in (2, 5))
+    assert len(training) > 20 and len(evaluation) > 20
+    assert not set(training) & set(evaluation)
+    assert len(set(evaluation)) == len(evaluation)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """scripted(returns) makes evaluations return these means in turn, the last for ever; gives the seeds asked for."""
+
+    def script(*means):
+        means, asked = list(means), []
+
+        def play(envs, act, *seeds):
+            asked.append(seeds)
+            mean = means.pop(0) if len(means) > 1 else means[0]
+            if isinstance(mean, type):
+                raise mean
+            return np.full(envs.num_envs, float(mean)), np.ones(envs.num_envs, int)
+
+        monkeypatch.setattr(cli, "play", play)
+        return asked
+
+    return script
+
+
+def updates_and_result(folder):
+    result = json.loads((folder / "result.json").read_text())
+    return result["updates"], result["solved"], result["eval_return_mean"]
+
+
+def test_a_run_stops_when_an_evaluation_and_a_second_one_reach_the_target(call, tmp_path, scripted):
+    asked = scripted(1, 60, 40, 50, 51)  # update 7; 14 and its confirmation, failed; 21 and its confirmation
+    result = call(tiny(more="--steps 5000 --target 50"), out=tmp_path / "run")
+    assert result.code == 0 and result.out.startswith("solved")
+    assert updates_and_result(tmp_path / "run") == (21, True, 51)
+    assert len(set(asked)) == 5
+    assert read_metrics(tmp_path / "run")[-1]["env_steps"] < 5000
+
+
+def test_the_budget_ends_an_unsolved_run_with_an_evaluation_of_its_last_policy(call, tmp_path, scripted):
+    scripted(1, 2, 49)
+    result = call(tiny(more="--steps 230 --target 50"), out=tmp_path / "run")
+    assert result.code == 0 and result.out.startswith("not solved")
+    updates, solved, mean = updates_and_result(tmp_path / "run")
+    assert 14 < updates < 21 and not solved and mean == 49
+
+
+def test_a_policy_that_reaches_the_target_with_the_last_step_of_the_budget_solves_it(call, tmp_path, scripted):
+    scripted(1, 2, 50)
+    assert call(tiny(more="--steps 230 --target 50"), out=tmp_path / "run").out.startswith("solved")
+    assert updates_and_result(tmp_path / "run")[1:] == (True, 50)
+
+
+def test_the_environments_threshold_is_the_target_unless_another_is_given(call, tmp_path):
+    for env, given, target in (
+        ("CartPole-v1", "", 475.0),
+        ("CartPole-v1", "--target 0", 0.0),
+        ("Pendulum-v1", "", None),
+        ("Pendulum-v1", "--target -200", -200.0),
+        ("strange/Plain-v0", "", 5.0),
+        ("test_environments:strange/Plain-v0", "", 5.0),
+    ):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        assert call(tiny(more=f"--env {env} --steps 1 {given}"), out=folder).code == 0
+        assert read_config(folder)["target"] == json.loads((folder / "result.json").read_text())["target"] == target
+
+
+def test_without_a_target_nothing_is_called_solved_or_unsolved(call, tmp_path):
+    assert "solved" not in call(tiny(more="--env Pendulum-v1 --steps 1"), out=tmp_path / "run").out
+
+
+def test_seconds_leave_evaluation_out(call, tmp_path, monkeypatch):
+    play = cli.play
+    monkeypatch.setattr(cli, "play", lambda *args: time.sleep(0.3) or play(*args))
+    assert call(tiny(more="--steps 100 --evaluate-every 3"), out=tmp_path / "run").code == 0
+    evaluations = sum("eval_return_mean" in row for row in read_metrics(tmp_path / "run"))
+    assert evaluations == 2
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["seconds"] < 0.3 * evaluations
+
+
+def test_the_learning_rate_falls_in_a_line_from_its_initial_value_to_0(call, tmp_path, monkeypatch):
+    fractions, build = [], cli.build
+
+    def spy(*args):
+        experiment = build(*args)
+        set_rate = experiment.set_learning_rate
+        return experiment._replace(set_learning_rate=lambda fraction: fractions.append(fraction) or set_rate(fraction))
+
+    monkeypatch.setattr(cli, "build", spy)
+    assert call(tiny("a2c", "--steps 320 --anneal"), out=tmp_path / "run").code == 0
+    before = [0, *(row["env_steps"] for row in read_metrics(tmp_path / "run"))][:-1]
+    np.testing.assert_allclose(fractions, 1 - np.array(before) / 320)
+    assert fractions[0] == 1 and 0 < fractions[-1] <= 16 / 320
+    fractions.clear()
+    assert call(tiny("a2c", "--steps 320"), out=tmp_path / "other").code == 0
+    assert set(fractions) <= {1}
+
+
+# ---- playing with a trained policy
+
+
+def test_evaluate_is_deterministic_and_writes_nothing(call, copy):
+    before = contents(copy)
+    first, second = call(evaluate=copy), call(evaluate=copy)
+    assert first == second and first.code == 0
+    assert re.fullmatch(r"return [\d.]+ ± [\d.]+ \(lowest [\d.]+, highest [\d.]+\) over 2 episodes\n", first.out)
+    assert contents(copy) == before
+
+
+def test_evaluate_plays_as_many_episodes_and_with_the_seed_asked_for(call, finished):
+    first, other = (call(f"--episodes 9 --seed {seed}", evaluate=finished) for seed in (5, 6))
+    assert "over 9 episodes" in first.out
+    assert first.out != other.out
+
+
+def test_evaluate_plays_the_saved_policy_greedily(call, copy, monkeypatch):
+    """A critic and policy of zeros but for one bias: always to the right, and the pole falls within a dozen steps."""
+    theta = np.zeros_like(read_checkpoint(copy)["theta"])
+    theta[4 * 8 + 8 + 8 * 2 + 1] = 1e-3  # the bias of action 1
+    rewritten(copy / "checkpoint.npz", theta=theta)
+    highest = float(re.search(r"highest ([\d.]+)", call("--episodes 50", evaluate=copy).out).group(1))
+    assert highest < 13
+
+
+def test_gif_writes_one_episode(call, copy):
+    pytest.importorskip("pygame")
+    from PIL import Image, ImageSequence
+
+    before = contents(copy)
+    result = call(gif=copy)
+    assert result.code == 0 and result.out.count("\n") == 1
+    with Image.open(copy / "policy.gif") as image:
+        assert image.format == "GIF" and image.size == (600, 400)
+        seconds = sum(frame.info["duration"] for frame in ImageSequence.Iterator(image)) / 1000
+    n_frames = int(re.search(r"(\d+) frames", result.out).group(1))
+    assert 5 < n_frames <= 500 and seconds == pytest.approx(n_frames / 50)  # CartPole's frames a second
+    after = contents(copy)
+    assert after.pop(copy / "policy.gif") and after == before
+    assert call(gif=copy) == result
+
+
+@pytest.mark.parametrize("name, reason", [("CannotRender", "render"), ("RenderMissingPackage", "painter")])
+def test_an_environment_that_cannot_be_drawn_is_refused_by_gif(call, tmp_path, name, reason):
+    assert call(tiny("a2c", f"--env strange/{name}-v0 --steps 1"), out=tmp_path / "run").code == 0
+    before = contents(tmp_path)
+    assert_refused(call(gif=tmp_path / "run"), reason)
+    assert contents(tmp_path) == before
+
+
+def test_a_gif_that_cannot_be_written_is_an_error_of_one_line(call, tmp_path):
+    assert call(tiny("a2c", "--env strange/Plain-v0 --steps 1"), out=tmp_path / "run").code == 0
+    (tmp_path / "run" / "policy.gif").mkdir()
+    assert_refused(call(gif=tmp_path / "run"), "policy.gif")
+
+
+@pytest.mark.parametrize("flag", ["evaluate", "gif"])
+def test_a_policy_of_normalised_observations_is_played_with_its_own_moments(call, tmp_path, monkeypatch, flag):
+    if flag == "gif":
+        pytest.importorskip("pygame")
+        monkeypatch.setattr(cli.plots, "gif", lambda *args, **kwargs: None)
+    folder = tmp_path / "run"
+    assert call(tiny(more="--env Pendulum-v1 --steps 600 --normalise-obs"), out=folder).code == 0
+    seen, act = [], ActorCritic.act
+    monkeypatch.setattr(ActorCritic, "act", lambda self, theta, obs: seen.append(obs) or act(self, theta, obs))
+    assert call(**{flag: folder}).code == 0
+    saved = read_checkpoint(folder)
+    cos, sin, _ = np.moveaxis(np.array(seen) * np.sqrt(saved["obs_var"]) + saved["obs_mean"], -1, 0)
+    assert len(seen) >= 200
+    np.testing.assert_allclose(cos**2 + sin**2, 1, atol=1e-4)
+
+
+# ---- NaN
+
+
+def assert_diverged(result, folder, tensors):
+    assert result.code == 3 and result.out == ""
+    assert result.err.count("\n") == 1 and str(folder) in result.err
+    tensor, update = re.search(r"diverged: (\S+) .*after update (\d+)", result.err).groups()
+    assert tensor in tensors
+    assert int(update) == len(read_metrics(folder)) + 1
+    assert all(np.isfinite(array).all() for name, array in read_checkpoint(folder).items() if name != "format")
+
+
+NAN_VARIANTS = [(algo, "") for algo in ALGORITHMS] + [
+    *(("reinforce", f"--baseline {baseline}") for baseline in BASELINES if baseline != "state"),
+    ("actor-critic", "--estimation td"),
+    ("ppo", "--no-standardise"),
+]
+
+
+@pytest.mark.parametrize("algo, more", NAN_VARIANTS)
+@pytest.mark.parametrize("name, tensor", [("NaNReward", "reward"), ("InfReward", "reward"), ("NaNObs", "observation")])
+def test_a_nan_from_the_environment_stops_the_run_and_is_named(call, tmp_path, algo, more, name, tensor):
+    tiny_flags = tiny(algo, f"{more} --env strange/{name}-v0 --steps 400 --checkpoint-every 1")
+    if more.startswith("--baseline"):
+        tiny_flags = tiny_flags.replace(TINY["reinforce"], "")
+    result = call(tiny_flags, out=tmp_path / "run")
+    assert_diverged(result, tmp_path / "run", {tensor})
+    assert not (tmp_path / "run" / "result.json").exists()
+    if name == "NaNReward":
+        assert call(evaluate=tmp_path / "run").code == 0
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_a_learning_rate_beyond_all_bounds_stops_the_run_and_the_tensor_is_named(call, tmp_path, algo):
+    result = call(tiny(algo, "--steps 2000 --learning-rate 1e39"), out=tmp_path / "run")
+    assert_diverged(result, tmp_path / "run", {"gradient", *read_checkpoint(tmp_path / "run")})
+
+
+# ---- interrupted, killed, resumed
+
+
+def wait_for_rows(folder, n, process, seconds=60):
+    """Until metrics.csv has n rows; False if the process ended before."""
+    path, end = folder / "metrics.csv", time.monotonic() + seconds
+    alive = process.is_alive if hasattr(process, "is_alive") else lambda: process.poll() is None
+    while alive():
+        if path.exists() and path.read_bytes().count(b"\n") > n:
+            return True
+        assert time.monotonic() < end, "the run makes no progress"
+        time.sleep(0.001)
+    return False
+
+
+def killed_and_resumed(argv, folder, n_updates, kills, rng):
+    """Train in child processes, each killed by SIGKILL somewhere later in the run than the last; then to the end."""
+    fork, command = multiprocessing.get_context("fork"), [*argv, "--out", str(folder)]
+    for k in range(kills):
+        child = fork.Process(target=cli.main, args=(TASK, command))
+        child.start()
+        target = int(n_updates * (k + rng.random()) / kills)
+        if wait_for_rows(folder, max(1, target), child):
+            time.sleep(rng.uniform(0, 0.005))
+        child.kill()
+        child.join()
+        command = ["--quiet", "--resume", str(folder)]
+        if k == 0:
+            assert child.exitcode == -signal.SIGKILL and not (folder / "result.json").exists()
+    assert cli.main(TASK, command) == 0
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")
+
+
+def check_killed(tmp_path, flags, kills, seed):
+    argv = flags.split()
+    assert cli.main(TASK, [*argv, "--out", str(tmp_path / "whole")]) == 0
+    n_updates = read_metrics(tmp_path / "whole")[-1]["update"]
+    killed_and_resumed(argv, tmp_path / "killed", n_updates, kills, random.Random(seed))
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    whole, killed = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed"))
+    assert {**whole, "seconds": 0} == {**killed, "seconds": 0}
+
+
+@needs_fork
+@pytest.mark.parametrize(
+    "algo, more",
+    [
+        ("ppo", "--steps 1500 --checkpoint-every 7 --capacity 3 --anneal"),
+        ("ppo", "--steps 1500 --checkpoint-every 10 --env Pendulum-v1 --normalise-obs"),
+        ("a2c", "--steps 2000 --checkpoint-every 0.02s --shared"),
+        ("reinforce", "--steps 2000 --checkpoint-every 3"),
+    ],
+)
+def test_a_run_killed_at_random_moments_and_resumed_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, algo, more):
+    check_killed(tmp_path, tiny(algo, more), kills=3, seed=0)
+
+
+@needs_fork
+@pytest.mark.slow
+@pytest.mark.parametrize("period", ["1", "13", "0.05s"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1 --normalise-obs", "FrozenLake-v1"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_survives_being_killed(tmp_path, algo, env, period):
+    flags = tiny(algo, f"--env {env} --steps 2000 --checkpoint-every {period} --anneal")
+    check_killed(tmp_path, flags, kills=5, seed=1)
+
+
+@needs_fork
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_a_solved_run_killed_at_random_moments_is_the_same_solved_run(tmp_path, seed):
+    """Checkpoints and evaluations fall on the same updates, and evaluations take longer than updates."""
+    flags = tiny(more="--steps 100000 --target 60 --episodes 20 --checkpoint-every 7 --learning-rate 0.01")
+    check_killed(tmp_path, flags, kills=8, seed=seed)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, Killed])
+def test_a_run_that_ends_while_its_solving_evaluation_is_confirmed_goes_on_with_that(call, tmp_path, scripted, end):
+    flags = tiny(more="--steps 5000 --target 50 --checkpoint-every 7")
+    scripted(60, 60)
+    assert call(flags, out=tmp_path / "whole").code == 0
+    scripted(60, end)
+    try:
+        assert call(flags, out=tmp_path / "ended").code == 130
+    except Killed:
+        pass
+    scripted(60)
+    assert call("--quiet", resume=tmp_path / "ended").code == 0
+    assert_same_run(tmp_path / "ended", tmp_path / "whole")
+
+
+def test_a_run_killed_before_it_could_write_its_result_writes_it_when_resumed(call, tmp_path, scripted, monkeypatch):
+    flags = tiny(more="--steps 5000 --target 50 --checkpoint-every 5")
+    scripted(60)
+    assert call(flags, out=tmp_path / "whole").code == 0
+
+    def killed_at_the_result(path, value):
+        if path.name == "result.json":
+            raise Killed
+        write_json(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_json", killed_at_the_result)
+        with pytest.raises(Killed):
+            call(flags, out=tmp_path / "ended")
+    assert call("--quiet", resume=tmp_path / "ended").code == 0
+    assert_same_run(tmp_path / "ended", tmp_path / "whole")
+    assert updates_and_result(tmp_path / "ended") == updates_and_result(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("means", [[60], [1]], ids=["solved", "budget spent"])
+def test_a_finished_run_resumed_is_the_finished_run(call, tmp_path, scripted, means):
+    scripted(*means)
+    folder = tmp_path / "run"
+    assert call(tiny(more="--steps 400 --target 50 --checkpoint-every 5"), out=folder).code == 0
+    before, state, metrics = updates_and_result(folder), final_state(folder), (folder / "metrics.csv").read_bytes()
+    assert call("--quiet", resume=folder).code == 0
+    assert updates_and_result(folder) == before
+    assert (folder / "metrics.csv").read_bytes() == metrics
+    for name, array in final_state(folder).items():
+        np.testing.assert_array_equal(array, state[name])
+
+
+def test_resume_with_more_steps_goes_on_and_the_config_says_so(call, copy):
+    update = read_metrics(copy)[-1]["update"]
+    assert call("--quiet --steps 500", resume=copy).code == 0
+    rows = read_metrics(copy)
+    assert rows[-1]["env_steps"] >= 500
+    assert [row["update"] for row in rows] == list(range(1, len(rows) + 1)) and len(rows) > update
+    assert read_config(copy)["steps"] == 500
+
+
+def start(*flags):
+    return subprocess.Popen(
+        [sys.executable, SCRIPT.name, *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=SCRIPT.parent,
+    )
+
+
+LONG = tiny(more="--steps 4000 --checkpoint-every 10")
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "long"
+    assert cli.main(TASK, [*LONG.split(), "--out", str(folder)]) == 0
+    return folder
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_that_works_bit_for_bit(tmp_path, long_run):
+    folder = tmp_path / "run"
+    process = start(*LONG.replace("--quiet", "").split(), "--out", folder)
+    assert wait_for_rows(folder, 35, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and "Traceback" not in err
+    assert re.search(r"\d+%.*steps/s.*return \d", err)  # the progress bar
+    assert 30 <= read_checkpoint(folder)["update"] <= len(read_metrics(folder))
+    *_, command = err.strip().splitlines()
+    python, script, *flags = shlex.split(command)
+    assert (python, script) == ("python", SCRIPT.name)
+    resumed = start("--quiet", *flags)
+    _, err = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0 and err == ""
+    assert_same_run(folder, long_run)
+
+
+def test_ctrl_c_again_and_again_spoils_nothing(call, tmp_path, long_run):
+    folder = tmp_path / "run"
+    process = start(*LONG.split(), "--out", folder)
+    assert wait_for_rows(folder, 25, process)
+    for _ in range(20):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.002)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert call("--quiet", resume=folder).code == 0
+    assert_same_run(folder, long_run)
+
+
+def test_ctrl_c_in_a_run_with_checkpoints_by_the_clock_saves_its_last_safe_point(call, tmp_path, scripted):
+    flags = tiny(more="--steps 4000 --checkpoint-every 1000s --evaluate-every 30")
+    scripted(1)
+    assert call(flags, out=tmp_path / "whole").code == 0
+    scripted(1, KeyboardInterrupt)  # in the evaluation after update 60
+    folder = tmp_path / "my run"
+    result = call(flags, out=folder)
+    assert result.code == 130 and f"--resume {shlex.quote(str(folder))}" in result.err
+    assert read_checkpoint(folder)["update"] == 50
+    scripted(1)
+    assert call("--quiet", resume=folder).code == 0
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def test_ctrl_c_while_a_policy_is_evaluated_is_no_traceback(call, copy, scripted):
+    scripted(KeyboardInterrupt)
+    assert call(evaluate=copy).code == 130

@@ -1,0 +1,217 @@
+"""Plain settings become the algorithm that they name, and its arrays are all that a checkpoint has to hold."""
+
+import numpy as np
+import pytest
+
+from npg import experiment
+from npg.environments import default_distribution, make_envs
+from npg.experiment import ALGORITHMS, BASELINES, EVALUATE, INIT, TRAIN, build
+from npg.network import MLP
+
+NETWORK = {"hidden": [8], "activation": "tanh", "gamma": 0.99, "learning_rate": 1e-2}
+SETTINGS = {
+    "ppo": {"n_steps": 16, "batch_size": 16, "epochs": 2, "lam": 0.95, "shared": False, "capacity": 3},
+    "a2c": {"n_steps": 8, "lam": 0.95, "shared": False},
+    "actor-critic": {"n_steps": 8, "batch_size": 8, "epochs": 2, "shared": False, "critic_learning_rate": 2e-2},
+    "q-actor-critic": {"n_steps": 8, "batch_size": 8, "epochs": 1, "iterations": 2, "critic_learning_rate": 2e-2},
+    "reinforce": {"baseline": "state", "batch_size": 64, "epochs": 2, "critic_learning_rate": 2e-2},
+}
+GAUSSIAN = {"sigma": "learned", "log_std": -0.5}
+VARIANTS = [(algo, {}) for algo in ALGORITHMS] + [
+    ("ppo", {"shared": True, "importance": "truncated"}),
+    ("a2c", {"shared": True}),
+    ("actor-critic", {"estimation": "td", "proximal": 0.1}),
+    *(("reinforce", {"baseline": baseline}) for baseline in BASELINES if baseline != "state"),
+]
+
+
+def make(algo="ppo", env="CartPole-v1", seed=0, **changes):
+    envs = make_envs(env, 3)
+    settings = {**NETWORK, **SETTINGS[algo], **(GAUSSIAN if env == "Pendulum-v1" else {}), **changes}
+    return build(algo, envs, default_distribution(envs), seed, settings)
+
+
+def train(exp, n):
+    """The last of n updates."""
+    for _ in range(n):
+        update = next(exp.updates)
+    return update
+
+
+def copies(exp):
+    return {name: array.copy() for name, array in exp.arrays.items()}
+
+
+def assert_equal(arrays, expected):
+    assert arrays.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("algo, changes", VARIANTS)
+def test_the_arrays_and_a_reset_are_all_that_it_takes_to_go_on_bit_for_bit(algo, changes, env):
+    uninterrupted = make(algo, env, **changes)
+    train(uninterrupted, 2)
+    uninterrupted.reset(2)
+    saved = copies(uninterrupted)
+    train(uninterrupted, 2)
+
+    resumed = make(algo, env, **changes)
+    for name, array in resumed.arrays.items():
+        array[...] = saved[name]
+    resumed.reset(2)
+    train(resumed, 2)
+    assert_equal(resumed.arrays, uninterrupted.arrays)
+    assert not np.array_equal(resumed.theta, saved["theta"])
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_a_seed_decides_everything(algo):
+    first, again, other = make(algo), make(algo), make(algo, seed=1)
+    assert not np.array_equal(first.theta, other.theta)
+    other.theta[...] = first.theta  # now only the experience differs
+    for exp in (first, again, other):
+        train(exp, 2)
+    assert_equal(first.arrays, again.arrays)
+    assert not np.array_equal(first.theta, other.theta)
+
+
+def test_after_a_reset_nothing_depends_on_what_came_before_it():
+    first, other = make(capacity=3), make(capacity=3, seed=0)
+    train(other, 3)
+    for name, array in other.arrays.items():
+        array[...] = first.arrays[name]
+    for exp in (first, other):
+        exp.reset(7)
+        train(exp, 2)
+    assert_equal(first.arrays, other.arrays)
+
+
+def test_resets_at_different_updates_see_different_episodes():
+    first, other = make(), make()
+    first.reset(1), other.reset(2)
+    assert not np.array_equal(train(first, 1)["rollout"].obs, train(other, 1)["rollout"].obs)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_update_yields_what_a_run_records(algo):
+    exp = make(algo)
+    theta = exp.theta.copy()
+    update = train(exp, 1)
+    assert update["rollout"].env_steps > 0
+    assert np.isfinite(update["grad_norm"]) and update["grad_norm"] > 0
+    assert 0 < update["entropy"] <= np.log(2) + 1e-6
+    assert exp.theta is exp.arrays["theta"] and not np.array_equal(exp.theta, theta)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_settings_that_build_does_not_use_are_the_algorithms_arguments(algo, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(experiment, algo.replace("-", "_"), lambda *args, **kwargs: seen.update(kwargs))
+    changes = {"gamma": 0.5, "standardise": True, "entropy_weight": 0.25, "max_grad_norm": 0.125}
+    make(algo, **changes)
+    assert {name: seen[name] for name in changes} == changes
+    for name in {"n_steps", "lam", "iterations"} & SETTINGS[algo].keys():
+        assert seen[name] == SETTINGS[algo][name]
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_an_unknown_setting_is_an_error_that_names_it(algo):
+    with pytest.raises(TypeError, match="temperature"):
+        make(algo, temperature=1.0)
+
+
+def test_an_unknown_algorithm_is_an_error_that_names_it():
+    envs = make_envs("CartPole-v1", 2)
+    with pytest.raises(ValueError, match="sarsa"):
+        build("sarsa", envs, default_distribution(envs), 0, {**NETWORK, **SETTINGS["ppo"]})
+
+
+def test_networks_have_the_hidden_layers_and_the_activation_that_were_asked_for():
+    actor, critic = MLP((4, 5, 6, 2), "relu"), MLP((4, 5, 6, 1), "relu")
+    two, one = (make(hidden=[5, 6], activation="relu", shared=shared) for shared in (False, True))
+    assert two.theta.size == actor.size + critic.size
+    assert one.theta.size == MLP((4, 5, 6, 3)).size
+    assert make(hidden=[]).theta.size == MLP((4, 2)).size + MLP((4, 1)).size
+    obs = np.ones((1, 4), np.float32)
+    logits, _ = two.policy.policy.params(two.policy.actor(two.theta), obs)
+    np.testing.assert_array_equal(logits, actor.forward(two.theta[: actor.size], obs)[0])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("sigma, n_out, tail", [("state", 2, 0), ("learned", 1, 1), ("fixed", 1, 0)])
+def test_sigma_is_an_output_a_parameter_or_a_constant(shared, sigma, n_out, tail):
+    exp = make("a2c", "Pendulum-v1", sigma=sigma, log_std=-1.5, shared=shared)
+    critic = 0 if shared else MLP((3, 8, 1)).size
+    assert exp.theta.size == MLP((3, 8, n_out + shared)).size + tail + critic
+    obs = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    log_std = lambda: exp.policy.policy.params(exp.policy.actor(exp.theta), obs)[0][:, 1]
+    before = log_std()
+    train(exp, 3)
+    if sigma == "state":
+        assert np.ptp(log_std()) > 0
+    else:
+        np.testing.assert_array_equal(before, np.float32(-1.5))
+        assert np.ptp(log_std()) == 0
+        assert (log_std()[0] == np.float32(-1.5)) == (sigma == "fixed")
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_a_learning_rate_of_0_stops_all_learning_and_1_gives_it_back(algo):
+    exp = make(algo)
+    train(exp, 1)
+    exp.set_learning_rate(0)
+    names = [name for name in exp.arrays if "." not in name]
+    before = copies(exp)
+    train(exp, 2)
+    for name in names:
+        np.testing.assert_array_equal(exp.arrays[name], before[name])
+    exp.set_learning_rate(1)
+    train(exp, 1)
+    for name in names:
+        assert not np.array_equal(exp.arrays[name], before[name])
+
+
+def test_the_learning_rate_is_a_fraction_of_the_initial_one():
+    steps = {}
+    for fraction in (1, 0.5):
+        exp = make("a2c")
+        before = exp.theta.copy()
+        for f in (0.1, fraction):
+            exp.set_learning_rate(f)  # of the initial one, not of the last
+        train(exp, 1)
+        steps[fraction] = exp.theta - before
+    np.testing.assert_allclose(steps[0.5], 0.5 * steps[1], atol=1e-7)
+    assert np.max(np.abs(steps[1])) == pytest.approx(NETWORK["learning_rate"], rel=1e-3)  # Adam's first step
+
+
+@pytest.mark.parametrize(
+    "algo, critic",
+    [
+        ("reinforce", lambda exp: exp.arrays["phi"]),
+        ("q-actor-critic", lambda exp: exp.arrays["w"]),
+        ("actor-critic", lambda exp: exp.policy.critic(exp.theta)),
+    ],
+)
+def test_actor_and_critic_have_learning_rates_of_their_own(algo, critic):
+    still = make(algo, critic_learning_rate=0.0)
+    before = critic(still).copy()
+    theta = still.theta.copy()
+    train(still, 2)
+    np.testing.assert_array_equal(critic(still), before)
+    assert not np.array_equal(still.theta, theta)
+    only = make(algo, learning_rate=0.0)
+    train(only, 2)
+    assert not np.array_equal(critic(only), before)
+    n_actor = MLP((4, 8, 2)).size
+    np.testing.assert_array_equal(only.theta[:n_actor], theta[:n_actor])
+
+
+def test_streams_of_random_numbers_of_one_seed_never_meet():
+    for seed in (0, 1, 2, 12345, 2**40):
+        streams = [(seed, INIT)]
+        streams += [(seed, TRAIN, k) for k in range(200)]
+        streams += [(seed, EVALUATE, k, j) for k in range(1, 200) for j in range(2)]
+        draws = [int(np.random.default_rng(stream).integers(2**63)) for stream in streams]
+        assert len(set(draws)) == len(streams)

@@ -1,0 +1,540 @@
+"""A run on disk survives being killed at any moment, and goes on as if nothing had happened.
+
+The experiments here are random walks: θ after k updates depends on every random number drawn until then.
+"""
+
+import errno
+import json
+import math
+import os
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from npg import runs
+from npg.environments import make_envs, normaliser
+from npg.experiment import Experiment
+from npg.runs import (
+    COLUMNS,
+    FORMAT,
+    Diverged,
+    Run,
+    RunError,
+    parse_period,
+    read_checkpoint,
+    read_config,
+    read_metrics,
+    write_atomically,
+    write_json,
+)
+
+CONFIG = {"format": FORMAT, "env": "Walk-v0", "algo": "walk", "seed": 3, "steps": 10**6, "target": None, "episodes": 2}
+CONFIG |= {"evaluate_every": 4, "checkpoint_every": "4", "settings": {}}
+
+
+def make_run(folder, period="5", evaluate=lambda k: np.array([1.0, 2.0]), spoil=lambda k, update, arrays: None):
+    """A random walk in a folder; `spoil` may change an update, counted from 1, before the run sees it."""
+    rng, arrays = np.random.default_rng(), {"theta": np.zeros(3, np.float32), "theta.t": np.zeros((), np.int64)}
+
+    def updates():
+        while True:
+            arrays["theta"] += rng.normal(size=3)
+            arrays["theta.t"] += 1
+            k = int(arrays["theta.t"])
+            ended = [float(rng.normal())] * (k % 3)  # no episode ends in every third update
+            rollout = SimpleNamespace(
+                env_steps=int(rng.integers(5, 9)),
+                episode_returns=ended,
+                episode_lengths=[4] * len(ended),
+                obs=np.zeros((3, 2)),
+                rew=np.zeros((2, 2)),
+            )
+            update = {"rollout": rollout, "grad_norm": 0.5, "entropy": np.float32(0.25)}
+            spoil(k, update, arrays)
+            yield update
+
+    def reset(k):
+        rng.bit_generator.state = np.random.default_rng([3, k]).bit_generator.state
+
+    experiment = Experiment(None, arrays["theta"], updates(), arrays, reset, None)
+    return Run(folder, {**CONFIG, "checkpoint_every": period}, experiment, None, evaluate)
+
+
+def advance(run, n):
+    for _, _ in zip(range(n), run.updates()):
+        pass
+    return run
+
+
+def begin(folder, n=0, **kwargs):
+    run = make_run(folder, **kwargs)
+    run.create()
+    return advance(run, n)
+
+
+def resume(folder, **kwargs):
+    run = make_run(folder, **kwargs)
+    run.resume()
+    return run
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def without_seconds(rows):
+    return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("period", ["1", "4", "5", "1000", "1e-9s", "1000s"])
+def test_a_run_killed_after_any_update_and_resumed_is_the_uninterrupted_run_bit_for_bit(tmp_path, period):
+    n = 60 if period.endswith("s") else 24
+    uninterrupted = begin(tmp_path / "whole", n, period=period)
+    for killed_at in (0, n // 4, n // 2 + 1, n - 1):
+        folder = tmp_path / str(killed_at)
+        begin(folder, killed_at, period=period)  # and then nothing: as after SIGKILL
+        again = resume(folder, period=period)
+        assert again.update <= killed_at
+        advance(again, min(3, n - again.update))  # killed a second time
+        again = resume(folder, period=period)
+        advance(again, n - again.update)
+        np.testing.assert_array_equal(again.experiment.theta, uninterrupted.experiment.theta)
+        assert again.experiment.arrays["theta.t"] == n
+        assert (again.update, again.env_steps, again.episodes) == (n, uninterrupted.env_steps, uninterrupted.episodes)
+        rows = read_metrics(folder)
+        assert [row["update"] for row in rows] == list(range(1, n + 1))
+        assert without_seconds(rows) == without_seconds(read_metrics(tmp_path / "whole"))
+
+
+def test_the_seconds_of_a_run_go_on_where_its_checkpoint_left_them(tmp_path):
+    run = begin(tmp_path, 5, spoil=lambda k, update, arrays: time.sleep(0.01))
+    again = resume(tmp_path)
+    assert again.seconds == run.seconds >= 0.05
+    advance(again, 3)
+    seconds = [row["seconds"] for row in read_metrics(tmp_path)]
+    assert len(seconds) == 8 and seconds == sorted(seconds)
+
+
+def test_checkpoints_come_every_n_updates(tmp_path):
+    run = begin(tmp_path, period="5")
+    found = [int(read_checkpoint(tmp_path)["update"])]
+    for _ in zip(range(11), run.updates()):
+        found.append(int(read_checkpoint(tmp_path)["update"]))
+    assert found == [0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 10, 10]
+
+
+def test_checkpoints_by_the_clock_come_when_the_seconds_are_over(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    run = begin(tmp_path, period="60s")
+    found = []
+    for seconds in (0, 50, 70, 80, 129, 131):  # a checkpoint is possible after every 25 updates
+        now[0] = 100.0 + seconds
+        advance(run, 25)
+        found.append(int(read_checkpoint(tmp_path)["update"]))
+    assert found == [0, 0, 75, 75, 75, 150]
+
+
+def test_an_interrupted_run_saves_the_last_point_from_which_it_can_go_on(tmp_path):
+    run = begin(tmp_path, 47, period="1000s")
+    assert read_checkpoint(tmp_path)["update"] == 0
+    run.save()
+    assert read_checkpoint(tmp_path)["update"] == 25
+    again = advance(resume(tmp_path, period="1000s"), 60 - 25)
+    np.testing.assert_array_equal(again.experiment.theta, advance(run, 13).experiment.theta)
+
+
+def test_a_finished_run_is_saved_as_it_is(tmp_path):
+    run = begin(tmp_path, 7)
+    run.finish({"solved": True})
+    saved = read_checkpoint(tmp_path)
+    assert saved["update"] == 7 and saved["theta.t"] == 7
+    np.testing.assert_array_equal(saved["theta"], run.experiment.theta)
+    assert json.loads((tmp_path / "result.json").read_text()) == {"solved": True}
+
+
+def test_a_checkpoint_loads_without_pickle_and_holds_the_whole_state(tmp_path):
+    run = begin(tmp_path, 5)
+    with np.load(tmp_path / "checkpoint.npz", allow_pickle=False) as file:
+        saved = dict(file)
+    assert {"theta", "theta.t", "update", "env_steps", "episodes", "seconds"} <= saved.keys()
+    assert saved["env_steps"] == run.env_steps and saved["episodes"] == run.episodes
+    np.testing.assert_array_equal(saved["theta"], run.experiment.theta)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
+def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one(tmp_path, monkeypatch, moment):
+    uninterrupted = begin(tmp_path / "whole", 14)
+    folder = tmp_path / "killed"
+    run = begin(folder, 9)
+    before = contents(folder)["checkpoint.npz"]
+
+    def kill(*args):
+        raise Killed
+
+    def half(file, **arrays):
+        file.write(before[: len(before) // 2])
+        raise Killed
+
+    where, what = {"write": (np, "savez"), "fsync": (os, "fsync"), "replace": (os, "replace")}[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(where, what, half if moment == "write" else kill)
+        with pytest.raises(Killed):
+            advance(run, 1)
+    assert contents(folder)["checkpoint.npz"] == before
+    assert read_checkpoint(folder)["update"] == 5
+    again = advance(resume(folder), 9)
+    np.testing.assert_array_equal(again.experiment.theta, uninterrupted.experiment.theta)
+
+
+def test_a_temporary_file_left_behind_is_ignored_and_replaced(tmp_path):
+    begin(tmp_path, 6)
+    (tmp_path / "checkpoint.npz.tmp").write_bytes(b"half a chec")
+    again = advance(resume(tmp_path), 1)
+    assert again.update == 6
+    assert not (tmp_path / "checkpoint.npz.tmp").exists()
+
+
+@pytest.mark.parametrize("calls", range(1, 6))
+def test_a_run_killed_while_its_folder_is_made_can_be_resumed(tmp_path, monkeypatch, calls):
+    """The kill comes at the first, second, … file that takes its place; before config.json does there is no run."""
+    replace, count = os.replace, [0]
+
+    def kill_at(*args):
+        count[0] += 1
+        if count[0] == calls:
+            raise Killed
+        replace(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill_at)
+        try:
+            begin(tmp_path / "run", 3)
+        except Killed:
+            pass
+    whole = begin(tmp_path / "whole", 7)
+    try:
+        read_config(tmp_path / "run")
+    except RunError:
+        again = begin(tmp_path / "run")
+    else:
+        again = resume(tmp_path / "run")
+    advance(again, 7 - again.update)
+    np.testing.assert_array_equal(again.experiment.theta, whole.experiment.theta)
+    assert [row["update"] for row in read_metrics(tmp_path / "run")] == list(range(1, 8))
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, lambda file: file.write(b"old"))
+
+    def fail(file):
+        file.write(b"new")
+        raise OSError
+
+    with pytest.raises((RunError, OSError)):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    write_atomically(path, lambda file: file.write(b"new"))
+    assert contents(tmp_path) == {"file": b"new"}
+
+
+def test_metrics_have_one_row_an_update_with_the_columns_promised(tmp_path):
+    begin(tmp_path, 9)
+    header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert header.split(",") == list(COLUMNS)
+    promised = "update env_steps episodes seconds return_mean length_mean entropy grad_norm explained_variance"
+    assert set(promised.split()) <= set(COLUMNS)
+    assert len(lines) == 9  # on disk at once, though the run is still open
+    rows = read_metrics(tmp_path)
+    assert [row["update"] for row in rows] == list(range(1, 10))
+    assert [row["episodes"] for row in rows] == list(np.cumsum([1, 2, 0] * 3))
+    assert ["return_mean" in row for row in rows] == [True, True, False] * 3
+    assert [row.get("length_mean") for row in rows] == [4.0, 4.0, None] * 3
+    assert all(row["grad_norm"] == 0.5 and row["entropy"] == 0.25 and "kl" not in row for row in rows)
+    assert [row["update"] for row in rows if "eval_return_mean" in row] == [4, 8]
+
+
+@pytest.mark.parametrize("cut", ["\n", "\r\n8", "\r\n8,55,3,0.2,0.1"])
+def test_a_last_line_of_metrics_cut_short_is_ignored(tmp_path, cut):
+    begin(tmp_path, 7)
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(path.read_bytes().rstrip() + cut.encode())
+    assert [row["update"] for row in read_metrics(tmp_path)] == list(range(1, 8))
+    advance(resume(tmp_path), 6)
+    assert [row["update"] for row in read_metrics(tmp_path)] == list(range(1, 12))
+
+
+def test_evaluations_come_every_so_many_updates_and_each_is_told_which(tmp_path):
+    asked = []
+    begin(tmp_path, 13, evaluate=lambda k: asked.append(k) or np.array([k, k + 1.0]))
+    assert asked == [4, 8, 12]
+    assert [row["eval_return_mean"] for row in read_metrics(tmp_path) if "eval_return_mean" in row] == [4.5, 8.5, 12.5]
+
+
+def test_seconds_are_those_of_training_alone(tmp_path, monkeypatch):
+    def slowly(k):
+        time.sleep(0.2)
+        return np.zeros(2)
+
+    savez = np.savez
+    monkeypatch.setattr(np, "savez", lambda *args, **kwargs: time.sleep(0.1) or savez(*args, **kwargs))
+    run = make_run(tmp_path, evaluate=slowly, spoil=lambda k, update, arrays: time.sleep(0.02))
+    run.create()
+    for _ in zip(range(8), run.updates()):
+        time.sleep(0.02)  # what the caller does with an update does not count either
+    assert 8 * 0.02 <= run.seconds < 0.3
+
+
+SPOILT = {
+    "gradient": lambda update, arrays: update.update(grad_norm=np.nan),
+    "theta": lambda update, arrays: arrays["theta"].__setitem__(1, np.inf),
+    "reward": lambda update, arrays: (update.update(grad_norm=np.nan), update["rollout"].rew.__setitem__(0, np.nan)),
+    "observation": lambda update, arrays: (arrays["theta"].fill(-np.inf), update["rollout"].obs.__setitem__(0, np.nan)),
+}
+
+
+@pytest.mark.parametrize("tensor", SPOILT)
+def test_a_nan_stops_the_run_with_its_tensor_and_update_and_leaves_the_last_good_checkpoint(tmp_path, tensor):
+    run = make_run(tmp_path, spoil=lambda k, update, arrays: k == 8 and SPOILT[tensor](update, arrays))
+    run.create()
+    with pytest.raises(Diverged, match=rf"\b{tensor}\b.*\bupdate 8\b"):
+        advance(run, 20)
+    saved = read_checkpoint(tmp_path)
+    assert saved["update"] == 5 and np.isfinite(saved["theta"]).all()
+    assert [row["update"] for row in read_metrics(tmp_path)] == list(range(1, 8))
+    run.save()  # even now
+    assert np.isfinite(read_checkpoint(tmp_path)["theta"]).all()
+
+
+def test_a_nan_among_rewards_that_nothing_was_learned_from_stops_nothing(tmp_path):
+    """Steps after an environment's one episode are drawn and discarded."""
+    advance(begin(tmp_path, spoil=lambda k, update, arrays: update["rollout"].rew.fill(np.nan)), 3)
+
+
+def test_a_folder_with_a_run_is_not_begun_again(tmp_path):
+    begin(tmp_path, 6)
+    before = contents(tmp_path)
+    with pytest.raises(RunError, match="holds a run already"):
+        make_run(tmp_path).create()
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "checkpoint.npz"])
+def test_a_folder_with_somebody_elses_files_is_left_alone(tmp_path, name):
+    (tmp_path / name).write_bytes(b"precious")
+    with pytest.raises(RunError, match=str(tmp_path)):
+        make_run(tmp_path).create()
+    assert contents(tmp_path) == {name: b"precious"}
+
+
+def test_an_empty_folder_and_one_with_other_things_may_take_a_run(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    begin(tmp_path, 1)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
+        with pytest.raises(RunError) as error:
+            make_run(folder).create()
+        assert str(folder) in str(error.value) and "\n" not in str(error.value)
+    assert contents(tmp_path) == {"file": b""}
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    run = begin(tmp_path, 9)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write() has it: without a file name
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises((RunError, OSError)) as error:
+        advance(run, 1)
+    assert "checkpoint.npz" in str(error.value) and os.strerror(errno.ENOSPC) in str(error.value)
+    assert read_checkpoint(tmp_path)["update"] == 5
+
+
+def altered(folder, **changes):
+    """Write the checkpoint again with arrays changed; None leaves one out."""
+    arrays = {**read_checkpoint(folder), **changes}
+    np.savez(folder / "checkpoint.npz", **{name: a for name, a in arrays.items() if a is not None})
+
+
+def array_file(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+
+
+DAMAGED = {
+    "missing": lambda path: path.unlink(),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "text": lambda path: path.write_text("not a checkpoint\nat all\n"),
+    "one array": array_file,
+    "other arrays": lambda path: np.savez(path, weights=np.ones(3)),
+    "pickled": lambda path: np.savez(path, theta=np.array([{}], object)),
+    "pickled theta": lambda path: altered(path.parent, theta=np.array([{}], object)),
+    "another format": lambda path: altered(path.parent, format=np.asarray("npg run 0")),
+    "no format": lambda path: altered(path.parent, format=None),
+    "no theta": lambda path: altered(path.parent, theta=None),
+    "no counter": lambda path: altered(path.parent, env_steps=None),
+    "counters": lambda path: altered(path.parent, update=np.arange(2)),
+    "a word for a counter": lambda path: altered(path.parent, episodes=np.asarray("many")),
+    "a word for seconds": lambda path: altered(path.parent, seconds=np.asarray("long")),
+    "another shape": lambda path: altered(path.parent, theta=np.zeros(4, np.float32)),
+    "another rank": lambda path: altered(path.parent, theta=np.zeros((3, 1), np.float32)),
+    "another dtype": lambda path: altered(path.parent, theta=np.zeros(3)),
+    "no optimizer": lambda path: altered(path.parent, **{"theta.t": None}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_or_foreign_checkpoint_is_an_error_of_one_line_and_nothing_changes(tmp_path, damage):
+    begin(tmp_path, 6)
+    DAMAGED[damage](tmp_path / "checkpoint.npz")
+    files = {path.name: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+    run = make_run(tmp_path)
+    with pytest.raises(RunError) as error:
+        run.resume()
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+    assert {path.name: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert run.update == 0 and not run.experiment.theta.any() and run.experiment.arrays["theta.t"] == 0
+
+
+def test_a_checkpoint_with_any_byte_wrong_or_cut_anywhere_is_refused_or_read_but_never_a_crash(tmp_path):
+    begin(tmp_path, 5)
+    path, rng, refused = tmp_path / "checkpoint.npz", np.random.default_rng(0), 0
+    whole = path.read_bytes()
+    for _ in range(300):
+        data = bytearray(whole)
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data if rng.random() < 0.8 else whole[: rng.integers(len(whole))])
+        try:
+            make_run(tmp_path).restore(read_checkpoint(tmp_path))
+        except RunError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 150
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '"npg run 1"', "{}", '{"format": "npg run 0"}', "\ufeff{}"]
+)
+def test_a_config_that_is_not_one_of_ours_is_an_error_of_one_line(tmp_path, text):
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(RunError) as error:
+        read_config(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_config_of_bytes_that_are_no_text_is_an_error(tmp_path):
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(RunError, match="config.json"):
+        read_config(tmp_path)
+
+
+def test_a_folder_without_a_config_or_no_folder_is_no_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(RunError, match=str(folder)):
+            read_config(folder)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text("a,b\n1,2\n"),
+        lambda path: path.write_bytes(b"\xff\xfe\x00,\x80\n"),
+        lambda path: path.write_text(path.read_text().replace("\n3,", "\nthree,")),
+    ],
+    ids=["missing", "foreign", "no text", "no number"],
+)
+def test_damaged_metrics_are_an_error_of_one_line_that_names_them(tmp_path, damage):
+    begin(tmp_path, 6)
+    damage(tmp_path / "metrics.csv")
+    before = contents(tmp_path)
+    with pytest.raises(RunError, match="metrics.csv") as error:
+        resume(tmp_path)
+    assert "\n" not in str(error.value)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "text, period", [("50", (50, None)), ("1", (1, None)), ("30s", (None, 30.0)), ("0.5s", (None, 0.5))]
+)
+def test_a_period_is_updates_or_seconds(text, period):
+    assert parse_period(text) == period
+
+
+@pytest.mark.parametrize("text", ["", "s", "0", "-1", "0s", "-1s", "nans", "1.5", "ten", "50 s s", "1h"])
+def test_a_period_that_is_neither_is_an_error_that_quotes_it(text):
+    with pytest.raises(ValueError, match=f"got '{text}'"):
+        parse_period(text)
+
+
+def test_json_on_disk_is_json_even_with_numbers_that_json_lacks(tmp_path):
+    write_json(tmp_path / "x.json", {"a": math.nan, "b": [1, 2.5], "settings": {"log_std": -math.inf, "gamma": 0.9}})
+    refuse = lambda constant: pytest.fail(f"{constant} is not JSON")
+    value = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
+    assert value == {"a": None, "b": [1, 2.5], "settings": {"log_std": None, "gamma": 0.9}}
+
+
+def normalised_run(folder, spoil=lambda envs, k: None):
+    """Environments with running moments, stepped at random, and nothing learned."""
+    envs, rng = make_envs("Pendulum-v1", 2, normalise_obs=True), np.random.default_rng()
+    theta = np.zeros(3, np.float32)
+
+    def updates():
+        while True:
+            for _ in range(5):
+                obs, rew, *_ = envs.step(rng.uniform(-1, 1, (2, 1)).astype(np.float32))
+            theta[...] += obs[0]
+            rollout = SimpleNamespace(env_steps=10, episode_returns=[], episode_lengths=[], obs=obs, rew=rew)
+            yield {"rollout": rollout, "grad_norm": 1.0}
+
+    def reset(k):
+        rng.bit_generator.state = np.random.default_rng([0, k]).bit_generator.state
+        envs.reset(seed=k)
+        spoil(envs, k)
+
+    experiment = Experiment(None, theta, updates(), {"theta": theta}, reset, None)
+    return Run(folder, {**CONFIG, "evaluate_every": 100}, experiment, envs, None)
+
+
+@pytest.mark.parametrize("killed_at", [0, 3, 4, 9])
+def test_the_moments_of_normalised_observations_resume_bit_for_bit_too(tmp_path, killed_at):
+    whole, killed, again = (normalised_run(tmp_path / name) for name in ("whole", "killed", "killed"))
+    whole.create()
+    advance(whole, 11)
+    killed.create()
+    advance(killed, killed_at)
+    again.resume()
+    advance(again, 11 - again.update)
+    np.testing.assert_array_equal(again.experiment.theta, whole.experiment.theta)
+    for name, array in normaliser(whole.envs).items():
+        np.testing.assert_array_equal(normaliser(again.envs)[name], array)
+
+
+def test_a_checkpoint_never_takes_moments_that_are_not_finite(tmp_path):
+    def spoil(envs, k):
+        if k == 8:
+            envs.obs_rms.mean = np.full(3, np.nan)
+
+    run = normalised_run(tmp_path, spoil)
+    run.create()
+    with pytest.raises(Diverged, match="obs_mean|observation"):
+        advance(run, 12)
+    saved = read_checkpoint(tmp_path)
+    assert all(np.isfinite(saved[name]).all() for name in ("theta", "obs_mean", "obs_var"))
