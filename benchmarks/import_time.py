@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""Import time of npg beside NumPy's own, each in fresh processes, in turn.
+
+    python benchmarks/import_time.py
+
+The clock starts when the interpreter is up, and everything has been compiled to bytecode before. What uses environments
+(npg.tabular, npg.environments and on) also imports Gymnasium, and is shown for comparison.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+
+from timing import machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+
+import numpy as np
+
+MATH = (
+    "gradcheck network distributions score_function policy rollout returns optimizers baselines reinforce actor_critic "
+    "replay"
+).split()
+IMPORTS = {
+    "numpy": "import numpy",
+    "npg": "import npg",
+    f"npg and its {len(MATH)} math modules": f"from npg import {', '.join(MATH)}",
+    "npg.cli, all of a run script": "import npg.cli",
+}
+PROGRAM = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
+
+
+def seconds_to(statement, bytecode):
+    """Time of an import statement in a new interpreter that keeps its bytecode in the folder `bytecode`."""
+    env = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
+    command = [sys.executable, "-c", PROGRAM.format(statement)]
+    return float(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20, help="processes for each, in turn (20)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as bytecode:
+        turns = [[seconds_to(statement, bytecode) for statement in IMPORTS.values()] for _ in range(args.rounds + 1)]
+    times = dict(zip(IMPORTS, np.transpose(turns[1:])))  # the first turn compiles
+    print(machine("numpy", "gymnasium"), "\n")
+    print("| import | ms (quartiles) | times numpy's (quartiles) |")
+    print("|---|---|---|")
+    for name, seconds in times.items():
+        print(f"| {name} | {with_spread(1e3 * seconds)} | {with_spread(seconds / times['numpy'], '{:.2f}')} |")
+
+
+if __name__ == "__main__":
+    main()

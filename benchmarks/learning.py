@@ -1,0 +1,106 @@
+#!/usr/bin/env python
+"""Steps and seconds until solved, of every algorithm, by running `run_cartpole.py` seed after seed.
+
+    python benchmarks/learning.py
+    python benchmarks/learning.py --rows ppo a2c --seeds 3
+
+Solved: the first evaluation (the most likely actions, 100 unseen episodes) at the target that a second, independent
+one confirms; inf where that did not happen within the budget. Seconds are training's alone, with one thread.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import pathlib
+import tempfile
+
+from timing import machine  # isort: skip  # before NumPy: it sets the number of threads
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import run_cartpole
+from npg.runs import read_metrics
+
+# flags of run_cartpole.py; --steps is the budget
+ROWS = {
+    "ppo": "",
+    "reinforce": "--algo reinforce --weight reward-to-go --baseline state --evaluate-every 2 --steps 300000",
+    "actor-critic": "--algo actor-critic --steps 200000",
+    "actor-critic-shared": "--algo actor-critic --shared --steps 200000",
+    "a2c": "--algo a2c --steps 200000",
+    "a2c-shared": "--algo a2c --shared --steps 200000",
+    "q-actor-critic": "--algo q-actor-critic --steps 500000",
+    "pendulum": "--env Pendulum-v1 --target -200 --steps 200000",
+}
+TITLES = {
+    "ppo": "PPO (default)",
+    "reinforce": "REINFORCE, state baseline",
+    "actor-critic": "actor-critic, two networks",
+    "actor-critic-shared": "actor-critic, shared network",
+    "a2c": "A2C, two networks",
+    "a2c-shared": "A2C, shared network",
+    "q-actor-critic": "Q actor-critic",
+    "pendulum": "PPO on Pendulum, Gaussian",
+}
+MOST_SEEDS = {"pendulum": 5}
+
+
+def run(flags, seed):
+    """(steps, seconds) until solved, infinite if not, and the evaluations on the way: steps and mean returns."""
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.redirect_stdout(io.StringIO()):
+            argv = [*flags.split(), "--seed", str(seed), "--quiet", "--out", folder]
+            code = run_cartpole.main(run_cartpole.TASK, argv)
+        if code not in (0, 3):  # done, diverged
+            raise SystemExit(f"run_cartpole.py {' '.join(argv)} ended with exit code {code}")
+        result = json.loads((pathlib.Path(folder) / "result.json").read_text()) if code == 0 else {"solved": False}
+        rows = [row for row in read_metrics(folder) if "eval_return_mean" in row]
+        curve = np.array([(row["env_steps"], row["eval_return_mean"]) for row in rows]).T
+        return (result["env_steps"], result["seconds"]) if result["solved"] else (np.inf, np.inf), curve
+
+
+def draw(path, curves):
+    """One panel a row: each seed's evaluations until solved, the last one marked."""
+    figure = Figure(figsize=(12, 5.5), layout="constrained")
+    panels = figure.subplots(2, 4).flat
+    for axes, (row, seeds) in zip(panels, curves.items()):
+        for steps, returns in seeds:
+            axes.plot(steps / 1000, returns, color="#6baed6", linewidth=1)
+            axes.plot(steps[-1] / 1000, returns[-1], "o", color="#08519c", markersize=4)
+        axes.set_title(f"{TITLES[row]}, {len(seeds)} seeds", fontsize=10)
+        axes.set(xlim=(0, None), ylim=(-1600, 0) if row == "pendulum" else (0, 510))
+        axes.axhline(-200 if row == "pendulum" else 475, color="#a50f15", linestyle="--", linewidth=1)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("environment steps in training, thousands (each line ends where its seed is solved)")
+    figure.supylabel("mean return of 100 unseen episodes")
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--seeds", type=int, default=10, help="seeds 0, 1, … (10; of pendulum at most 5)")
+    parser.add_argument("--figure", metavar="PNG", help="draw the evaluations of every seed")
+    args = parser.parse_args()
+    curves = {}
+    print(machine("numpy", "gymnasium"), "\n")
+    print("| run_cartpole.py | solved | median steps | median seconds | steps of each seed | seconds of each seed |")
+    print("|---|---|---|---|---|---|")
+    for row in args.rows:
+        seeds = range(min(args.seeds, MOST_SEEDS.get(row, args.seeds)))
+        until_solved, curves[row] = zip(*[run(ROWS[row], seed) for seed in seeds])
+        steps, seconds = np.array(until_solved).T
+        print(
+            f"| {ROWS[row] or '(no flags)'} | {np.isfinite(steps).sum()} of {len(steps)} "
+            f"| {np.median(steps):,.0f} | {np.median(seconds):.2f} "
+            f"| {' '.join(f'{n:,.0f}' for n in steps)} | {' '.join(f'{s:.2f}' for s in seconds)} |",
+            flush=True,
+        )
+    if args.figure:
+        draw(args.figure, curves)
+
+
+if __name__ == "__main__":
+    main()

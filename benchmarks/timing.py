@@ -1,0 +1,61 @@
+"""What the benchmarks share: fair comparisons of time, and the machine they were made on.
+
+Import it before NumPy: it sets one thread for every BLAS. It also makes the run scripts importable.
+"""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import sys
+import time
+
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
+for _library in ("OPENBLAS", "MKL", "OMP"):
+    os.environ[f"{_library}_NUM_THREADS"] = "1"
+
+import numpy as np  # noqa: E402
+
+
+def machine(*packages):
+    """One line: processor, number of CPUs, versions of Python and of `packages`."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    return ", ".join([_processor(), f"{os.cpu_count()} CPUs", f"Python {platform.python_version()}", *versions])
+
+
+def _processor():
+    try:  # on Linux, where `platform` knows only the architecture
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def seconds_of(f, repeats=1):
+    """Mean time of a call."""
+    started = time.perf_counter()
+    for _ in range(repeats):
+        f()
+    return (time.perf_counter() - started) / repeats
+
+
+def interleaved(a, b, rounds=21, at_least=0.005):
+    """Times of a() and of b() [rounds] each, measured in turn (A B, B A, A B …): what else the machine does hits both.
+
+    Each measurement repeats the call until it takes about `at_least` seconds.
+    """
+    repeats = {}
+    for f in (a, b):
+        seconds_of(f, 3)  # warm caches
+        repeats[f] = max(1, round(at_least / seconds_of(f, 3)))
+    times = {a: [], b: []}
+    for k in range(rounds):
+        for f in (a, b) if k % 2 == 0 else (b, a):
+            times[f].append(seconds_of(f, repeats[f]))
+    return np.array(times[a]), np.array(times[b])
+
+
+def with_spread(x, form="{:.1f}"):
+    """'median (lower quartile – upper quartile)' of numbers [n]."""
+    low, median, high = (form.format(q) for q in np.percentile(x, [25, 50, 75]))
+    return f"{median} ({low} – {high})"
