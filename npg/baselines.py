@@ -20,7 +20,10 @@ def none(policy, theta, rollout, psi):
 
 
 def constant(policy, theta, rollout, psi):
-    """b = 1/N Σ_i Ψ_0⁽ⁱ⁾, which estimates E[R(τ)]: the first step's weight is the whole trajectory's return."""
+    """b = 1/N Σ_i Ψ_0⁽ⁱ⁾, which estimates E[R(τ)]: the first step's weight is the whole trajectory's return.
+
+    The slide subtracts it from G_t too, where it is right at t = 0 alone: later it can do more harm than good.
+    """
     return psi[0].mean()
 
 

@@ -1,0 +1,181 @@
+#!/usr/bin/env python
+"""Would the tests notice? Plant one bug at a time in a copy of the package, and run the tests of that module.
+
+    python tests/mutations.py [words that a bug's description contains]
+
+Every bug must make a test fail. Exits with 1 if one survives, or if the line that it alters is no longer there once.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# module: [(what is wrong, the right text, the wrong text), …]
+BUGS = {
+    "gradcheck": [
+        ("central differences divided by h", "/ (2 * h)", "/ h"),
+        ("a check that accepts everything", "if error[worst] > tolerance:", "if error[worst] > 1e9:"),
+        ("NaN passes the check", "np.where(np.isfinite(error), error, np.inf)", "np.nan_to_num(error, nan=0.0)"),
+    ],
+    "network": [
+        ("dW transposed", "hs[l].T.dot(dz, out=dW)", "dW.reshape(-1)[...] = hs[l].T.dot(dz).ravel(order='F')"),
+        ("db averaged over the batch", "ones.dot(dz, out=db)", "(ones / len(dz)).dot(dz, out=db)"),
+        ("the derivative of the activation left out", "                activation_backward(dz, hs[l])\n", ""),
+        ("tanh' = 1 − h for 1 − h²", "dh -= dh * h * h", "dh -= dh * h"),
+    ],
+    "distributions": [
+        ("softmax: +π for −π in the score", "dparams = -np.exp(log_softmax(", "dparams = np.exp(log_softmax("),
+        ("softmax: sign of the entropy's gradient", "return -p * (logp - (p * logp)", "return p * (logp - (p * logp)"),
+        ("Bernoulli: a + σ(z) for a − σ(z)", "[..., None] - sigmoid(params)", "[..., None] + sigmoid(params)"),
+        ("Gaussian: σ for σ² in the score of μ", "[z * inv_std, z * z - 1]", "[z, z * z - 1]"),
+        ("Gaussian: the −1 of ∂/∂ log σ missing", "[z * inv_std, z * z - 1]", "[z * inv_std, z * z]"),
+        ("Gaussian: no sum over the dimensions",
+         "return -(0.5 * z * z + log_std + 0.5 * LOG_2PI).sum(axis=-1)",
+         "return -(0.5 * z * z + log_std + 0.5 * LOG_2PI).mean(axis=-1)"),
+        ("Gaussian: samples of variance σ⁴", "return mean + np.exp(log_std) *", "return mean + np.exp(2 * log_std) *"),
+        ("multivariate: L for Lᵀ in Σ⁻¹(a − μ)",
+         "np.linalg.solve(np.swapaxes(L, -1, -2), e[..., None])", "np.linalg.solve(L, e[..., None])"),
+        ("mixture: responsibilities left out", "r[..., None] * z * inv_std", "z * inv_std"),
+    ],
+    "score_function": [
+        ("x for x − μ in ∂x/∂ log σ", "dx * (x - distribution.mode(params))", "dx * x"),
+        ("standard deviation for standard error", ".std(axis=0, ddof=1) / np.sqrt(len(terms))", ".std(axis=0, ddof=1)"),
+    ],
+    "policy": [
+        ("the entropy bonus subtracted", "dparams += entropy_weight", "dparams -= entropy_weight"),
+        ("a learned σ's gradient averaged", "self.tail.size).sum(axis=0)", "self.tail.size).mean(axis=0)"),
+        ("the critic's error with the wrong sign", "return value - target", "return target - value"),
+        ("shared network: no gradient from the critic", "dvalue[..., None]], axis", "0 * dvalue[..., None]], axis"),
+    ],
+    "rollout": [
+        ("rows between episodes taken for steps", "valid = ~self.ended", "valid = np.ones_like(self.ended)"),
+        ("truncated merged into terminated", "terminated & valid, truncated & valid, valid",
+         "(terminated | truncated) & valid, truncated & valid, valid"),
+        ("observations not copied", "obs = np.array(self.obs)  #", "obs = self.obs  #"),
+        ("rewards of a second episode counted", "rew=np.where(over, 0, rollout.rew)", "rew=rollout.rew"),
+    ],
+    "returns": [
+        ("bootstrapping through a terminal", "gamma * ~terminated * val[1:] - val[:-1]", "gamma * val[1:] - val[:-1]"),
+        ("GAE: a truncated step taken for a terminal one",
+         "discounted_sum(td_error(rew, terminated, val, gamma)",
+         "discounted_sum(td_error(rew, terminated | truncated, val, gamma)"),
+        ("GAE: runs on into the next episode", "gamma * lam * ~(terminated | truncated)", "gamma * lam * ~terminated"),
+        ("GAE: λ left out", "gamma * lam * ~(", "gamma * ~("),
+        ("reward to go without ~done", "discounted_sum(rew, gamma * ~done)", "discounted_sum(rew, gamma)"),
+        ("discount of the step before", "discount[t] * following", "discount[t - 1] * following"),
+        ("γᵗ⁺¹ for γᵗ", "return gamma ** time_in", "return gamma * gamma ** time_in"),
+        ("γᵗ dropped", "return gamma ** time_in_episode(done, valid) *", "return 1 *"),
+        ("γᵗ counted on over the episode's end", "np.where(begins, 0, time[t - 1] + 1)", "time[t - 1] + 1"),
+        ("n steps: one too many", "range(min(n, len(rew)) - 1)", "range(min(n, len(rew)))"),
+        ("n steps: summed over the episode's end",
+         "np.where(go_on[:-1], gamma * ret[1:], bootstrap[:-1])", "gamma * ret[1:]"),
+        ("division by a standard deviation of 0", "if std <= _rounding(x, where) else", "if std < 0 else"),
+    ],
+    "optimizers": [
+        ("SGD descends", "theta += self.learning_rate * dtheta\n", "theta -= self.learning_rate * dtheta\n"),
+        ("Adam: no correction of the start from 0",
+         "1 / (1 - self.beta1**t), (1 - self.beta2**t) ** -0.5", "1.0, 1.0"),
+        ("Adam: t begins at 2", "t = int(self.t)", "t = int(self.t) + 1"),
+        ("RMSProp: |g| for g²", "(1 - self.rho) * dtheta**2", "(1 - self.rho) * abs(dtheta)"),
+        ("entries clipped, and not the norm", "dtheta *= limit / norm", "np.clip(dtheta, -limit, limit, out=dtheta)"),
+    ],
+    "baselines": [
+        ("leave-one-out divided by N", "/ (n - 1)", "/ n"),
+        ("leave-one-out leaves nothing out", "(psi[0].sum() - psi[0])", "psi[0].sum()"),
+        ("bₜ without 1/N, as on the slide", ".mean(axis=1, keepdims=True)", ".sum(axis=1, keepdims=True)"),
+        ("the state baseline knows its own trajectories",
+         "self.batch_size)\n        return b",
+         "self.batch_size)\n        return self.critic.value(self.phi, rollout.obs[:-1])"),
+        ("fitted V iteration: the target not held fixed",
+         "            dphi = critic.grad_loss(phi, obs, target)",
+         "            target = rollout.rew + gamma * ~rollout.terminated * critic.value(phi, rollout.obs[1:])\n"
+         "            dphi = critic.grad_loss(phi, obs, target[rollout.valid])"),
+        ("fitted V iteration: through a terminal", "gamma * ~rollout.terminated *", "gamma *"),
+        ("the proximal term pushes away", "+ proximal * (phi - phi_old)", "- proximal * (phi - phi_old)"),
+        ("V climbs up its error", "(phi, -critic.grad_loss(phi, obs[batch]", "(phi, critic.grad_loss(phi, obs[batch]"),
+    ],
+    "reinforce": [
+        ("1/N missing", "entropy_weight) / n_trajectories", "entropy_weight)"),
+        ("1/steps for 1/N", "n_trajectories = rollout.rew.shape[1]", "n_trajectories = len(obs)"),
+        ("the baseline added", "adv = psi - baseline(", "adv = psi + baseline("),
+    ],
+    "actor_critic": [
+        ("the five steps: V from one step, not the return", "val, gamma, n_steps)", "val, gamma, 1)"),
+        ("the five steps: advantages by the old V",
+         "        # 3. advantages A = r + γ V(s') − V(s)\n        val = model.value(theta, rollout.obs)\n",
+         "        val = val if estimation == \"mc\" else model.value(theta, rollout.obs)\n"),
+        ("A2C: the critic regressed on advantages", "adv + val[:-1], val[:-1])", "adv, val[:-1])"),
+        ("A2C: the critic runs away from its target", "value_weight * (ret - val)", "value_weight * (val - ret)"),
+        ("Q: bootstrapping through a terminal", "~terminated * critic.state_value", "critic.state_value"),
+        ("Q: V(s') by the mean over actions", "(np.exp(log_softmax(logits)) * q).sum(axis=-1)", "q.mean(axis=-1)"),
+    ],
+    "replay": [
+        ("the importance ratio inverted", "np.exp(logp - batch.logp)", "np.exp(batch.logp - logp)"),
+        ("clipped on the wrong side", "psi > 0, ratio > 1 + epsilon, ratio < 1 - epsilon",
+         "psi < 0, ratio > 1 + epsilon, ratio < 1 - epsilon"),
+        ("truncated from below", "np.minimum(ratio, limit)", "np.maximum(ratio, limit)"),
+        ("the buffer keeps the oldest", "experience][-self.capacity :]", "experience][: self.capacity]"),
+        ("effective sample size without the square", "np.sum(ratio) ** 2 /", "np.sum(ratio) /"),
+    ],
+    "tabular": [
+        ("padded steps scored", "np.exp(np.where(self.valid, logp, 0).sum(axis=1))", "np.exp(logp.sum(axis=1))"),
+        ("V without discount", "self.R + gamma * self.P @ V[-1]", "self.R + self.P @ V[-1]"),
+        ("bias against the gradient of the undiscounted U",
+         "mean - self.gradient(policy, theta, gamma)", "mean - self.gradient(policy, theta)"),
+        ("covariance of one trajectory for N", "/ (1 if callable(weight) else n)", ""),
+    ],
+}  # fmt: skip
+
+
+def run_tests(modules, old="", new=""):
+    """(exit code, output) of the modules' tests, on a copy of the package with `new` for `old` in the first module."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder)
+        for name in ("npg", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "oracle"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        path = copy / "npg" / f"{modules[0]}.py"
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:cacheprovider"]
+        files = [f"tests/test_{name}.py" for name in modules]
+        env = {**os.environ, "PYTHONPATH": folder, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command + files, cwd=copy, env=env, capture_output=True, text=True, timeout=600)
+        return done.returncode, done.stdout
+
+
+def verdict(module, what, old, new):
+    """(caught?, by which test, or why not)."""
+    if (ROOT / "npg" / f"{module}.py").read_text(encoding="utf-8").count(old) != 1:
+        return False, f"NOT FOUND, or more than once: {old!r}"
+    code, output = run_tests([module], old, new)
+    failed = re.search(r"^FAILED \S+?::(\w+)", output, re.MULTILINE)
+    if code == 1 and failed:
+        return True, failed[1]
+    return False, "SURVIVED" if code == 0 else f"BROKEN: {output[-500:]}"
+
+
+def main(words):
+    bugs = [(module, *bug) for module, planted in BUGS.items() for bug in planted]
+    bugs = [bug for bug in bugs if all(word in bug[1] for word in words)]
+    caught = 0
+    with ThreadPoolExecutor(2) as pool:
+        sound = pool.submit(run_tests, sorted({module for module, *_ in bugs}))
+        for (module, what, *_), (is_caught, text) in zip(bugs, pool.map(lambda bug: verdict(*bug), bugs)):
+            caught += is_caught
+            print(f"{module:15}{what:50} {text}", flush=True)
+        code, output = sound.result()
+    if code != 0:
+        print(f"without a planted bug the tests fail too:\n{output[-1000:]}")
+    print(f"{caught} of {len(bugs)} planted bugs caught")
+    return 0 if caught == len(bugs) and code == 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

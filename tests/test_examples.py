@@ -1,0 +1,101 @@
+"""Each example draws its figure, and its numbers say what the figure claims."""
+
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(name, *flags) → what the example's `main` returns; it has written a PNG."""
+
+    def run_main(name, *flags):
+        path = tmp_path / "figure.png"
+        result = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](["--out", str(path), *flags])
+        assert path.read_bytes().startswith(b"\x89PNG")
+        return result
+
+    return run_main
+
+
+@pytest.mark.parametrize("name", ["estimators", "importance", "score_function", "variance"])
+def test_help_names_the_figure_that_it_writes(name, capsys):
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](["-h"])
+    assert exit.value.code == 0
+    assert f"docs/figures/{name}.png" in capsys.readouterr().out
+
+
+def test_the_variance_ladder_goes_down_and_parameter_space_is_above_it(run):
+    in_mdps, in_cartpole = run("variance", "--mdps", "2", "--estimates", "40", "--updates", "0")
+    for lower, higher in [
+        ("reward to go", "total"), ("constant", "reward to go"), ("time", "constant"), ("total − constant", "total"),
+        ("time", "total − constant"), ("gae", "state"), ("total", "es"), ("mirrored es", "es"),
+        ("finite differences", "es"), ("reward to go", "finite differences"),
+    ]:
+        assert np.all(in_mdps[lower] < in_mdps[higher]), (lower, higher)
+    assert np.median(in_mdps["state"]) < np.median(in_mdps["time"])
+    np.testing.assert_allclose(in_mdps["mirrored es"], in_mdps["finite differences"], rtol=0.1)
+
+    point, low, high = ({rung: x[k] for rung, x in in_cartpole.items()} for k in range(3))
+    assert point["gae"] < point["state"] < point["time"] < point["reward to go"] < point["total"] == 1
+    order = ("gae", "time"), ("state", "reward to go"), ("reward to go", "total"), ("total − constant", "total")
+    for lower, higher in order:
+        assert high[lower] < low[higher], (lower, higher)
+    assert high["constant"] > low["reward to go"]  # E[R] does not help the reward to go
+    assert 1 < low["finite differences"] and 1 < low["mirrored es"]
+    assert high["finite differences"] < low["es"] and high["mirrored es"] < low["es"]
+
+
+def test_the_score_function_and_the_reparameterised_gradient_are_the_closed_form_and_lead_uphill(run):
+    closed_form, score, pathwise, path = run("score_function", "--samples", "20000")
+    for estimate, error in (score, pathwise):
+        assert np.all(np.abs(estimate - closed_form) <= 4 * error)
+        assert np.linalg.norm(closed_form) > 10 * np.linalg.norm(error)
+    assert np.all(pathwise[1] < score[1])
+    example = runpy.run_path(str(EXAMPLES / "score_function.py"))
+    assert example["expectation"](path[-1]) > example["expectation"](path[0]) + 1
+    assert np.linalg.norm(path[-1, :2] - example["CENTER"]) < 0.2
+
+
+def test_parameter_space_pays_for_parameters_and_action_space_for_actions(run):
+    by_n, by_T = run("estimators", "--repeats", "60")
+    cost = lambda costs: {name: np.array([row[name] for row in costs.values()]).T for name in costs[2]}
+    growth = lambda cost, name: np.log2(cost[name][0][-1] / cost[name][0][-5]) / 4  # the power, from 16 to 256
+    of_n, of_T = cost(by_n), cost(by_T)
+    assert growth(of_n, "likelihood ratio") == pytest.approx(1, abs=0.2)
+    assert growth(of_T, "likelihood ratio") == pytest.approx(0.85, abs=0.25)
+    for name in ("evolution strategies", "finite differences"):
+        assert growth(of_n, name) == pytest.approx(2, abs=0.2)
+        assert growth(of_T, name) == pytest.approx(0, abs=0.2)
+        for costs, sign in (of_n, 1), (of_T, -1):
+            (mine, error), (other, other_error) = costs[name][:, -1], costs["likelihood ratio"][:, -1]
+            assert sign * (mine - other) > 4 * np.hypot(error, other_error)
+
+
+@pytest.mark.parametrize("n, T", [(1, 3), (4, 2)])
+def test_none_of_the_estimators_compared_is_biased(n, T):
+    estimates = runpy.run_path(str(EXAMPLES / "estimators.py"))["estimates"]
+    results, gradient = estimates(n, T, np.random.default_rng(1), repeats=1000, N=8)
+    for g in results.values():
+        assert np.all(np.abs(g.mean(axis=0) - gradient) <= 4 * g.std(axis=0, ddof=1) / np.sqrt(len(g)))
+
+
+def test_importance_weights_trade_bias_for_variance(run):
+    results = run("importance", "--mdps", "2")
+    trajectory, step = results["trajectory"], results["step"]
+    names = "no weight", "plain", "truncated", "clipped"
+    bias, std = ({name: trajectory[name][..., k] for name in names} for k in (0, 1))
+    assert np.all(bias["plain"] < 1e-9)
+    assert np.all(bias["no weight"] > 1e-3) and np.all(step["plain"][..., 0] > 1e-4)
+    far = -3  # about 1 nat
+    assert np.all(np.median(std["plain"][far:], axis=1) > 1.5 * np.median(std["truncated"][far:], axis=1))
+    assert np.all(np.median(bias["truncated"][far:], axis=1) < np.median(bias["no weight"][far:], axis=1))
+    for ess in (trajectory["ess"], step["ess"]):
+        assert np.all(np.diff(np.median(ess, axis=1)) < 0) and np.all(ess[0] > 0.9)
+    assert np.all(step["ess"] > trajectory["ess"])
+    assert np.median(np.abs(trajectory["sampled"] - trajectory["ess"])) < 0.05
