@@ -41,7 +41,7 @@ SETTINGS = {
         "learning_rate": 5e-3,
         "shared": False,
         "standardise": True,
-        "value_weight": 0.5,
+        "value_weight": 0.05,
         "entropy_weight": 0.01,
         "max_grad_norm": 0.5,
     },

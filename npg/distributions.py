@@ -70,9 +70,9 @@ class Categorical:
         self.n = self.n_params = n
 
     def sample(self, params, rng):
-        """a ~ π, integers [...]."""
+        """a = argmax_a (h_a − log E_a), E_a ~ Exp(1), integers [...]: the Gumbel-max trick, a ~ π without π(a)."""
         _check("params", params, self.n)
-        return draw_index(np.exp(log_softmax(params)), rng)
+        return (params - np.log(rng.standard_exponential(params.shape, params.dtype))).argmax(axis=-1)
 
     def mode(self, params):
         """argmax_a h_a."""

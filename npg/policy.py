@@ -206,9 +206,8 @@ class ActorCritic:
 
         `weight` (w) as in `Policy.grad_log_prob`, `value_weight` (u) as in `Critic.grad_value`.
         """
-        dtheta = self.grad_log_prob(theta, obs, act, weight, entropy_weight)
-        dtheta += self.grad_value(theta, obs, value_weight)
-        return dtheta
+        dactor = self.policy.grad_log_prob(self.actor(theta), obs, act, weight, entropy_weight)
+        return np.concatenate([dactor, self.value_function.grad_value(self.critic(theta), obs, value_weight)])
 
 
 class SharedActorCritic(ActorCritic):

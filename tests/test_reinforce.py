@@ -91,7 +91,7 @@ def surrogate(steps, adv, entropy_weight=0.0):
 def step_taken(theta, alpha=0.5, **options):
     """Δθ/α of one update."""
     updated = theta.copy()
-    next(reinforce(cartpole(1), POLICY, updated, SGD(updated, alpha), gamma=GAMMA, **options))
+    next(reinforce(cartpole(5), POLICY, updated, SGD(updated, alpha), gamma=GAMMA, **options))
     return (updated - theta) / alpha
 
 
@@ -99,7 +99,7 @@ def step_taken(theta, alpha=0.5, **options):
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_the_step_is_the_gradient_of_the_weighted_log_probability(weight, baseline):
     theta = random_theta(POLICY)
-    steps = trajectories(cartpole(1).episodes(POLICY, theta))
+    steps = trajectories(cartpole(5).episodes(POLICY, theta))
     assert len({len(rew) for _, _, rew in steps}) > 2  # division by N and not by steps, and no row too many
     psi = [PSI[weight](rew) for _, _, rew in steps]
     squares = [
@@ -113,7 +113,7 @@ def test_the_step_is_the_gradient_of_the_weighted_log_probability(weight, baseli
 
 def test_the_state_baseline_is_the_value_as_it_was_before_the_update():
     theta, phi = random_theta(POLICY), random_theta(CRITIC, seed=2)
-    steps = trajectories(cartpole(1).episodes(POLICY, theta))
+    steps = trajectories(cartpole(5).episodes(POLICY, theta))
     adv = np.concatenate([np.subtract(PSI["reward-to-go"](rew), CRITIC.value(phi, obs)) for obs, _, rew in steps])
     fitted = phi.copy()
     b = baselines.StateBaseline(CRITIC, fitted, SGD(fitted, 0.1), np.random.default_rng(0))
@@ -123,7 +123,7 @@ def test_the_state_baseline_is_the_value_as_it_was_before_the_update():
 
 def test_standardised_weights_and_an_entropy_bonus():
     theta = random_theta(POLICY)
-    steps = trajectories(cartpole(1).episodes(POLICY, theta))
+    steps = trajectories(cartpole(5).episodes(POLICY, theta))
     psi = np.concatenate([PSI["reward-to-go"](rew) for _, _, rew in steps])
     step = step_taken(theta, standardise=True, entropy_weight=0.3)
     check_both(surrogate(steps, (psi - psi.mean()) / psi.std(), 0.3), theta, step)
@@ -131,8 +131,8 @@ def test_standardised_weights_and_an_entropy_bonus():
 
 def test_each_update_samples_from_the_policy_that_the_last_one_made():
     theta = random_theta(POLICY)
-    sampler, expected = cartpole(1), theta.copy()
-    for _, update in zip(range(3), reinforce(cartpole(1), POLICY, theta, SGD(theta, 0.5))):
+    sampler, expected = cartpole(5), theta.copy()
+    for _, update in zip(range(3), reinforce(cartpole(5), POLICY, theta, SGD(theta, 0.5))):
         rollout = sampler.episodes(POLICY, expected)
         np.testing.assert_array_equal(update["rollout"].act, rollout.act)
         expected[...] = theta

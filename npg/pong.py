@@ -1,0 +1,219 @@
+"""Pong from pixels (the lecture's last part, after Karpathy 2016): what the player sees, and many games side by side.
+
+A frame is cut to the court, halved to 80 × 80 and its background erased: 6400 numbers, 0 or 1. Two of them make an
+observation, since one does not show where the ball is going. It holds −1, 0, 1 or 2, so bytes hold it:
+
+    "difference"   x_t − x_{t−1}        the slides' input. What rests, such as a paddle, cannot be seen
+    "half"         2 x_t − x_{t−1}      x_t − ½ x_{t−1}, doubled: 1 rests, 2 has just come, −1 has just gone
+
+Everything here needs ale-py, which is imported when an environment is made: `pip install 'npg[atari]'`.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import gymnasium
+import numpy as np
+from gymnasium.vector.utils import batch_space
+
+from npg.environments import UnsupportedEnvironment
+from npg.network import MLP
+from npg.rollout import Sampler
+
+BACKGROUNDS = 87, 107  # grey levels of the court: during a game, and in the moment before it
+NOTHING, UP, DOWN = 0, 2, 3  # actions of the Atari; the policy's are 0, DOWN, and 1, UP
+INPUTS = {"difference": lambda x, before: x - before, "half": lambda x, before: 2 * x - before}
+
+
+def preprocess(frames):
+    """Grey frames [..., 210, 160] → what stands out from the background, int8 0 or 1, [..., 6400]."""
+    court = frames[..., 34:194:2, ::2]
+    lit = (court != BACKGROUNDS[0]) & (court != BACKGROUNDS[1])
+    return lit.reshape(*lit.shape[:-2], 6400).view(np.int8)
+
+
+class PongVectorEnv(gymnasium.vector.VectorEnv):
+    """`num_envs` games to 21 by ale-py's own threads: observations [num_envs, 6400], actions DOWN 0 or UP 1.
+
+    inputs  "half" or "difference"
+    sticky  probability that a frame repeats the last frame's action instead of taking the new one
+
+    Four frames a step; a game begins with up to 30 frames of no action, drawn from the seed. NEXT_STEP autoreset.
+    """
+
+    metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
+    single_observation_space = gymnasium.spaces.Box(-1, 2, (6400,), np.int8)
+    single_action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, num_envs, inputs="half", sticky=0.0):
+        self.games = _ale_py().vector_env.AtariVectorEnv(
+            "pong", num_envs, img_height=210, img_width=160, stack_num=1, maxpool=False, frameskip=4,
+            repeat_action_probability=sticky, use_fire_reset=False,
+        )
+        self.num_envs, self.inputs = num_envs, INPUTS[inputs]
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(self, *, seed=None, options=None):
+        """New games: observations [num_envs, 6400] and ale-py's infos."""
+        frames, infos = self.games.reset(seed=seed)
+        self.frame = preprocess(frames[:, 0])
+        self.ended = np.zeros(self.num_envs, bool)
+        return self.inputs(self.frame, self.frame), infos
+
+    def step(self, actions):
+        """Observations [num_envs, 6400]; rewards ±1 at a point; terminated, truncated; ale-py's infos."""
+        frames, rew, terminated, truncated, infos = self.games.step(np.where(actions == 1, UP, DOWN))
+        frame = preprocess(frames[:, 0])
+        before = np.where(self.ended[:, None], frame, self.frame)  # in a game's first frame nothing has moved
+        self.frame, self.ended = frame, terminated | truncated
+        return self.inputs(frame, before), rew, terminated, truncated, infos
+
+
+class PongEnv(gymnasium.Wrapper):
+    """One game with the same observations and actions, to be rendered."""
+
+    def __init__(self, render_mode=None, inputs="half", sticky=0.0):
+        gymnasium.register_envs(_ale_py())
+        super().__init__(
+            gymnasium.make(
+                "ALE/Pong-v5", obs_type="grayscale", frameskip=4, repeat_action_probability=sticky,
+                render_mode=render_mode,
+            )
+        )
+        self.observation_space = PongVectorEnv.single_observation_space
+        self.action_space = PongVectorEnv.single_action_space
+        self.inputs = INPUTS[inputs]
+
+    def reset(self, *, seed=None, options=None):
+        """As `PongVectorEnv.reset`, for one game."""
+        frame, info = self.env.reset(seed=seed)
+        for _ in range(self.env.np_random.integers(8)):  # else every game were the same
+            frame, *_ = self.env.step(NOTHING)
+        self.frame = preprocess(frame)
+        return self.inputs(self.frame, self.frame), info
+
+    def step(self, action):
+        """As `PongVectorEnv.step`, for one game."""
+        frame, *rest = self.env.step(UP if action == 1 else DOWN)
+        self.frame, before = preprocess(frame), self.frame
+        return self.inputs(self.frame, before), *rest
+
+
+def make_envs(name, n, **options):
+    """`n` games side by side for the command line, whose only environment is "Pong"."""
+    if name != "Pong":
+        raise UnsupportedEnvironment(f"environment {name!r}: only Pong is played here; run_cartpole.py takes others")
+    return PongVectorEnv(n, **options)
+
+
+def make_env(name, render_mode=None, **options):
+    """One game to be rendered, for the command line."""
+    return PongEnv(render_mode, **options)
+
+
+def _ale_py():
+    try:
+        import ale_py
+        import ale_py.vector_env
+    except ImportError:
+        raise UnsupportedEnvironment("Pong needs the package ale-py: pip install 'npg[atari]'") from None
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner
+    return ale_py
+
+
+class RallySampler(Sampler):
+    """A sampler to which a point ends what its actions are credited for: each step that scores is `terminated`.
+
+    Returns, advantages and bootstrapping then stay within a rally. Games, their scores and lengths stay whole.
+    """
+
+    def steps(self, *args):
+        """As `Sampler.steps`."""
+        return _cut_at_points(super().steps(*args))
+
+    def episodes(self, *args):
+        """As `Sampler.episodes`: whole games."""
+        return _cut_at_points(super().episodes(*args))
+
+
+class AheadSampler(RallySampler):
+    """Samples the next rollout in a thread while the last one is learned from: emulator and learner share the cores.
+
+    The policy that sampled is thus one update older than the one that learns, and an importance weight has to know:
+    `theta` holds the parameters that sampled the rollout returned last.
+    """
+
+    def __init__(self, envs, *seeds):
+        self.sampler, self.thread, self.pending = RallySampler(envs, *seeds), ThreadPoolExecutor(1), None
+        self.rng = np.random.default_rng([*seeds, 1])  # the learner's; the sampler in the thread has one of its own
+
+    def reset(self, *seeds):
+        """As `Sampler.reset`; what was sampled ahead is forgotten."""
+        self._drain()
+        self.sampler.reset(*seeds)
+        self.rng.bit_generator.state = np.random.default_rng([*seeds, 1]).bit_generator.state
+
+    def steps(self, policy, theta, n_steps):
+        """As `Sampler.steps`, by the policy of the call before."""
+        if self.pending is None:
+            self._begin_ahead(policy, theta, n_steps)
+        rollout, self.theta = self.pending.result()
+        self._begin_ahead(policy, theta, n_steps)
+        return rollout
+
+    def episodes(self, policy, theta):
+        """As `Sampler.episodes`: nothing is sampled ahead."""
+        self._drain()
+        self.theta = theta
+        return self.sampler.episodes(policy, theta)
+
+    def _begin_ahead(self, policy, theta, n_steps):
+        theta = theta.copy()
+        self.pending = self.thread.submit(lambda: (self.sampler.steps(policy, theta, n_steps), theta))
+
+    def _drain(self):
+        if self.pending is not None:
+            self.pending.result()
+        self.pending = None
+
+
+def _cut_at_points(rollout):
+    return rollout._replace(terminated=rollout.terminated | (rollout.rew != 0))
+
+
+class LitMLP(MLP):
+    """An MLP that reads only the inputs that are lit somewhere in the batch: the others are 0, and so is their dW.
+
+    The same function and gradient, ten times faster where few of many inputs are ever lit. Large batches go through
+    `chunk` rows at a time: neighbours in time light the same inputs. There is no dx.
+    """
+
+    chunk = 512
+
+    def forward(self, theta, x):
+        """As `MLP.forward`."""
+        x = np.asarray(x)
+        if x.ndim == 0 or x.shape[-1] != self.n_in:
+            raise ValueError(f"x: expected shape [..., {self.n_in}], got {x.shape}")
+        rows = x.reshape(-1, self.n_in)
+        W = self.layers(theta)[0][0]
+        y, cache = np.empty((len(rows), self.n_out), theta.dtype), []
+        for start in range(0, len(rows), self.chunk):
+            part = rows[start : start + self.chunk]
+            lit = np.flatnonzero(np.append(part[:, :-1].any(axis=0), True))  # one at least, even in the dark
+            small = MLP((len(lit), *self.sizes[1:]), self.activation)
+            small_theta = np.concatenate([W[lit].ravel(), theta[W.size :]])
+            y[start : start + self.chunk], small_cache = small.forward(small_theta, part[:, lit])
+            cache.append((lit, small, small_theta, small_cache))
+        return y.reshape(*x.shape[:-1], self.n_out), cache
+
+    def backward(self, theta, cache, dy, want_dx=False):
+        """As `MLP.backward`, dx being None."""
+        dy, dtheta = np.asarray(dy).reshape(-1, self.n_out), np.zeros_like(theta)
+        dW = self.layers(dtheta)[0][0]
+        for k, (lit, small, small_theta, small_cache) in enumerate(cache):
+            dsmall, _ = small.backward(small_theta, small_cache, dy[k * self.chunk : (k + 1) * self.chunk], False)
+            split = len(lit) * self.sizes[1]
+            dW[lit] += dsmall[:split].reshape(len(lit), -1)
+            dtheta[dW.size :] += dsmall[split:]
+        return dtheta, None

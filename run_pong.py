@@ -1,0 +1,107 @@
+#!/usr/bin/env python
+"""Pong from pixels, in minutes, in plain NumPy: 6400 numbers in, 200 hidden units, the probability of UP out.
+
+    python run_pong.py                                        the fastest that reliably wins
+    python run_pong.py --algo reinforce                       the slides' own method, on difference frames
+    python run_pong.py --evaluate pretrained                  full games to 21 of the player that comes along
+    python run_pong.py --gif pretrained
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the other core is the emulator's
+
+from npg.cli import Task, main
+from npg.distributions import Bernoulli
+from npg.pong import INPUTS, LitMLP, RallySampler, make_env, make_envs
+
+COMMON = {
+    "hidden": [200],
+    "activation": "relu",
+    "inputs": "half",
+    "sticky": 0.0,
+    "gamma": 0.99,
+    "anneal": True,
+    "standardise": True,
+    "max_grad_norm": 0.5,
+}
+SETTINGS = {
+    "ppo": {
+        **COMMON,
+        "envs": 32,
+        "n_steps": 64,
+        "lam": 0.98,
+        "learning_rate": 1.2e-3,
+        "shared": True,
+        "epochs": 3,
+        "batch_size": 512,
+        "importance": "clipped",
+        "capacity": 1,
+        "value_weight": 0.5,
+        "entropy_weight": 0.005,
+    },
+    "a2c": {
+        **COMMON,
+        "envs": 32,
+        "n_steps": 16,
+        "lam": 0.98,
+        "learning_rate": 1e-3,
+        "shared": True,
+        "value_weight": 0.5,
+        "entropy_weight": 0.005,
+    },
+    "actor-critic": {
+        **COMMON,
+        "envs": 32,
+        "n_steps": 16,
+        "learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "shared": False,
+        "estimation": "mc",
+        "proximal": 0.0,
+        "epochs": 1,
+        "batch_size": 512,
+        "entropy_weight": 0.005,
+    },
+    "reinforce": {
+        **COMMON,
+        "inputs": "difference",
+        "envs": 8,
+        "learning_rate": 5e-3,
+        "anneal": False,
+        "weight": "reward-to-go",
+        "baseline": "none",
+        "max_grad_norm": None,
+        "entropy_weight": 0.0,
+    },
+}
+FLAGS = {
+    "inputs": ({"choices": sorted(INPUTS)}, "what of two frames the network sees"),
+    "sticky": ({"type": float}, "probability that a frame repeats the last action"),
+}
+
+TASK = Task(
+    description=__doc__.splitlines()[0],
+    env="Pong",
+    settings=SETTINGS,
+    continuous_settings={},
+    steps=800_000,
+    evaluate_every=25,
+    episodes=30,
+    make_envs=make_envs,
+    make_env=make_env,
+    distribution=lambda envs: Bernoulli(),
+    target=lambda env: 18.0,
+    flags=FLAGS,
+    environment=("inputs", "sticky"),
+    make_sampler=RallySampler,
+    make_network=LitMLP,
+    evaluate_from=16.0,
+    checkpoint_every="100",
+    pretrained=pathlib.Path(__file__).with_name("npg") / "pong.npz",
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TASK))

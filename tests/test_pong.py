@@ -1,0 +1,252 @@
+"""Pong: what is seen of a frame, games side by side, where credit ends, and the network that skips the dark."""
+
+import pathlib
+import runpy
+import sys
+
+import numpy as np
+import pytest
+from helpers import check_both
+
+from npg.distributions import Bernoulli
+from npg.environments import UnsupportedEnvironment
+from npg.network import MLP
+from npg.policy import Policy
+from npg.pong import INPUTS, AheadSampler, LitMLP, PongEnv, PongVectorEnv, RallySampler, make_envs, preprocess
+from npg.rollout import play
+from npg.runs import read_weights
+
+ROOT = pathlib.Path(__file__).parents[1]
+BACKGROUND, BALL, PADDLE = 87, 236, 147
+
+
+@pytest.fixture
+def envs():
+    made = []
+
+    def make(n=2, **options):
+        pytest.importorskip("ale_py")
+        made.append(PongVectorEnv(n, **options))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()
+
+
+def hand_made_frame():
+    """The score and the walls, which are outside the court; a paddle at the lower right; a ball."""
+    frame = np.full((210, 160), BACKGROUND, np.uint8)
+    frame[:34] = frame[194:] = BALL
+    frame[178:194, 140:144] = PADDLE
+    frame[100:104, 80:82] = BALL
+    return frame
+
+
+def alternate(t, n):
+    return np.full(n, t // 8 % 2)
+
+
+def test_a_frame_becomes_80_by_80_without_walls_and_background():
+    seen = preprocess(hand_made_frame()).reshape(80, 80)
+    expected = np.zeros((80, 80))
+    expected[72:80, 70:72] = 1
+    expected[33:35, 40] = 1
+    np.testing.assert_array_equal(seen, expected)
+    assert seen.dtype == np.int8
+
+
+def test_both_backgrounds_are_erased():
+    assert not preprocess(np.full((210, 160), 87, np.uint8)).any()
+    assert not preprocess(np.full((210, 160), 107, np.uint8)).any()
+
+
+def test_frames_are_preprocessed_in_batches():
+    frames = np.stack([hand_made_frame(), np.full((210, 160), BACKGROUND, np.uint8)])
+    seen = preprocess(frames[None])
+    assert seen.shape == (1, 2, 6400)
+    np.testing.assert_array_equal(seen[0, 0], preprocess(frames[0]))
+    assert not seen[0, 1].any()
+
+
+def test_inputs_tell_what_rests_what_comes_and_what_goes():
+    before, now = np.array([0, 1, 0, 1], np.int8), np.array([0, 1, 1, 0], np.int8)  # dark, rests, comes, goes
+    np.testing.assert_array_equal(INPUTS["difference"](now, before), [0, 0, 1, -1])
+    np.testing.assert_array_equal(INPUTS["half"](now, before), [0, 1, 2, -1])
+    assert all(f(now, before).dtype == np.int8 for f in INPUTS.values())
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_observations_are_bytes_that_combine_two_frames(envs, inputs):
+    env = envs(3, inputs=inputs)
+    obs, _ = env.reset(seed=1)
+    for t in range(40):
+        assert obs.shape == (3, 6400) and obs.dtype == np.int8 and env.observation_space.contains(obs)
+        before = env.frame
+        obs, *_ = env.step(alternate(t, 3))
+        np.testing.assert_array_equal(obs, INPUTS[inputs](env.frame, before))
+    assert obs.any()
+
+
+def test_up_moves_the_paddle_up_and_down_moves_it_down(envs):
+    env = envs(2)
+    env.reset(seed=1)
+    for _ in range(12):
+        env.step(np.array([0, 1]))
+    rows = [np.nonzero(frame.reshape(80, 80)[:, 70:72].any(axis=1))[0].mean() for frame in env.frame]
+    assert rows[1] + 20 < rows[0]
+
+
+def test_a_seed_gives_the_same_games_and_another_seed_other_games(envs):
+    def games(seed):
+        env = envs(2)
+        obs, _ = env.reset(seed=seed)
+        steps = [env.step(alternate(t, 2))[:4] for t in range(40)]
+        return [obs, *(np.stack(column) for column in zip(*steps))]
+
+    for a, b in zip(games(5), games(5)):
+        np.testing.assert_array_equal(a, b)
+    assert any((a != b).any() for a, b in zip(games(5), games(55)))
+
+
+def test_sticky_actions_change_the_game(envs):
+    seen = []
+    for sticky in (0.0, 0.25):
+        env = envs(2, sticky=sticky)
+        env.reset(seed=1)
+        seen.append([env.step(alternate(t, 2))[0] for t in range(30)])
+    assert (np.array(seen[0]) != np.array(seen[1])).any()
+
+
+def test_a_game_goes_to_21_and_the_next_begins_without_its_ghost(envs):
+    env = envs(2, inputs="difference")
+    obs, _ = env.reset(seed=3)
+    assert not obs.any()
+    score, lost = np.zeros(2), np.zeros(2)
+    for _ in range(3000):
+        obs, rew, terminated, truncated, _ = env.step(np.ones(2, np.int64))
+        assert not truncated.any() and np.isin(rew, (-1, 0, 1)).all()
+        score, lost = score + rew, lost + (rew == -1)
+        if terminated.any():
+            break
+    over = int(np.argmax(terminated))
+    assert lost[over] == 21 and score[over] < 0
+    last = env.frame[over].copy()
+    obs, rew, terminated, _, _ = env.step(np.ones(2, np.int64))  # the reset row
+    assert not obs[over].any() and rew[over] == 0 and not terminated[over]
+    assert (env.frame[over] != last).any()
+
+
+def test_play_counts_whole_games(envs):
+    returns, lengths = play(envs(2), lambda obs: np.zeros(len(obs), np.int64), 1)
+    assert (returns <= -15).all() and (lengths > 500).all()
+
+
+def test_one_game_to_render_shows_what_the_vector_environment_shows(envs):
+    env, one = envs(1), PongEnv("rgb_array")
+    many, _ = env.reset(seed=1)
+    single, _ = one.reset(seed=1)
+    assert single.shape == many.shape[1:] and single.dtype == many.dtype
+    for t in range(60):
+        many, *_ = env.step(alternate(t, 1))
+        single, rew, terminated, truncated, _ = one.step(int(alternate(t, 1)[0]))
+    assert one.render().shape == (210, 160, 3)
+    for column in 8, 70:  # both see the paddles, eight pixels high
+        assert (single.reshape(80, 80)[:, column] != 0).any() == (many.reshape(80, 80)[:, column] != 0).any()
+    one.close()
+
+
+def test_a_point_ends_credit_but_not_the_game(envs):
+    env = envs(2)
+    policy = Policy(LitMLP((6400, 4, 1)), Bernoulli())
+    theta = policy.init(np.random.default_rng(0))
+    rollout = RallySampler(env, 0).steps(policy, theta, 200)
+    points = rollout.rew != 0
+    assert points.sum() >= 2
+    np.testing.assert_array_equal(rollout.terminated, points)
+    assert rollout.valid.all()
+    assert rollout.episode_returns == [] and not rollout.truncated.any()
+
+
+def test_sampling_ahead_gives_the_rollouts_of_the_parameters_before(envs):
+    policy = Policy(LitMLP((6400, 4, 1)), Bernoulli())
+    thetas = [policy.init(np.random.default_rng(k)) for k in range(3)]
+    ahead, plain = AheadSampler(envs(2), 7), RallySampler(envs(2), 7)
+    for theta, acting in zip(thetas, [thetas[0], thetas[0], thetas[1]]):
+        rollout, expected = ahead.steps(policy, theta, 20), plain.steps(policy, acting, 20)
+        np.testing.assert_array_equal(ahead.theta, acting)
+        for name in ("obs", "act", "rew", "terminated"):
+            np.testing.assert_array_equal(getattr(rollout, name), getattr(expected, name))
+
+
+def test_sampling_ahead_begins_anew_from_the_seeds(envs):
+    policy = Policy(LitMLP((6400, 4, 1)), Bernoulli())
+    theta = policy.init(np.random.default_rng(0))
+    sampler = AheadSampler(envs(2), 7)
+    seen = []
+    for _ in range(2):
+        seen.append([sampler.steps(policy, theta, 10).obs for _ in range(2)] + [sampler.rng.random()])
+        sampler.reset(7)
+    np.testing.assert_array_equal(seen[0][:2], seen[1][:2])
+    assert seen[0][2] == seen[1][2]
+
+
+def batch_with_dark_inputs(rng, dtype=np.float64):
+    x = np.zeros((3, 5, 30), dtype)
+    x[..., 4:9] = rng.integers(-1, 3, (3, 5, 5))
+    return x
+
+
+@pytest.mark.parametrize("chunk", [4, 512])
+def test_lit_mlp_is_the_mlp_of_the_same_theta(chunk, monkeypatch):
+    monkeypatch.setattr(LitMLP, "chunk", chunk)
+    rng = np.random.default_rng(0)
+    dense, lit = MLP((30, 7, 2), "relu"), LitMLP((30, 7, 2), "relu")
+    theta, x = dense.init(rng, dtype=np.float64), batch_with_dark_inputs(rng)
+    y, cache = dense.forward(theta, x)
+    y_lit, cache_lit = lit.forward(theta, x.astype(np.int8))
+    np.testing.assert_allclose(y_lit, y, rtol=0, atol=1e-14)
+    dy = rng.standard_normal(y.shape)
+    dtheta, dx = lit.backward(theta, cache_lit, dy)
+    assert dx is None
+    np.testing.assert_allclose(dtheta, dense.backward(theta, cache, dy)[0], rtol=0, atol=1e-13)
+
+
+def test_lit_mlp_gradient_by_differences_and_complex_step():
+    rng = np.random.default_rng(1)
+    network = LitMLP((30, 4, 2), "tanh")
+    theta, x = network.init(rng, dtype=np.float64), batch_with_dark_inputs(rng)
+    dy = rng.standard_normal((3, 5, 2))
+    f = lambda theta: np.sum(dy * network.forward(theta, x)[0])
+    check_both(f, theta, network.backward(theta, network.forward(theta, x)[1], dy)[0])
+
+
+def test_lit_mlp_takes_a_dark_batch_and_a_single_observation():
+    rng = np.random.default_rng(2)
+    network = LitMLP((30, 4, 1), "relu")
+    theta = network.init(rng)
+    theta[network.sizes[0] * 4 :] = rng.standard_normal(9)  # biases that are not 0
+    y, cache = network.forward(theta, np.zeros(30, np.int8))
+    np.testing.assert_allclose(y, MLP((30, 4, 1), "relu").forward(theta, np.zeros(30))[0], rtol=1e-6)
+    assert network.backward(theta, cache, np.ones(1, np.float32))[0].shape == theta.shape
+
+
+def test_the_pretrained_player_is_small_and_reads_pixels():
+    path = runpy.run_path(str(ROOT / "run_pong.py"))["TASK"].pretrained
+    config, theta = read_weights(path)
+    assert path.stat().st_size <= 3e6
+    assert config["env"] == "Pong" and theta.shape == (LitMLP((6400, 200, 2), "relu").size,)
+    assert np.isfinite(theta).all()
+
+
+def test_another_environment_is_refused():
+    with pytest.raises(UnsupportedEnvironment, match="Breakout"):
+        make_envs("Breakout", 1)
+
+
+def test_without_ale_py_the_script_says_in_one_line_what_to_install(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    script = runpy.run_path(str(ROOT / "run_pong.py"))
+    assert script["main"](script["TASK"], ["--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "pip install 'npg[atari]'" in error and error.count("\n") == 1
