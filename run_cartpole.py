@@ -3,7 +3,7 @@
 
     python run_cartpole.py                                    solves CartPole in a second
     python run_cartpole.py --algo reinforce --baseline time
-    python run_cartpole.py --env Pendulum-v1
+    python run_cartpole.py --env Pendulum-v1 --steps 200000
 """
 
 import os
@@ -11,21 +11,23 @@ import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: one thread is fastest for small matrices
 
-from npg.cli import Task, main
+from npg.cli import main
 from npg.environments import default_distribution, make_env, make_envs, reward_threshold
+from npg.training import Task
 
 COMMON = {"hidden": [64, 64], "activation": "tanh", "anneal": False, "normalise_obs": False, "entropy_weight": 0.0}
 SETTINGS = {
     "ppo": {
         **COMMON,
-        "envs": 8,
+        "hidden": [32, 32],
+        "envs": 16,
         "n_steps": 32,
         "gamma": 0.99,
         "lam": 0.95,
-        "learning_rate": 5e-3,
+        "learning_rate": 8e-3,
         "shared": False,
-        "epochs": 5,
-        "batch_size": 128,
+        "epochs": 8,
+        "batch_size": 256,
         "importance": "clipped",
         "capacity": 1,
         "standardise": True,
@@ -94,6 +96,7 @@ GAUSSIAN = {"sigma": "learned", "log_std": 0.0}  # what a policy over Box action
 CONTINUOUS_SETTINGS = {algo: GAUSSIAN for algo in SETTINGS}
 CONTINUOUS_SETTINGS["ppo"] = {
     **GAUSSIAN,
+    "hidden": [64, 64],
     "envs": 16,
     "n_steps": 64,
     "gamma": 0.95,
@@ -107,10 +110,11 @@ CONTINUOUS_SETTINGS["ppo"] = {
 TASK = Task(
     description=__doc__.splitlines()[0],
     env="CartPole-v1",
+    algo="ppo",
     settings=SETTINGS,
     continuous_settings=CONTINUOUS_SETTINGS,
     steps=500_000,
-    evaluate_every=10,
+    evaluate_every=5,
     episodes=100,
     make_envs=make_envs,
     make_env=make_env,

@@ -13,9 +13,10 @@ import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the other core is the emulator's
 
-from npg.cli import Task, main
+from npg.cli import main
 from npg.distributions import Bernoulli
 from npg.pong import INPUTS, LitMLP, RallySampler, make_env, make_envs
+from npg.training import Task
 
 COMMON = {
     "hidden": [200],
@@ -85,6 +86,7 @@ FLAGS = {
 TASK = Task(
     description=__doc__.splitlines()[0],
     env="Pong",
+    algo="ppo",
     settings=SETTINGS,
     continuous_settings={},
     steps=800_000,

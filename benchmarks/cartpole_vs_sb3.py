@@ -66,15 +66,18 @@ class Judge:
 
 def with_npg(seed):
     """The judge's verdict on `run_cartpole.py`'s defaults."""
-    settings = dict(SETTINGS["ppo"])
+    settings = dict(SETTINGS[TASK.algo])
     envs = make_envs(ENV, settings.pop("envs"), settings.pop("normalise_obs"))
     anneal = settings.pop("anneal")
-    experiment = build("ppo", envs, default_distribution(envs), seed, settings)
-    judge, env_steps = Judge(lambda obs: experiment.policy.act(experiment.theta, obs), seed), 0
+    experiment = build(TASK.algo, envs, default_distribution(envs), seed, settings)
+    judge, env_steps, update = Judge(lambda obs: experiment.policy.act(experiment.theta, obs), seed), 0, 0
     while not judge.is_solved(env_steps) and env_steps < TASK.steps:
+        if update % int(TASK.checkpoint_every) == 0:
+            experiment.reset(update)  # as a run does at its checkpoints
         if anneal:
             experiment.set_learning_rate(1 - env_steps / TASK.steps)
         env_steps += next(experiment.updates)["rollout"].env_steps
+        update += 1
     return judge.verdict()
 
 

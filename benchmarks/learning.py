@@ -36,10 +36,10 @@ ROWS = {
 }
 TITLES = {
     "ppo": "PPO (default)",
+    "a2c": "A2C, two networks",
     "reinforce": "REINFORCE, state baseline",
     "actor-critic": "actor-critic, two networks",
     "actor-critic-shared": "actor-critic, shared network",
-    "a2c": "A2C, two networks",
     "a2c-shared": "A2C, shared network",
     "q-actor-critic": "Q actor-critic",
     "pendulum": "PPO on Pendulum, Gaussian",

@@ -21,8 +21,9 @@ Read the modules in this order; each imports only from those before it.
     tabular          every trajectory of a small MDP enumerated: exact gradients, and the exact moments of estimators
     environments     Gymnasium's environments, wrapped for the policies
     experiment       from plain settings to something that learns
+    pong             Pong from pixels: what the player sees, many games side by side
     runs, plots      a training run on disk; figures
-    cli              what the run scripts share
+    training, cli    the training loop; the command line that the run scripts share
 
 Importing `npg` imports nothing: take what you need, e.g. `from npg.network import MLP`.
 """

@@ -1,4 +1,4 @@
-"""What the run scripts share: flags, the training loop with its progress bar, and what to say when something is wrong.
+"""The command line that the run scripts share: flags, commands, and what to say when something is wrong.
 
 Exit codes: 0 done, 2 bad arguments or input, 3 diverged, 130 interrupted (checkpoint written first).
 """
@@ -11,57 +11,19 @@ import platform
 import shlex
 import signal
 import sys
-from collections.abc import Callable
-from typing import NamedTuple
 
 import gymnasium
 import numpy as np
-from tqdm import tqdm
 
 import npg
 from npg import plots
-from npg.environments import UnsupportedEnvironment, normaliser, set_normaliser
-from npg.experiment import ALGORITHMS, BASELINES, EVALUATE, build
-from npg.network import ACTIVATIONS, MLP
+from npg.environments import UnsupportedEnvironment
+from npg.experiment import ALGORITHMS, BASELINES
+from npg.network import ACTIVATIONS
 from npg.reinforce import WEIGHTS
 from npg.replay import IMPORTANCE
-from npg.rollout import Sampler, play
-from npg.runs import (
-    FORMAT,
-    Diverged,
-    Run,
-    RunError,
-    parse_period,
-    read_checkpoint,
-    read_config,
-    read_weights,
-    write_weights,
-)
-
-PRETRAINED = "pretrained"  # goes where a run's folder goes
-
-
-class Task(NamedTuple):
-    """What differs between the run scripts."""
-
-    description: str
-    env: str  # default environment
-    settings: dict  # {algo: {setting: default}}
-    continuous_settings: dict  # {algo: {setting: default}}: what changes for Box actions
-    steps: int  # default budget of environment steps
-    evaluate_every: int  # updates between evaluations
-    episodes: int  # in each evaluation
-    make_envs: Callable  # (env, n, **settings named in `environment`) → vector environment
-    make_env: Callable  # (env, render_mode) → one environment
-    distribution: Callable  # vector environment → distribution
-    target: Callable  # env → mean return at which training stops, or None
-    flags: dict = {}  # what only this script's settings need of argparse, as in FLAGS
-    environment: tuple = ("normalise_obs",)  # settings that are the environment's
-    make_sampler: Callable = Sampler
-    make_network: Callable = MLP
-    evaluate_from: float | None = None  # mean return in training from which evaluations begin
-    checkpoint_every: str = "50"
-    pretrained: pathlib.Path | None = None  # file of the weights that come with the package
+from npg.runs import FORMAT, Diverged, RunError, parse_period, read_config, write_weights
+from npg.training import PRETRAINED, frames, load, prepare, train
 
 
 def _number(kind, low, high=np.inf, open_low=False):
@@ -141,7 +103,7 @@ def make_parser(task):
     """The command line of a run script; every default is None until `_new_config` fills it in."""
     parser = _Parser(description=task.description)
     add = parser.add_argument
-    add("--algo", choices=[algo for algo in ALGORITHMS if algo in task.settings], help="algorithm (ppo)")
+    add("--algo", choices=[algo for algo in ALGORITHMS if algo in task.settings], help=f"algorithm ({task.algo})")
     add("--env", metavar="ID", type=_name, help=f"environment, by its name in Gymnasium ({task.env})")
     add("--seed", type=_number(int, 0), metavar="N", help="of everything random (0)")
     add("--steps", type=_count, metavar="N", help=f"budget of environment steps ({task.steps})")
@@ -177,7 +139,7 @@ def _flag(name):
 
 def _new_config(task, args, parser):
     """The config of a new run: what was asked, and defaults for the rest."""
-    algo, env = args.algo or "ppo", args.env or task.env
+    algo, env = args.algo or task.algo, args.env or task.env
     probe = task.make_envs(env, 1)
     continuous = isinstance(probe.single_action_space, gymnasium.spaces.Box)
     probe.close()
@@ -216,103 +178,8 @@ def _new_folder(config):
     return folder
 
 
-class _Player:
-    """Plays episodes that training never sees, with the policy's most likely actions."""
-
-    def __init__(self, task, config, envs, experiment):
-        self.make = lambda: task.make_envs(config["env"], config["episodes"], **_environment(task, config))
-        self.seed, self.training_envs, self.experiment, self.envs = config["seed"], envs, experiment, None
-
-    def act(self, obs):
-        return self.experiment.policy.act(self.experiment.theta, obs)
-
-    def returns(self, *stream):
-        """Returns of one episode in each environment, seeded from the run's seed and `stream`."""
-        self.envs = self.envs or self.make()
-        if normaliser(self.envs):
-            set_normaliser(self.envs, **normaliser(self.training_envs), update=False)
-        return play(self.envs, self.act, self.seed, EVALUATE, *stream)[0]
-
-
-def _environment(task, config):
-    return {name: config["settings"][name] for name in task.environment}
-
-
-def _prepare(task, config, folder):
-    settings = {k: v for k, v in config["settings"].items() if k not in ("envs", "anneal", *task.environment)}
-    envs = task.make_envs(config["env"], config["settings"]["envs"], **_environment(task, config))
-    experiment = build(
-        config["algo"], envs, task.distribution(envs), config["seed"], settings, task.make_sampler, task.make_network
-    )
-    player = _Player(task, config, envs, experiment)
-    return Run(folder, config, experiment, envs, player.returns), player
-
-
-def _checked(prepare, task, config, folder):
-    """prepare(…), a RunError where the config, which a user may have edited, cannot be used."""
-    try:
-        return prepare(task, config, folder)
-    except UnsupportedEnvironment:
-        raise
-    except KeyError as error:
-        raise RunError(f"{folder}: config lacks {error}") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{folder}: {error}") from None
-
-
 def _load(task, folder, args):
-    """The run in a folder with its saved state, or the pretrained policy, for playing."""
-    pretrained = task.pretrained and folder == PRETRAINED
-    config, theta = read_weights(task.pretrained) if pretrained else (read_config(folder), None)
-    config["episodes"] = args.episodes or config["episodes"]
-    config["seed"] = config["seed"] if args.seed is None else args.seed
-    config["settings"].update((k, getattr(args, k)) for k in task.environment if getattr(args, k) is not None)
-    run, player = _checked(_prepare, task, config, "." if pretrained else folder)
-    if pretrained:
-        run.experiment.theta[...] = theta
-    else:
-        run.restore(read_checkpoint(folder))
-    return run, player
-
-
-def _train(run, player, quiet):
-    """Until the budget is spent or the target reached in an evaluation and again in a second, independent one."""
-    config, experiment = run.config, run.experiment
-    target, budget = config["target"], config["steps"]
-    solved, returns = False, None
-    bar = tqdm(total=budget, initial=run.env_steps, unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True)
-    with bar, np.errstate(all="ignore"):  # what is not finite ends the run with a message of its own
-        updates = run.updates()
-        row = run.rows[-1] if run.rows else {}
-        while True:
-            if target is not None and row.get("eval_return_mean", -np.inf) >= target:
-                returns = player.returns(run.update, 1)
-                solved = bool(returns.mean() >= target)
-            if solved or run.env_steps >= budget:
-                break
-            if config["settings"]["anneal"]:
-                experiment.set_learning_rate(1 - run.env_steps / budget)
-            row = next(updates)
-            bar.update(run.env_steps - bar.n)
-            if "return_mean" in row:
-                bar.set_postfix_str(f"return {run.recent_return():.1f}, {run.episodes} episodes", refresh=False)
-    if not solved:
-        returns = player.returns(run.update, 1)
-        solved = target is not None and bool(returns.mean() >= target)
-    result = {
-        **{name: config[name] for name in ("env", "algo", "seed", "target")},
-        "solved": solved,
-        "updates": run.update,
-        "env_steps": run.env_steps,
-        "seconds": run.seconds,
-        "eval_return_mean": float(returns.mean()),
-        "eval_return_std": float(returns.std()),
-        "eval_episodes": len(returns),
-    }
-    run.finish(result)
-    title = f"{config['env']}, {config['algo']}, seed {config['seed']}"
-    plots.learning_curve(run.folder / "learning_curve.png", run.rows, title, target)
-    return result
+    return load(task, folder, **{name: getattr(args, name) for name in ("seed", "episodes", *task.environment)})
 
 
 def _train_command(task, args, parser):
@@ -325,13 +192,13 @@ def _train_command(task, args, parser):
     else:
         config = _new_config(task, args, parser)
         folder = pathlib.Path(args.out) if args.out else _new_folder(config)
-    run, player = _checked(_prepare, task, config, folder)
+    run, player = prepare(task, config, folder)
     if args.resume:
         run.resume()
     else:
         run.create()
     try:
-        result = _train(run, player, args.quiet)
+        result = train(run, player, args.quiet)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not spoil the checkpoint
         run.save()
@@ -364,26 +231,12 @@ def _evaluate_command(task, args):
     return 0
 
 
-def _frames(task, run, player, mode):
-    """What `render` gives before each step of one episode."""
-    env = task.make_env(run.config["env"], mode, **_environment(task, run.config))
-    moments, over = normaliser(run.envs), False
-    obs, _ = env.reset(seed=int(np.random.default_rng([player.seed, EVALUATE, 0, 3]).integers(2**31)))
-    while not over:
-        yield env.render(), env.metadata.get("render_fps", 30)
-        if moments:
-            obs = (obs - moments["obs_mean"]) / np.sqrt(moments["obs_var"] + run.envs.epsilon)
-        obs, _, terminated, truncated, _ = env.step(player.act(obs))
-        over = terminated or truncated
-    env.close()
-
-
 def _gif_command(task, args):
     run, player = _load(task, args.gif, args)
-    frames, fps = zip(*_frames(task, run, player, "rgb_array"))
+    pictures, fps = zip(*frames(task, run, player, "rgb_array"))
     path = run.folder / "policy.gif"
-    plots.gif(path, frames, fps[0])
-    print(f"wrote {path}: {len(frames)} frames")
+    plots.gif(path, pictures, fps[0])
+    print(f"wrote {path}: {len(pictures)} frames")
     return 0
 
 
@@ -391,7 +244,7 @@ def _watch_command(task, args):
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise RunError("--watch: there is no screen here; --gif writes the episode to a file")
     run, player = _load(task, args.watch, args)
-    for _ in _frames(task, run, player, "human"):
+    for _ in frames(task, run, player, "human"):
         pass
     return 0
 

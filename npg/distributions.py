@@ -87,10 +87,8 @@ class Categorical:
     def grad_log_prob(self, params, act):
         """∂ log π(a) / ∂h_b = 1[a = b] − π(b): the slide's ∇h(s,a) − Σ_b π(b) ∇h(s,b)."""
         _check("params", params, self.n)
-        dparams = -np.exp(log_softmax(params))
-        taken = _one_an_action(params, act)[..., None]
-        np.put_along_axis(dparams, taken, np.take_along_axis(dparams, taken, axis=-1) + 1, axis=-1)
-        return dparams
+        taken = _one_an_action(params, act)[..., None] == np.arange(self.n)
+        return taken - np.exp(log_softmax(params))
 
     def entropy(self, params):
         """H = −Σ_b π(b) log π(b)."""

@@ -95,8 +95,9 @@ def standardise(x, where=True):
     Not one of the lecture's estimators: dividing by the batch's own standard deviation rescales the step, and the
     batch's own mean is a baseline that the batch's own actions have shaped.
     """
-    mean, std = np.mean(x, where=where), np.std(x, where=where)
-    return np.zeros_like(x) if std <= _rounding(x, where) else (x - mean) / std  # a NaN stays one, and is seen
+    d = x - np.mean(x, where=where)
+    std = np.sqrt(np.mean(d * d, where=where))
+    return np.zeros_like(x) if std <= _rounding(x, where) else d / std  # a NaN stays one, and is seen
 
 
 def explained_variance(target, val, where=True):

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import test_environments  # registers the environments "strange/…"
 
-from npg import cli, runs
+from npg import cli, plots, runs, training
 from npg.experiment import ALGORITHMS, BASELINES
 from npg.policy import ActorCritic
 from npg.runs import read_checkpoint, read_config, read_metrics, write_json
@@ -50,7 +50,7 @@ def tiny(algo="ppo", more=""):
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """Drawing takes longer than these runs. The run that `finished` and those of other processes do draw."""
-    monkeypatch.setattr(cli.plots, "learning_curve", lambda path, *args: path.touch())
+    monkeypatch.setattr(plots, "learning_curve", lambda path, *args: path.touch())
 
 
 class Result(NamedTuple):
@@ -437,10 +437,10 @@ def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp
 
     flags = tiny(more="--steps 600 --episodes 5 --checkpoint-every 2 --evaluate-every 3").split()
     assert cli.main(TASK._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
-    training, evaluation = ([seed for run in seeds[n] for seed in run] for n in (2, 5))
-    assert len(training) > 20 and len(evaluation) > 20
-    assert not set(training) & set(evaluation)
-    assert len(set(evaluation)) == len(evaluation)
+    trained, evaluated = ([seed for run in seeds[n] for seed in run] for n in (2, 5))
+    assert len(trained) > 20 and len(evaluated) > 20
+    assert not set(trained) & set(evaluated)
+    assert len(set(evaluated)) == len(evaluated)
 
 
 @pytest.fixture
@@ -457,7 +457,7 @@ def scripted(monkeypatch):
                 raise mean
             return np.full(envs.num_envs, float(mean)), np.ones(envs.num_envs, int)
 
-        monkeypatch.setattr(cli, "play", play)
+        monkeypatch.setattr(training, "play", play)
         return asked
 
     return script
@@ -510,8 +510,8 @@ def test_without_a_target_nothing_is_called_solved_or_unsolved(call, tmp_path):
 
 
 def test_seconds_leave_evaluation_out(call, tmp_path, monkeypatch):
-    play = cli.play
-    monkeypatch.setattr(cli, "play", lambda *args: time.sleep(0.3) or play(*args))
+    play = training.play
+    monkeypatch.setattr(training, "play", lambda *args: time.sleep(0.3) or play(*args))
     assert call(tiny(more="--steps 100 --evaluate-every 3"), out=tmp_path / "run").code == 0
     evaluations = sum("eval_return_mean" in row for row in read_metrics(tmp_path / "run"))
     assert evaluations == 2
@@ -519,14 +519,14 @@ def test_seconds_leave_evaluation_out(call, tmp_path, monkeypatch):
 
 
 def test_the_learning_rate_falls_in_a_line_from_its_initial_value_to_0(call, tmp_path, monkeypatch):
-    fractions, build = [], cli.build
+    fractions, build = [], training.build
 
     def spy(*args):
         experiment = build(*args)
         set_rate = experiment.set_learning_rate
         return experiment._replace(set_learning_rate=lambda fraction: fractions.append(fraction) or set_rate(fraction))
 
-    monkeypatch.setattr(cli, "build", spy)
+    monkeypatch.setattr(training, "build", spy)
     assert call(tiny("a2c", "--steps 320 --anneal"), out=tmp_path / "run").code == 0
     before = [0, *(row["env_steps"] for row in read_metrics(tmp_path / "run"))][:-1]
     np.testing.assert_allclose(fractions, 1 - np.array(before) / 320)
@@ -597,7 +597,7 @@ def test_a_gif_that_cannot_be_written_is_an_error_of_one_line(call, tmp_path):
 def test_a_policy_of_normalised_observations_is_played_with_its_own_moments(call, tmp_path, monkeypatch, flag):
     if flag == "gif":
         pytest.importorskip("pygame")
-        monkeypatch.setattr(cli.plots, "gif", lambda *args, **kwargs: None)
+        monkeypatch.setattr(plots, "gif", lambda *args, **kwargs: None)
     folder = tmp_path / "run"
     assert call(tiny(more="--env Pendulum-v1 --steps 600 --normalise-obs"), out=folder).code == 0
     seen, act = [], ActorCritic.act

@@ -1,7 +1,7 @@
 """The algorithms learn, with the settings that run_cartpole.py ships: several seeds, budgets with a margin.
 
-The budget of the defaults is about twice the steps of the slowest seed of the tuning; the others are what the README
-promises.
+The budget of the defaults is more than twice the steps of the slowest seed of their tuning; the others are what the
+README promises.
 """
 
 import json
@@ -24,7 +24,7 @@ def train(folder, flags, seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_defaults_solve_cartpole(tmp_path, seed):
-    result = train(tmp_path, "--steps 40000", seed)
+    result = train(tmp_path, "--steps 60000", seed)
     assert result["solved"] and result["eval_return_mean"] >= 475 and result["eval_episodes"] == 100
 
 

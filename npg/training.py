@@ -1,0 +1,161 @@
+"""Training and playing: what a run script does once its command line has been understood."""
+
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from npg import plots
+from npg.environments import UnsupportedEnvironment, normaliser, set_normaliser
+from npg.experiment import EVALUATE, build
+from npg.network import MLP
+from npg.rollout import Sampler, play
+from npg.runs import Run, RunError, read_checkpoint, read_config, read_weights
+
+PRETRAINED = "pretrained"  # goes where a run's folder goes
+
+
+class Task(NamedTuple):
+    """What differs between the run scripts."""
+
+    description: str
+    env: str  # default environment
+    algo: str  # default algorithm
+    settings: dict  # {algo: {setting: default}}
+    continuous_settings: dict  # {algo: {setting: default}}: what changes for Box actions
+    steps: int  # default budget of environment steps
+    evaluate_every: int  # updates between evaluations
+    episodes: int  # in each evaluation
+    make_envs: Callable  # (env, n, **settings named in `environment`) → vector environment
+    make_env: Callable  # (env, render_mode) → one environment
+    distribution: Callable  # vector environment → distribution
+    target: Callable  # env → mean return at which training stops, or None
+    flags: dict = {}  # what only this script's settings need of argparse, as in FLAGS
+    environment: tuple = ("normalise_obs",)  # settings that are the environment's
+    make_sampler: Callable = Sampler
+    make_network: Callable = MLP
+    evaluate_from: float | None = None  # mean return in training from which evaluations begin
+    checkpoint_every: str = "50"
+    pretrained: pathlib.Path | None = None  # file of the weights that come with the package
+
+
+class Player:
+    """Plays episodes that training never sees, with the policy's most likely actions."""
+
+    def __init__(self, task, config, envs, experiment):
+        self.make = lambda: task.make_envs(config["env"], config["episodes"], **_environment(task, config))
+        self.seed, self.training_envs, self.experiment, self.envs = config["seed"], envs, experiment, None
+
+    def act(self, obs):
+        """The most likely action."""
+        return self.experiment.policy.act(self.experiment.theta, obs)
+
+    def returns(self, *stream):
+        """Returns of one episode in each environment, seeded from the run's seed and `stream`."""
+        self.envs = self.envs or self.make()
+        if normaliser(self.envs):
+            set_normaliser(self.envs, **normaliser(self.training_envs), update=False)
+        return play(self.envs, self.act, self.seed, EVALUATE, *stream)[0]
+
+
+def _environment(task, config):
+    return {name: config["settings"][name] for name in task.environment}
+
+
+def prepare(task, config, folder):
+    """The `Run` of a config in a folder, neither created nor resumed yet, and the `Player` of its policy.
+
+    Raises RunError where the config, which a user may have edited, cannot be used.
+    """
+    try:
+        return _prepare(task, config, folder)
+    except UnsupportedEnvironment:
+        raise
+    except KeyError as error:
+        raise RunError(f"{folder}: config lacks {error}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder}: {error}") from None
+
+
+def _prepare(task, config, folder):
+    settings = {k: v for k, v in config["settings"].items() if k not in ("envs", "anneal", *task.environment)}
+    envs = task.make_envs(config["env"], config["settings"]["envs"], **_environment(task, config))
+    experiment = build(
+        config["algo"], envs, task.distribution(envs), config["seed"], settings, task.make_sampler, task.make_network
+    )
+    player = Player(task, config, envs, experiment)
+    return Run(folder, config, experiment, envs, player.returns), player
+
+
+def load(task, folder, **overrides):
+    """As `prepare`, with the state saved in the folder, or the policy that goes by `PRETRAINED`, for playing.
+
+    overrides  "seed", "episodes" and settings of the environment that are to differ from training's; None: as there
+    """
+    pretrained = task.pretrained and folder == PRETRAINED
+    config, theta = read_weights(task.pretrained) if pretrained else (read_config(folder), None)
+    for name, value in overrides.items():
+        if value is not None:
+            (config["settings"] if name in task.environment else config)[name] = value
+    run, player = prepare(task, config, "." if pretrained else folder)
+    if pretrained:
+        run.experiment.theta[...] = theta
+    else:
+        run.restore(read_checkpoint(folder))
+    return run, player
+
+
+def train(run, player, quiet):
+    """Until the budget is spent or the target reached in an evaluation and again in a second, independent one."""
+    config, experiment = run.config, run.experiment
+    target, budget = config["target"], config["steps"]
+    solved, returns = False, None
+    bar = tqdm(total=budget, initial=run.env_steps, unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True)
+    with bar, np.errstate(all="ignore"):  # what is not finite ends the run with a message of its own
+        updates = run.updates()
+        row = run.rows[-1] if run.rows else {}
+        while True:
+            if target is not None and row.get("eval_return_mean", -np.inf) >= target:
+                returns = player.returns(run.update, 1)
+                solved = bool(returns.mean() >= target)
+            if solved or run.env_steps >= budget:
+                break
+            if config["settings"]["anneal"]:
+                experiment.set_learning_rate(1 - run.env_steps / budget)
+            row = next(updates)
+            bar.update(run.env_steps - bar.n)
+            if "return_mean" in row:
+                bar.set_postfix_str(f"return {run.recent_return():.1f}, {run.episodes} episodes", refresh=False)
+    if not solved:
+        returns = player.returns(run.update, 1)
+        solved = target is not None and bool(returns.mean() >= target)
+    result = {
+        **{name: config[name] for name in ("env", "algo", "seed", "target")},
+        "solved": solved,
+        "updates": run.update,
+        "env_steps": run.env_steps,
+        "seconds": run.seconds,
+        "eval_return_mean": float(returns.mean()),
+        "eval_return_std": float(returns.std()),
+        "eval_episodes": len(returns),
+    }
+    run.finish(result)
+    title = f"{config['env']}, {config['algo']}, seed {config['seed']}"
+    plots.learning_curve(run.folder / "learning_curve.png", run.rows, title, target)
+    return result
+
+
+def frames(task, run, player, mode):
+    """One episode, played and rendered: yields what `render` gives before each step, and the frames a second."""
+    env = task.make_env(run.config["env"], mode, **_environment(task, run.config))
+    moments, over = normaliser(run.envs), False
+    obs, _ = env.reset(seed=int(np.random.default_rng([player.seed, EVALUATE, 0, 3]).integers(2**31)))
+    while not over:
+        yield env.render(), env.metadata.get("render_fps", 30)
+        if moments:
+            obs = (obs - moments["obs_mean"]) / np.sqrt(moments["obs_var"] + run.envs.epsilon)
+        obs, _, terminated, truncated, _ = env.step(player.act(obs))
+        over = terminated or truncated
+    env.close()
