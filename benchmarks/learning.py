@@ -69,7 +69,7 @@ def draw(path, curves):
         for steps, returns in seeds:
             axes.plot(steps / 1000, returns, color="#6baed6", linewidth=1)
             axes.plot(steps[-1] / 1000, returns[-1], "o", color="#08519c", markersize=4)
-        axes.set_title(f"{TITLES[row]}, {len(seeds)} seeds", fontsize=10)
+        axes.set_title(f"{TITLES[row]}, {len(seeds)} seeds", fontsize=9)
         axes.set(xlim=(0, None), ylim=(-1600, 0) if row == "pendulum" else (0, 510))
         axes.axhline(-200 if row == "pendulum" else 475, color="#a50f15", linestyle="--", linewidth=1)
         axes.spines[["top", "right"]].set_visible(False)

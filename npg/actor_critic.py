@@ -3,6 +3,9 @@
 `actor_critic`    the five steps of the slide "Actor-Critic": fit V, then one-step advantages
 `a2c`             actor and critic in one gradient, n-step or GAE(λ) advantages, entropy bonus
 `q_actor_critic`  Q_w(s, a) in place of the return
+
+All of them drop the γᵗ of `returns.discounted_reward_to_go`, as everybody does, and divide by the number of steps where
+the lecture divides by N trajectories, since a batch of rows holds no whole number of those.
 """
 
 import numpy as np
@@ -31,7 +34,8 @@ def actor_critic(
 ):
     """The lecture's five steps, for ever, θ improved in place; yields the measures of each update.
 
-    model       `ActorCritic` or `SharedActorCritic`: both networks' parameters are in θ
+    model       `ActorCritic`, or `SharedActorCritic`, where step 2 moves the policy too, through what it shares with V:
+                the gradient of step 4 is then slightly off-policy
     estimation  of V by "mc": `epochs` passes of regression, in minibatches of `batch_size`, on the return (bootstrapped
                 where the rows end); or by "td": `epochs` fitted V iterations of 4 gradient steps on all the data, with
                 the term λ = `proximal` that holds θ near its last value

@@ -1,4 +1,5 @@
-"""Baselines b: subtracted from the weight Ψ they leave the mean of ĝ and lower its variance.
+"""Baselines b, subtracted from the weight Ψ: independent of the actions that they correct, they leave the mean of ĝ;
+good ones lower its variance.
 
     ĝ = 1/N Σ_i Σ_t ∇_θ log π_θ(a_t|s_t) (Ψ_t − b),     since E[∇ log P(τ) b] = b ∇ Σ_τ P(τ) = 0
 
@@ -84,6 +85,8 @@ def fitted_v_iteration(critic, phi, optimizer, rollout, gamma, proximal, iterati
     """TD estimation of V: `iterations` of the slide "Fitted V iteration", φ changed in place.
 
         φ_{l+1} = argmin_φ 1/B Σ_{(s,r,s')} (r + γ V_{φ_l}(s') − V_φ(s))² + λ ‖φ − φ_l‖²,     λ = `proximal`
+
+    (the slide has no 1/B and γ = 1, so its λ is B times ours).
 
     The target is computed from φ_l and held fixed while `steps` gradient steps look for the argmin.
     """

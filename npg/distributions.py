@@ -7,7 +7,7 @@ of states, and of `act`, the actions [...] (discrete) or [..., n] (continuous):
     mode(params)                 the most likely action (of the mixture: the mean of its heaviest component)
     log_prob(params, act)        log π(a)                 [...]
     grad_log_prob(params, act)   ∇_params log π(a)        [..., n_params]
-    entropy(params)              H = −E[log π(a)]         [...]
+    entropy(params)              H = −E[log π(a)]         [...] (of the mixture: a lower bound)
     grad_entropy(params)         ∇_params H               [..., n_params]
     kl(params, other)            KL(π_params ‖ π_other)   [...], where it has a closed form
 
@@ -279,7 +279,7 @@ class GaussianMixture:
 
     params = [logits of w (m), μ (m·n), log σ (m·n)], components in rows.
 
-    The entropy of a mixture has no closed form. What `entropy` returns is a lower bound under its own name:
+    The entropy of a mixture has no closed form. `entropy` is here another name of `entropy_lower_bound`:
     H ≥ −Σ_i w_i log Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²) (Huber et al. 2008, theorem 2). Raising it raises what H is
     at least. It equals ½ log 4π per dimension (and not ½ log 2πe) plus log σ for one component.
     """
@@ -369,7 +369,8 @@ class GaussianMixture:
 class Deterministic:
     """a = π_θ(s), the lecture's first kind of policy: params are the action in Rⁿ.
 
-    It has no density, hence no score: only the gradient-free methods can train it.
+    It has no density, hence no score: of this lecture's methods only the gradient-free ones train it. (∇_a Q would:
+    Silver et al. 2014.)
     """
 
     def __init__(self, n):

@@ -1,7 +1,9 @@
 """From plain settings to something that learns: model, optimizers and one of the algorithms over given environments.
 
-`settings` is a flat dict of plain values, saved with every run. What is not said here is a keyword argument of the
-algorithm itself (`npg.reinforce.reinforce`, `npg.actor_critic.a2c`, …).
+`settings` is a flat dict of plain values, saved with every run: hidden, activation, learning_rate; for a Gaussian
+policy sigma and log_std; for actor-critics shared, and critic_learning_rate where the critic has its own; for reinforce
+baseline, with epochs and batch_size of the state baseline; for ppo capacity of the experience buffer. Everything else
+is a keyword argument of the algorithm itself (`npg.reinforce.reinforce`, `npg.actor_critic.a2c`, …).
 """
 
 from collections.abc import Callable, Iterator

@@ -64,8 +64,8 @@ def check_gradient(f, theta, gradient, method="central", tolerance=None, n_direc
     f          maps a float64 array of θ's shape to a number, or to an array (then `gradient` is its Jacobian)
     gradient   the analytic one, shape f(θ).shape + θ.shape
     method     "central" or "complex"
-    tolerance  on |analytic − numeric| / max(max|gradient|, 1e-3 max|f|): by default 1e-7 for "central", 1e-12 for
-               "complex". (Where the gradient vanishes the rounding of f is all that is left to compare.)
+    tolerance  on |analytic − numeric| / max(max|analytic|, max|numeric|, 1e-3 max|f|): by default 1e-7 for "central",
+               1e-12 for "complex". (Where the gradient vanishes the rounding of f is all that is left to compare.)
 
     Up to 1000 parameters every coordinate is compared. Above that `n_directions` random unit directions u are:
     ∇f·u against the derivative of f along u, relative to the norm of the gradient over √(number of parameters), a

@@ -39,7 +39,7 @@ def _sigmoid_backward(dh, h):
 
 # name: (h = a(z) computed in z's own memory, dz = dh a'(z) written in terms of h and computed in dh's own memory,
 # gain that keeps the size of h of order 1). In large batches fresh memory would cost more than the arithmetic.
-# The gains are those of He et al. 2015 (ReLU) and, for tanh, the usual 5/3.
+# The gains are those of He et al. 2015 (ReLU), for tanh the usual 5/3, for the sigmoid 1 / a'(0).
 ACTIVATIONS = {
     "tanh": (_tanh, _tanh_backward, 5 / 3),
     "relu": (_relu, _relu_backward, np.sqrt(2)),

@@ -1,8 +1,7 @@
 """From a gradient to a step. The lecture ascends, and so does every `step(theta, dtheta)`: θ ← θ + …, in place.
 
-θ is one vector, so no optimizer loops over layers, and a learning rate may be an array of θ's shape (one rate for the
-actor's entries, another for the critic's). What an optimizer remembers lies in arrays that are its attributes:
-`state(optimizer)` is all that a checkpoint needs.
+θ is one vector, so no optimizer loops over layers, and a learning rate may be an array of θ's shape. What an optimizer
+remembers lies in arrays that are its attributes: `state(optimizer)` is all that a checkpoint needs.
 """
 
 import numpy as np
@@ -71,7 +70,8 @@ class Adam:
 
 def state(optimizer):
     """{name: array} of everything the optimizer remembers; write into the arrays to restore it."""
-    return {name: value for name, value in vars(optimizer).items() if isinstance(value, np.ndarray)}
+    arrays = {name: value for name, value in vars(optimizer).items() if isinstance(value, np.ndarray)}
+    return {name: array for name, array in arrays.items() if name != "learning_rate"}
 
 
 def clip_norm(dtheta, limit):

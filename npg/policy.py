@@ -89,9 +89,9 @@ class Policy:
         not differentiated. Divide by the number of trajectories (the lecture) or of steps for a mean.
         """
         params, cache = self.params(theta, obs)
-        return self.backward(theta, cache, self.score(params, act, weight, entropy_weight))
+        return self.backward(theta, cache, self.grad_params(params, act, weight, entropy_weight))
 
-    def score(self, params, act, weight, entropy_weight=0.0):
+    def grad_params(self, params, act, weight, entropy_weight=0.0):
         """w ∇_params log π(a) + β ∇_params H [..., n_params]: what `grad_log_prob` sends back through the network."""
         if callable(weight):
             weight = weight(self.distribution.log_prob(params, act))
@@ -128,10 +128,7 @@ class Critic:
     def grad_value(self, phi, obs, weight):
         """Σ w ∇_φ V_φ(s) [size]. `weight` is an array [...], or a function V_φ(s) → [...] and then held constant."""
         value, cache = self.network.forward(phi, obs)
-        weight = np.asarray(weight(value[..., 0]) if callable(weight) else weight)
-        if weight.shape != value.shape[:-1]:
-            raise ValueError(f"weight: expected one number a state, shape {value.shape[:-1]}, got {weight.shape}")
-        return self.network.backward(phi, cache, weight[..., None], want_dx=False)[0]
+        return self.network.backward(phi, cache, per_state(weight, value[..., 0])[..., None], want_dx=False)[0]
 
     def loss(self, phi, obs, target):
         """½ Σ (V_φ(s) − target)², the target held fixed whatever it was computed from."""
@@ -140,6 +137,14 @@ class Critic:
     def grad_loss(self, phi, obs, target):
         """Σ (V_φ(s) − target) ∇_φ V_φ(s) [size]."""
         return self.grad_value(phi, obs, lambda value: _error(value, target))
+
+
+def per_state(weight, value):
+    """An array, or a function of V(s), as one number a state, of value's shape."""
+    weight = np.asarray(weight(value) if callable(weight) else weight)
+    if weight.shape != value.shape:
+        raise ValueError(f"weight: expected one number a state, shape {value.shape}, got {weight.shape}")
+    return weight
 
 
 def _error(value, target):
@@ -240,8 +245,8 @@ class SharedActorCritic(ActorCritic):
     def gradient(self, theta, obs, act, weight, value_weight, entropy_weight=0.0):
         """As `ActorCritic.gradient`: one pass forward, one backward."""
         y, cache = self.network.forward(self.critic(theta), obs)
-        dparams = self.policy.score(self.policy.append_tail(theta, y[..., :-1]), act, weight, entropy_weight)
-        dvalue = value_weight(y[..., -1]) if callable(value_weight) else np.asarray(value_weight)
+        dparams = self.policy.grad_params(self.policy.append_tail(theta, y[..., :-1]), act, weight, entropy_weight)
+        dvalue = per_state(value_weight, y[..., -1])
         dy = np.concatenate([dparams[..., : y.shape[-1] - 1], dvalue[..., None]], axis=-1)
         dnetwork, _ = self.network.backward(self.critic(theta), cache, dy, want_dx=False)
         return self.policy.append_tail_gradient(dnetwork, dparams)

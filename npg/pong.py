@@ -3,13 +3,11 @@
 A frame is cut to the court, halved to 80 × 80 and its background erased: 6400 numbers, 0 or 1. Two of them make an
 observation, since one does not show where the ball is going. It holds −1, 0, 1 or 2, so bytes hold it:
 
-    "difference"   x_t − x_{t−1}        the slides' input. What rests, such as a paddle, cannot be seen
+    "difference"   x_t − x_{t−1}        Karpathy's input. What rests, such as a paddle, cannot be seen
     "half"         2 x_t − x_{t−1}      x_t − ½ x_{t−1}, doubled: 1 rests, 2 has just come, −1 has just gone
 
 Everything here needs ale-py, which is imported when an environment is made: `pip install 'npg[atari]'`.
 """
-
-from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium
 import numpy as np
@@ -134,47 +132,6 @@ class RallySampler(Sampler):
     def episodes(self, *args):
         """As `Sampler.episodes`: whole games."""
         return _cut_at_points(super().episodes(*args))
-
-
-class AheadSampler(RallySampler):
-    """Samples the next rollout in a thread while the last one is learned from: emulator and learner share the cores.
-
-    The policy that sampled is thus one update older than the one that learns, and an importance weight has to know:
-    `theta` holds the parameters that sampled the rollout returned last.
-    """
-
-    def __init__(self, envs, *seeds):
-        self.sampler, self.thread, self.pending = RallySampler(envs, *seeds), ThreadPoolExecutor(1), None
-        self.rng = np.random.default_rng([*seeds, 1])  # the learner's; the sampler in the thread has one of its own
-
-    def reset(self, *seeds):
-        """As `Sampler.reset`; what was sampled ahead is forgotten."""
-        self._drain()
-        self.sampler.reset(*seeds)
-        self.rng.bit_generator.state = np.random.default_rng([*seeds, 1]).bit_generator.state
-
-    def steps(self, policy, theta, n_steps):
-        """As `Sampler.steps`, by the policy of the call before."""
-        if self.pending is None:
-            self._begin_ahead(policy, theta, n_steps)
-        rollout, self.theta = self.pending.result()
-        self._begin_ahead(policy, theta, n_steps)
-        return rollout
-
-    def episodes(self, policy, theta):
-        """As `Sampler.episodes`: nothing is sampled ahead."""
-        self._drain()
-        self.theta = theta
-        return self.sampler.episodes(policy, theta)
-
-    def _begin_ahead(self, policy, theta, n_steps):
-        theta = theta.copy()
-        self.pending = self.thread.submit(lambda: (self.sampler.steps(policy, theta, n_steps), theta))
-
-    def _drain(self):
-        if self.pending is not None:
-            self.pending.result()
-        self.pending = None
 
 
 def _cut_at_points(rollout):

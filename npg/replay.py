@@ -3,7 +3,10 @@
 Experience of an older policy b ("data from an older policy … importance sampling", slide "REINFORCE/Actor-critic
 training") is weighted by ρ = π_θ(a|s) / b(a|s):
 
-    ∇_θ E_{a∼π_θ}[Ψ] = E_{a∼b}[ρ Ψ ∇_θ log π_θ(a|s)]
+    ∇_θ E_{a∼π_θ(·|s)}[Ψ] = E_{a∼b(·|s)}[ρ Ψ ∇_θ log π_θ(a|s)]
+
+in a given state s and for a given Ψ. The states stay those that b visited, and an advantage that of when it was stored:
+only the product of all ratios would correct a whole trajectory, at a variance that grows exponentially.
 
 Each choice of weight is written as a scalar surrogate of ρ and Ψ, beside its derivative with respect to log π_θ(a|s):
 the number that multiplies the score. ∂ρ/∂ log π = ρ.
@@ -19,7 +22,7 @@ from npg.optimizers import clip_norm
 
 
 def plain_surrogate(ratio, psi):
-    """ρ Ψ: unbiased, with a variance that grows exponentially with the distance between π and b."""
+    """ρ Ψ: of each action's mean an unbiased estimate, with a variance that grows with the distance between π and b."""
     return ratio * psi
 
 
@@ -78,7 +81,7 @@ class ExperienceBuffer:
     """The last `capacity` batches of experience, mixed when they are drawn (slide "Experience buffers").
 
     Capacity 1 forgets everything at each update: PPO. More mixes the data of older policies in, each step carrying
-    the log-probability under the policy that made it, so that the importance weight of all of them is right.
+    the log-probability under the policy that made it, for its own importance weight.
     """
 
     def __init__(self, capacity=1):
@@ -124,7 +127,7 @@ def ppo(
 
     With importance="clipped" and a buffer of capacity 1, the default, it is PPO (Schulman et al. 2017, Algorithm 1).
     `standardise` gives the advantages of each minibatch mean 0 and standard deviation 1. θ is improved in place; yields
-    the measures of each update (`grad_norm` of its last minibatch).
+    the measures of each update (`grad_norm` of its last minibatch; `kl` is mean(ρ − 1 − log ρ), estimating KL(b ‖ π)).
     """
     buffer = ExperienceBuffer(capacity=1) if buffer is None else buffer
     while True:

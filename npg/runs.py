@@ -7,8 +7,8 @@
     learning_curve.png
 
 At the updates where a checkpoint may be taken the environments are seeded anew from the run's seed and the number of
-the update, whether a checkpoint is written or not. So a run that was killed and resumed from its last checkpoint ends
-with exactly the θ of one that was not.
+the update, whether a checkpoint is written or not; the episodes under way are abandoned, and not counted. So a run that
+was killed and resumed from its last checkpoint ends with exactly the θ of one that was not.
 """
 
 import csv

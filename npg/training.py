@@ -108,7 +108,10 @@ def load(task, folder, **overrides):
 
 
 def train(run, player, quiet):
-    """Until the budget is spent or the target reached in an evaluation and again in a second, independent one."""
+    """Until the target is reached in an evaluation and again in a second, independent one, or the budget is spent.
+
+    (At the end of the budget one last evaluation decides.)
+    """
     config, experiment = run.config, run.experiment
     target, budget = config["target"], config["steps"]
     solved, returns = False, None

@@ -88,13 +88,13 @@ class ForgetsTheSumOverTheBatch(Policy):
 
 
 class ForgetsTheWeight(Policy):
-    def score(self, params, act, weight, entropy_weight=0.0):
-        return super().score(params, act, np.ones_like(weight), entropy_weight)
+    def grad_params(self, params, act, weight, entropy_weight=0.0):
+        return super().grad_params(params, act, np.ones_like(weight), entropy_weight)
 
 
 class SubtractsTheEntropy(Policy):
-    def score(self, params, act, weight, entropy_weight=0.0):
-        return super().score(params, act, weight, -entropy_weight)
+    def grad_params(self, params, act, weight, entropy_weight=0.0):
+        return super().grad_params(params, act, weight, -entropy_weight)
 
 
 @pytest.mark.parametrize("planted_bug", [ForgetsTheSumOverTheBatch, ForgetsTheWeight, SubtractsTheEntropy])

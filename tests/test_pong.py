@@ -12,7 +12,7 @@ from npg.distributions import Bernoulli
 from npg.environments import UnsupportedEnvironment
 from npg.network import MLP
 from npg.policy import Policy
-from npg.pong import INPUTS, AheadSampler, LitMLP, PongEnv, PongVectorEnv, RallySampler, make_envs, preprocess
+from npg.pong import INPUTS, LitMLP, PongEnv, PongVectorEnv, RallySampler, make_envs, preprocess
 from npg.rollout import play
 from npg.runs import read_weights
 
@@ -166,29 +166,6 @@ def test_a_point_ends_credit_but_not_the_game(envs):
     np.testing.assert_array_equal(rollout.terminated, points)
     assert rollout.valid.all()
     assert rollout.episode_returns == [] and not rollout.truncated.any()
-
-
-def test_sampling_ahead_gives_the_rollouts_of_the_parameters_before(envs):
-    policy = Policy(LitMLP((6400, 4, 1)), Bernoulli())
-    thetas = [policy.init(np.random.default_rng(k)) for k in range(3)]
-    ahead, plain = AheadSampler(envs(2), 7), RallySampler(envs(2), 7)
-    for theta, acting in zip(thetas, [thetas[0], thetas[0], thetas[1]]):
-        rollout, expected = ahead.steps(policy, theta, 20), plain.steps(policy, acting, 20)
-        np.testing.assert_array_equal(ahead.theta, acting)
-        for name in ("obs", "act", "rew", "terminated"):
-            np.testing.assert_array_equal(getattr(rollout, name), getattr(expected, name))
-
-
-def test_sampling_ahead_begins_anew_from_the_seeds(envs):
-    policy = Policy(LitMLP((6400, 4, 1)), Bernoulli())
-    theta = policy.init(np.random.default_rng(0))
-    sampler = AheadSampler(envs(2), 7)
-    seen = []
-    for _ in range(2):
-        seen.append([sampler.steps(policy, theta, 10).obs for _ in range(2)] + [sampler.rng.random()])
-        sampler.reset(7)
-    np.testing.assert_array_equal(seen[0][:2], seen[1][:2])
-    assert seen[0][2] == seen[1][2]
 
 
 def batch_with_dark_inputs(rng, dtype=np.float64):
