@@ -106,14 +106,15 @@ def with_sb3(seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10, help="seeds 0, 1, … (10)")
+    parser.add_argument("--seeds", type=int, default=10, help="how many (10)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the others follow it (0)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(machine("numpy", "gymnasium", "torch", "stable-baselines3"), "\n")
     print("| seed | npg steps | npg s | SB3 steps | SB3 s | SB3 s / npg s |")
     print("|---|---|---|---|---|---|")
     verdicts = []
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         order = (with_npg, with_sb3) if seed % 2 == 0 else (with_sb3, with_npg)
         verdict = {train: train(seed) for train in order}
         verdicts.append((verdict[with_npg], verdict[with_sb3]))

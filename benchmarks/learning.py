@@ -81,7 +81,8 @@ def draw(path, curves):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--seeds", type=int, default=10, help="seeds 0, 1, … (10; of pendulum at most 5)")
+    parser.add_argument("--seeds", type=int, default=10, help="how many (10; of pendulum at most 5)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the others follow it (0)")
     parser.add_argument("--figure", metavar="PNG", help="draw the evaluations of every seed")
     args = parser.parse_args()
     curves = {}
@@ -89,7 +90,7 @@ def main():
     print("| run_cartpole.py | solved | median steps | median seconds | steps of each seed | seconds of each seed |")
     print("|---|---|---|---|---|---|")
     for row in args.rows:
-        seeds = range(min(args.seeds, MOST_SEEDS.get(row, args.seeds)))
+        seeds = args.first_seed + np.arange(min(args.seeds, MOST_SEEDS.get(row, args.seeds)))
         until_solved, curves[row] = zip(*[run(ROWS[row], seed) for seed in seeds])
         steps, seconds = np.array(until_solved).T
         print(
