@@ -57,19 +57,7 @@ def build(algo, envs, distribution, seed, settings, make_sampler=Sampler, make_n
     critic_rate = settings.pop("critic_learning_rate", rate)
     n_obs = envs.single_observation_space.shape[0]
     network = lambda n_out, n_in=n_obs: make_network((n_in, *hidden, n_out), activation)
-
-    n_out, tail = distribution.n_params, {}
-    if isinstance(distribution, Gaussian):
-        sigma, log_std = settings.pop("sigma"), settings.pop("log_std")
-        if sigma != "state":
-            n_out, tail = distribution.n, {"tail": log_std, "learn_tail": sigma == "learned"}
-
-    if algo in ("reinforce", "q-actor-critic"):
-        model = Policy(network(n_out), distribution, **tail)
-    elif settings.pop("shared"):
-        model = SharedActorCritic(network(n_out + 1), distribution, **tail)
-    else:
-        model = ActorCritic(Policy(network(n_out), distribution, **tail), Critic(network(1)))
+    model = _model(algo, distribution, network, settings)
     theta = model.init(rng)
     vectors = {"theta": theta}
     optimizers = {"theta": Adam(theta, rate)}
@@ -113,3 +101,18 @@ def build(algo, envs, distribution, seed, settings, make_sampler=Sampler, make_n
             opt.learning_rate = fraction * initial_rates[name]
 
     return Experiment(model, theta, updates, {**vectors, **memory}, reset, set_learning_rate)
+
+
+def _model(algo, distribution, network, settings):
+    """The policy, with a critic beside it where the algorithm has one; network(n_out) makes the networks."""
+    n_out, tail = distribution.n_params, {}
+    if isinstance(distribution, Gaussian):
+        sigma, log_std = settings.pop("sigma"), settings.pop("log_std")
+        if sigma != "state":
+            n_out, tail = distribution.n, {"tail": log_std, "learn_tail": sigma == "learned"}
+
+    if algo in ("reinforce", "q-actor-critic"):
+        return Policy(network(n_out), distribution, **tail)
+    if settings.pop("shared"):
+        return SharedActorCritic(network(n_out + 1), distribution, **tail)
+    return ActorCritic(Policy(network(n_out), distribution, **tail), Critic(network(1)))
