@@ -143,6 +143,7 @@ def train(run, player, quiet):
         "eval_return_mean": float(returns.mean()),
         "eval_return_std": float(returns.std()),
         "eval_episodes": len(returns),
+        "workers_restarted": 0,  # everything runs in this process
     }
     run.finish(result)
     title = f"{config['env']}, {config['algo']}, seed {config['seed']}"

@@ -370,6 +370,7 @@ def test_the_result_is_that_of_the_run(finished):
     assert (result["updates"], result["env_steps"]) == (rows[-1]["update"], rows[-1]["env_steps"])
     assert result["seconds"] == pytest.approx(rows[-1]["seconds"], rel=1e-5)
     assert result["eval_episodes"] == 2 and result["eval_return_mean"] >= 2 and result["eval_return_std"] >= 0
+    assert result["workers_restarted"] == 0
 
 
 def test_the_metrics_have_a_row_for_every_update(finished):
