@@ -15,7 +15,14 @@ from npg.cli import main
 from npg.environments import default_distribution, make_env, make_envs, reward_threshold
 from npg.training import Task
 
-COMMON = {"hidden": [64, 64], "activation": "tanh", "anneal": False, "normalise_obs": False, "entropy_weight": 0.0}
+COMMON = {
+    "hidden": [64, 64],
+    "activation": "tanh",
+    "anneal": False,
+    "normalise_obs": False,
+    "entropy_weight": 0.0,
+    "act": "most-likely",
+}
 SETTINGS = {
     "ppo": {
         **COMMON,

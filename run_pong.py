@@ -27,12 +27,14 @@ COMMON = {
     "anneal": True,
     "standardise": True,
     "max_grad_norm": 0.5,
+    "act": "most-likely",
 }
 SETTINGS = {
     "ppo": {
         **COMMON,
         "envs": 32,
         "n_steps": 64,
+        "ahead": True,
         "lam": 0.98,
         "learning_rate": 1.2e-3,
         "shared": True,
@@ -71,14 +73,19 @@ SETTINGS = {
         "inputs": "difference",
         "envs": 8,
         "learning_rate": 5e-3,
+        "critic_learning_rate": 1e-3,
         "anneal": False,
         "weight": "reward-to-go",
         "baseline": "none",
+        "epochs": 1,
+        "batch_size": 512,
         "max_grad_norm": None,
         "entropy_weight": 0.0,
+        "act": "sampled",
     },
 }
 FLAGS = {
+    "baseline": ({"choices": ["none", "state"]}, "subtracted from Ψ; a game has many rallies, and no return of its own"),
     "inputs": ({"choices": sorted(INPUTS)}, "what of two frames the network sees"),
     "sticky": ({"type": float}, "probability that a frame repeats the last action"),
 }
@@ -100,7 +107,7 @@ TASK = Task(
     environment=("inputs", "sticky"),
     make_sampler=RallySampler,
     make_network=LitMLP,
-    evaluate_from=16.0,
+    evaluate_within=2.0,
     checkpoint_every="100",
     pretrained=pathlib.Path(__file__).with_name("npg") / "pong.npz",
 )

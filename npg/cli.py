@@ -74,13 +74,16 @@ FLAGS = {
     "batch_size": ({"type": _count}, "steps in a minibatch"),
     "importance": (_choice(IMPORTANCE), "weights of reused experience"),
     "capacity": ({"type": _count}, "rollouts that the experience buffer holds"),
+    "ahead": (_SWITCH, "draw the next rollout while learning from the last"),
     "subtract_value": (_SWITCH, "weigh by Q(s,a) − V(s) instead of Q(s,a)"),
     "standardise": (_SWITCH, "give the weights of a batch mean 0 and standard deviation 1"),
     "value_weight": ({"type": _number(float, 0)}, "weight of the critic's loss beside the actor's"),
     "entropy_weight": ({"type": _number(float, 0)}, "weight β of the entropy bonus"),
     "max_grad_norm": ({"type": _positive}, "longest gradient; longer ones are scaled down"),
     "normalise_obs": (_SWITCH, "remove the observations' running mean and variance"),
+    "act": (_choice(["most-likely", "sampled"]), "which of the policy's actions evaluations and --gif play"),
 }
+PLAYING = "seed", "episodes", "act"  # what may differ from training's where a policy only plays
 
 
 def _default_text(settings, name):
@@ -149,16 +152,17 @@ def _new_config(task, args, parser):
             if name not in settings:
                 parser.error(f"{_flag(name)} has no meaning for --algo {algo} with {env}")
             settings[name] = getattr(args, name)
+    target = task.target(env) if args.target is None else args.target
     return {
         "format": FORMAT,
         "env": env,
         "algo": algo,
         "seed": args.seed or 0,
         "steps": args.steps or task.steps,
-        "target": task.target(env) if args.target is None else args.target,
+        "target": target,
         "episodes": args.episodes or task.episodes,
         "evaluate_every": args.evaluate_every or task.evaluate_every,
-        "evaluate_from": task.evaluate_from,
+        "evaluate_from": None if target is None else target - task.evaluate_within,
         "checkpoint_every": args.checkpoint_every or task.checkpoint_every,
         "settings": settings,
         "versions": {
@@ -179,7 +183,7 @@ def _new_folder(config):
 
 
 def _load(task, folder, args):
-    return load(task, folder, **{name: getattr(args, name) for name in ("seed", "episodes", *task.environment)})
+    return load(task, folder, **{name: getattr(args, name) for name in (*PLAYING, *task.environment)})
 
 
 def _train_command(task, args, parser):
@@ -275,7 +279,7 @@ def main(task, argv=None):
     try:
         if modes and modes[0] in commands:
             for name in vars(args):
-                allowed = (*commands, *task.environment, "seed", "episodes", "quiet")
+                allowed = (*commands, *task.environment, *PLAYING, "quiet")
                 if getattr(args, name) is not None and name not in allowed:
                     parser.error(f"{_flag(name)} has no meaning with {_flag(modes[0])}")
             return commands[modes[0]](task, args)

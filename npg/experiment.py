@@ -2,8 +2,9 @@
 
 `settings` is a flat dict of plain values, saved with every run: hidden, activation, learning_rate; for a Gaussian
 policy sigma and log_std; for actor-critics shared, and critic_learning_rate where the critic has its own; for reinforce
-baseline, with epochs and batch_size of the state baseline; for ppo capacity of the experience buffer. Everything else
-is a keyword argument of the algorithm itself (`npg.reinforce.reinforce`, `npg.actor_critic.a2c`, …).
+baseline, with epochs and batch_size of the state baseline; for ppo capacity of the experience buffer, and ahead, if
+its rollouts are drawn by an `AheadSampler`. Everything else is a keyword argument of the algorithm itself
+(`npg.reinforce.reinforce`, `npg.actor_critic.a2c`, …).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from npg.optimizers import Adam, state
 from npg.policy import ActorCritic, Critic, Policy, SharedActorCritic
 from npg.reinforce import reinforce
 from npg.replay import ExperienceBuffer, ppo
-from npg.rollout import Sampler
+from npg.rollout import AheadSampler, Sampler
 
 INIT, TRAIN, EVALUATE = 0, 1, 2  # what a stream of random numbers is for: those of one seed never meet
 
@@ -52,6 +53,8 @@ def build(algo, envs, distribution, seed, settings, make_sampler=Sampler, make_n
     settings = dict(settings)
     rng = np.random.default_rng([seed, INIT])
     sampler = make_sampler(envs, seed, TRAIN, 0)
+    if settings.pop("ahead", False):
+        sampler = AheadSampler(sampler, seed, TRAIN, 0)
     hidden, activation = settings.pop("hidden"), settings.pop("activation")
     rate = settings.pop("learning_rate")
     critic_rate = settings.pop("critic_learning_rate", rate)

@@ -135,7 +135,7 @@ def ppo(
         val = model.value(theta, rollout.obs)
         adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)
         obs, act, adv, ret, val = rollout.steps(adv, adv + val[:-1], val[:-1])
-        logp = model.log_prob(theta, obs, act)
+        logp = model.log_prob(rollout.theta, obs, act)
         buffer.add(Experience(obs, act, logp, adv, ret))
         for batch in buffer.draw(batch_size, epochs, sampler.rng):
             n = len(batch.obs)

@@ -1,5 +1,6 @@
 """Experience: a ~ π_θ(·|s) in a Gymnasium vector environment, as time-major arrays."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ class Rollout(NamedTuple):
     episode_returns: list  # of the episodes that ended in these rows, wherever they began
     episode_lengths: list
     env_steps: int  # steps that the environments made for it, discarded ones included, resets not
+    theta: np.ndarray | None = None  # the parameters that drew the actions: the vector itself, not a copy
 
     @property
     def done(self):
@@ -102,7 +104,7 @@ class Sampler:
         rew[~valid] = 0
         obs = np.concatenate([obs, np.array(self.obs)[None]])
         returns, lengths = self._finished_episodes(rew, terminated | truncated, valid)
-        return Rollout(obs, act, rew, terminated, truncated, valid, returns, lengths, int(valid.sum()))
+        return Rollout(obs, act, rew, terminated, truncated, valid, returns, lengths, int(valid.sum()), theta)
 
     def _finished_episodes(self, rew, done, valid):
         """Returns and lengths of the episodes that end here; what is unfinished is carried to the next call."""
@@ -116,6 +118,35 @@ class Sampler:
             before_ret[n], before_length[n] = ret[t, n], length[t, n]
         self.unfinished_return, self.unfinished_length = ret[-1] - before_ret, length[-1] - before_length
         return returns, lengths
+
+
+class AheadSampler:
+    """Draws the next rollout in a thread while the last one is learned from, so that neither waits for the other.
+
+    The policy that acts is then one update older than the one that learns: only an algorithm with importance weights
+    may use this, with log b from the rollout's `theta`. What is drawn ahead when a run ends, or is reset, is lost.
+    """
+
+    def __init__(self, sampler, *seeds):
+        self.sampler, self.thread, self.ahead = sampler, ThreadPoolExecutor(1), None
+        self.rng = np.random.default_rng([*seeds, 1])  # the learner's; the sampler in the thread has one of its own
+
+    def reset(self, *seeds):
+        """As `Sampler.reset`."""
+        if self.ahead:
+            self.ahead.result()
+        self.ahead = None
+        self.sampler.reset(*seeds)
+        self.rng.bit_generator.state = np.random.default_rng([*seeds, 1]).bit_generator.state
+
+    def steps(self, policy, theta, n_steps):
+        """As `Sampler.steps`; the actions are those of the θ of the call before."""
+        rollout = (self.ahead or self._draw(policy, theta, n_steps)).result()
+        self.ahead = self._draw(policy, theta, n_steps)
+        return rollout
+
+    def _draw(self, policy, theta, n_steps):
+        return self.thread.submit(self.sampler.steps, policy, theta.copy(), n_steps)
 
 
 def play(envs, act, *seeds):

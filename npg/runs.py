@@ -243,9 +243,13 @@ class Run:
         self.metrics.writerow(_formatted(row))
         return row
 
-    def recent_return(self):
-        """Mean return of the training episodes that ended in the last 50 updates; −inf where none did."""
-        recent = [row["return_mean"] for row in self.rows[-50:] if "return_mean" in row]
+    def recent_return(self, n=30):
+        """Mean return of the last training episodes, about `n`; −inf before the first."""
+        recent = []
+        for row in reversed(self.rows):
+            if row["episodes"] <= self.episodes - n:
+                break
+            recent += [row["return_mean"]] if "return_mean" in row else []
         return float(np.mean(recent)) if recent else -np.inf
 
     def _worth_evaluating(self):

@@ -36,28 +36,36 @@ class Task(NamedTuple):
     environment: tuple = ("normalise_obs",)  # settings that are the environment's
     make_sampler: Callable = Sampler
     make_network: Callable = MLP
-    evaluate_from: float | None = None  # mean return in training from which evaluations begin
+    evaluate_within: float = np.inf  # evaluations begin when training's mean return is that close to the target
     checkpoint_every: str = "50"
     pretrained: pathlib.Path | None = None  # file of the weights that come with the package
 
 
 class Player:
-    """Plays episodes that training never sees, with the policy's most likely actions."""
+    """Plays episodes that training never sees, by the policy's most likely actions or by sampled ones."""
 
     def __init__(self, task, config, envs, experiment):
         self.make = lambda: task.make_envs(config["env"], config["episodes"], **_environment(task, config))
         self.seed, self.training_envs, self.experiment, self.envs = config["seed"], envs, experiment, None
+        self.rng = np.random.default_rng() if config["settings"]["act"] == "sampled" else None
+
+    def seeded(self, *stream):
+        """Seeds the actions; returns what seeds the environments: both follow from the run's seed and `stream`."""
+        seeds = self.seed, EVALUATE, *stream
+        if self.rng is not None:
+            self.rng = np.random.default_rng([*seeds, 1])
+        return seeds
 
     def act(self, obs):
-        """The most likely action."""
-        return self.experiment.policy.act(self.experiment.theta, obs)
+        """The actions for observations [N, n_obs], or the action for one [n_obs]."""
+        return self.experiment.policy.act(self.experiment.theta, obs, self.rng)
 
     def returns(self, *stream):
         """Returns of one episode in each environment, seeded from the run's seed and `stream`."""
         self.envs = self.envs or self.make()
         if normaliser(self.envs):
             set_normaliser(self.envs, **normaliser(self.training_envs), update=False)
-        return play(self.envs, self.act, self.seed, EVALUATE, *stream)[0]
+        return play(self.envs, self.act, *self.seeded(*stream))[0]
 
 
 def _environment(task, config):
@@ -80,7 +88,7 @@ def prepare(task, config, folder):
 
 
 def _prepare(task, config, folder):
-    settings = {k: v for k, v in config["settings"].items() if k not in ("envs", "anneal", *task.environment)}
+    settings = {k: v for k, v in config["settings"].items() if k not in ("envs", "anneal", "act", *task.environment)}
     envs = task.make_envs(config["env"], config["settings"]["envs"], **_environment(task, config))
     experiment = build(
         config["algo"], envs, task.distribution(envs), config["seed"], settings, task.make_sampler, task.make_network
@@ -92,13 +100,13 @@ def _prepare(task, config, folder):
 def load(task, folder, **overrides):
     """As `prepare`, with the state saved in the folder, or the policy that goes by `PRETRAINED`, for playing.
 
-    overrides  "seed", "episodes" and settings of the environment that are to differ from training's; None: as there
+    overrides  "seed", "episodes", "act" and settings of the environment that are to differ from training's; None: as there
     """
     pretrained = task.pretrained and folder == PRETRAINED
     config, theta = read_weights(task.pretrained) if pretrained else (read_config(folder), None)
     for name, value in overrides.items():
         if value is not None:
-            (config["settings"] if name in task.environment else config)[name] = value
+            (config["settings"] if name in config["settings"] else config)[name] = value
     run, player = prepare(task, config, "." if pretrained else folder)
     if pretrained:
         run.experiment.theta[...] = theta
@@ -155,7 +163,7 @@ def frames(task, run, player, mode):
     """One episode, played and rendered: yields what `render` gives before each step, and the frames a second."""
     env = task.make_env(run.config["env"], mode, **_environment(task, run.config))
     moments, over = normaliser(run.envs), False
-    obs, _ = env.reset(seed=int(np.random.default_rng([player.seed, EVALUATE, 0, 3]).integers(2**31)))
+    obs, _ = env.reset(seed=int(np.random.default_rng(player.seeded(0, 3)).integers(2**31)))
     while not over:
         yield env.render(), env.metadata.get("render_fps", 30)
         if moments:

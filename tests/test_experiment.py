@@ -19,6 +19,7 @@ SETTINGS = {
 GAUSSIAN = {"sigma": "learned", "log_std": -0.5}
 VARIANTS = [(algo, {}) for algo in ALGORITHMS] + [
     ("ppo", {"shared": True, "importance": "truncated"}),
+    ("ppo", {"ahead": True}),
     ("a2c", {"shared": True}),
     ("actor-critic", {"estimation": "td", "proximal": 0.1}),
     *(("reinforce", {"baseline": baseline}) for baseline in BASELINES if baseline != "state"),

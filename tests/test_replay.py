@@ -204,6 +204,22 @@ def test_one_epoch_of_ppo_in_one_batch_is_a2c(sampler, model):
     assert_reached(by_ppo, by_a2c, theta)
 
 
+@pytest.mark.parametrize("importance", replay.IMPORTANCE)
+def test_ppo_weighs_by_the_ratio_to_the_policy_that_acted_not_to_the_one_that_learns(importance):
+    sampler, model = MODELS["shared, learned sigma"]
+    acted, theta = random_theta(model), random_theta(model)
+    theta += 0.05 * np.random.default_rng(1).standard_normal(model.size)
+    rollout = sampler(1).steps(model, acted, T)
+    stale = SimpleNamespace(rng=np.random.default_rng(0), steps=lambda *args: rollout)
+    updated = theta.copy()
+    options = {"standardise": False, "value_weight": 0.0, "max_grad_norm": None}
+    next(ppo(stale, model, updated, SGD(theta, SMALL), T, GAMMA, 0.7, importance, None, 1, ONE_BATCH, **options))
+    obs, act = rollout.steps()
+    adv, logb = advantages(rollout, model.value(theta, rollout.obs), 0.7), model.log_prob(acted, obs, act)
+    surrogate = lambda theta: np.mean(SURROGATE[importance](np.exp(model.log_prob(theta, obs, act) - logb), adv))
+    assert_reached(updated, theta + SMALL * complex_step_gradient(surrogate, theta), theta)
+
+
 def test_ppo_reports_how_far_the_update_has_moved_the_policy():
     sampler, model = MODELS["shared, learned sigma"]
     theta = random_theta(model)
@@ -339,7 +355,7 @@ def test_what_follows_counts_unless_the_episode_is_terminated(algorithm, options
         getattr(rollout, end)[-1] = True
 
     def trained(obs):
-        sampler = SimpleNamespace(rng=np.random.default_rng(0), steps=lambda model, theta, n: rollout._replace(obs=obs))
+        sampler = SimpleNamespace(rng=np.random.default_rng(0), steps=lambda model, theta, n: rollout._replace(obs=obs, theta=theta))
         updates, parameters, _ = begin(algorithm, "discrete", sampler, np.float64, **options)
         next(updates)
         return np.concatenate(parameters)

@@ -14,7 +14,7 @@ from gymnasium.wrappers.vector import TransformReward
 from npg.distributions import Categorical, Gaussian
 from npg.network import MLP
 from npg.policy import Policy
-from npg.rollout import Sampler, play
+from npg.rollout import AheadSampler, Sampler, play
 
 
 class Counter(gymnasium.Env):
@@ -330,6 +330,45 @@ def test_cartpole_s_rows_obey_its_physics_and_its_time_limit(mode):
 
 
 # play
+
+
+# ahead
+
+
+def test_a_rollout_names_the_parameters_that_drew_it():
+    theta = uniform(CARTPOLE_POLICY)
+    sampler = Sampler(cartpoles("vector_entry_point"), 1)
+    assert sampler.steps(CARTPOLE_POLICY, theta, 2).theta is theta
+    assert sampler.episodes(CARTPOLE_POLICY, theta).theta is theta
+
+
+def test_what_is_drawn_ahead_is_what_would_have_been_drawn_by_the_theta_of_the_call_before():
+    rng, envs = np.random.default_rng(0), lambda: cartpoles("vector_entry_point")
+    thetas = [rng.standard_normal(CARTPOLE_POLICY.size).astype(np.float32) for _ in range(4)]
+    plain, ahead, theta = Sampler(envs(), 1), AheadSampler(Sampler(envs(), 1), 1), thetas[0].copy()
+    for acting, learning in zip([thetas[0], *thetas], thetas):
+        theta[...] = learning
+        rollout = ahead.steps(CARTPOLE_POLICY, theta, 20)
+        theta[...] = np.nan  # what learning does to θ must not reach what is being drawn
+        assert_same(rollout, plain.steps(CARTPOLE_POLICY, acting, 20))
+
+
+def test_a_reset_forgets_what_was_drawn_ahead():
+    envs, theta = lambda: cartpoles("vector_entry_point"), uniform(CARTPOLE_POLICY)
+    used, fresh = AheadSampler(Sampler(envs(), 5), 5), AheadSampler(Sampler(envs(), 1, 2), 1, 2)
+    used.steps(CARTPOLE_POLICY, theta, 7)
+    used.rng.random(3)
+    used.reset(1, 2)
+    for _ in range(3):
+        assert_same(used.steps(CARTPOLE_POLICY, theta, 10), fresh.steps(CARTPOLE_POLICY, theta, 10))
+    assert used.rng.random() == fresh.rng.random()
+
+
+def test_an_error_while_drawing_ahead_reaches_the_learner():
+    sampler = AheadSampler(Sampler(two_counters(), 1), 1)
+    broken = SimpleNamespace(act=lambda theta, obs, rng: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sampler.steps(broken, np.zeros(1), 2)
 
 
 def test_play_returns_undiscounted_returns_and_lengths_of_one_episode_each():

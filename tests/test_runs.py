@@ -278,6 +278,27 @@ def test_evaluations_come_every_so_many_updates_and_each_is_told_which(tmp_path)
     assert [row["eval_return_mean"] for row in read_metrics(tmp_path) if "eval_return_mean" in row] == [4.5, 8.5, 12.5]
 
 
+def test_the_recent_return_is_that_of_about_the_last_n_episodes(tmp_path):
+    run = begin(tmp_path)
+    assert run.recent_return() == -np.inf
+    advance(run, 24)
+    ended = [(row["episodes"], row["return_mean"]) for row in run.rows if "return_mean" in row]
+    assert run.episodes == ended[-1][0] == 24
+    for n, rows in (1, 1), (3, 2), (6, 4), (100, len(ended)):  # 1, 2, 0, 1, 2, 0, … episodes an update
+        assert run.recent_return(n) == pytest.approx(np.mean([ret for _, ret in ended[-rows:]]))
+
+
+def test_evaluations_wait_until_training_comes_near_the_target(tmp_path, monkeypatch):
+    monkeypatch.setitem(CONFIG, "evaluate_from", 0.5)
+    asked = []
+    run = make_run(tmp_path, evaluate=lambda k: asked.append(k) or np.zeros(2))
+    run.create()
+    returns = {4: 0.4, 8: 0.5, 12: 0.6, 16: 0.49}
+    monkeypatch.setattr(run, "recent_return", lambda: returns[run.update])
+    advance(run, 16)
+    assert asked == [8, 12]
+
+
 def test_seconds_are_those_of_training_alone(tmp_path, monkeypatch):
     def slowly(k):
         time.sleep(0.2)
