@@ -85,7 +85,7 @@ SETTINGS = {
     },
 }
 FLAGS = {
-    "baseline": ({"choices": ["none", "state"]}, "subtracted from Ψ; a game has many rallies, and no return of its own"),
+    "baseline": ({"choices": ["none", "state"]}, "subtracted from Ψ; the others ask for one return a game"),
     "inputs": ({"choices": sorted(INPUTS)}, "what of two frames the network sees"),
     "sticky": ({"type": float}, "probability that a frame repeats the last action"),
 }

@@ -100,7 +100,8 @@ def _prepare(task, config, folder):
 def load(task, folder, **overrides):
     """As `prepare`, with the state saved in the folder, or the policy that goes by `PRETRAINED`, for playing.
 
-    overrides  "seed", "episodes", "act" and settings of the environment that are to differ from training's; None: as there
+    overrides  "seed", "episodes", "act" and settings of the environment that are to differ from training's; where
+               None, as there
     """
     pretrained = task.pretrained and folder == PRETRAINED
     config, theta = read_weights(task.pretrained) if pretrained else (read_config(folder), None)

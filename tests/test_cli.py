@@ -566,7 +566,10 @@ def test_evaluate_plays_the_saved_policy_greedily(call, copy, monkeypatch):
 def test_evaluate_plays_sampled_actions_where_asked_to(call, copy):
     """A policy of zeros: always to the left when most likely actions are played, a coin's throws when sampled."""
     rewritten(copy / "checkpoint.npz", theta=np.zeros_like(read_checkpoint(copy)["theta"]))
-    mean = lambda flags: float(re.search(r"return ([\d.]+)", call(f"--episodes 50 {flags}", evaluate=copy).out).group(1))
+
+    def mean(flags):
+        return float(re.search(r"return ([\d.]+)", call(f"--episodes 50 {flags}", evaluate=copy).out).group(1))
+
     assert mean("--act most-likely") == mean("") < 11
     assert mean("--act sampled") > 16
     assert mean("--act sampled") == mean("--act sampled")
@@ -611,7 +614,7 @@ def test_a_policy_of_normalised_observations_is_played_with_its_own_moments(call
     folder = tmp_path / "run"
     assert call(tiny(more="--env Pendulum-v1 --steps 600 --normalise-obs"), out=folder).code == 0
     seen, act = [], ActorCritic.act
-    monkeypatch.setattr(ActorCritic, "act", lambda self, theta, obs, rng=None: seen.append(obs) or act(self, theta, obs))
+    monkeypatch.setattr(ActorCritic, "act", lambda self, theta, obs, rng: seen.append(obs) or act(self, theta, obs))
     assert call(**{flag: folder}).code == 0
     saved = read_checkpoint(folder)
     cos, sin, _ = np.moveaxis(np.array(seen) * np.sqrt(saved["obs_var"]) + saved["obs_mean"], -1, 0)

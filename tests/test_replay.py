@@ -355,7 +355,8 @@ def test_what_follows_counts_unless_the_episode_is_terminated(algorithm, options
         getattr(rollout, end)[-1] = True
 
     def trained(obs):
-        sampler = SimpleNamespace(rng=np.random.default_rng(0), steps=lambda model, theta, n: rollout._replace(obs=obs, theta=theta))
+        steps = lambda model, theta, n_steps: rollout._replace(obs=obs, theta=theta)
+        sampler = SimpleNamespace(rng=np.random.default_rng(0), steps=steps)
         updates, parameters, _ = begin(algorithm, "discrete", sampler, np.float64, **options)
         next(updates)
         return np.concatenate(parameters)
