@@ -1,0 +1,100 @@
+#!/usr/bin/env python
+"""Steps and seconds until Pong is solved, by running `run_pong.py` seed after seed, and the score against minutes.
+
+    python benchmarks/pong_learning.py                           rows "default" and "sticky", 5 and 2 seeds
+    python benchmarks/pong_learning.py --rows reinforce --seeds 2
+    python benchmarks/pong_learning.py --figure docs/figures/pong.png --rows default reinforce
+
+Runs that are already complete in the folder of runs are not repeated: a figure can be redrawn. Solved: the first
+evaluation (30 full games to 21 on seeds that training never saw) at the target that a second, independent one confirms.
+Seconds are training's alone.
+"""
+
+import argparse
+import json
+import pathlib
+
+from timing import machine  # isort: skip  # before NumPy: it sets the number of threads
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import run_pong
+from npg.runs import read_metrics
+
+ROWS = {  # flags of run_pong.py, seeds, colour
+    "default": ("", 5, "#08519c"),
+    "sticky": ("--sticky 0.25 --target 15", 2, "#31a354"),
+    "reinforce": ("--algo reinforce --target -5 --evaluate-every 10 --steps 4000000", 2, "#636363"),
+}
+LABELS = {
+    "default": "default (PPO)",
+    "sticky": "default, actions stick with p = 0.25",
+    "reinforce": "REINFORCE on difference frames",
+}
+
+
+def run(folder, flags, seed):
+    """result.json of a run of run_pong.py, trained if it is not in the folder yet."""
+    path = folder / "result.json"
+    if not path.exists():
+        code = run_pong.main(run_pong.TASK, [*flags.split(), "--seed", str(seed), "--out", str(folder)])
+        if code != 0:
+            raise SystemExit(f"run_pong.py {flags} --seed {seed} ended with exit code {code}")
+    return json.loads(path.read_text())
+
+
+def recent_scores(folder, n=30):
+    """Minutes of training, and the mean score of the last `n` training games, at every update that ended a game."""
+    rows = [row for row in read_metrics(folder) if "return_mean" in row]
+    minutes, episodes, score = np.array([(row["seconds"] / 60, row["episodes"], row["return_mean"]) for row in rows]).T
+    recent = [score[(episodes > last - n) & (episodes <= last)].mean() for last in episodes]
+    return minutes, np.array(recent)
+
+
+def draw(path, results):
+    """One line a seed, ending where it was solved; the cross is the mean of the evaluation that confirmed it."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for row, runs in results.items():
+        for k, (folder, result) in enumerate(runs):
+            axes.plot(*recent_scores(folder), color=ROWS[row][2], linewidth=1, label=None if k else LABELS[row])
+            axes.plot(result["seconds"] / 60, result["eval_return_mean"], "x", color=ROWS[row][2])
+    axes.axhline(18, color="#a50f15", linestyle="--", linewidth=1)
+    axes.set(xscale="log", xlim=(0.1, None), ylim=(-21.5, 21.5), xlabel="minutes of training, 2 cores")
+    axes.set_ylabel("score, mean of the last 30 training games")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left")
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=["default", "sticky"], metavar="ROW",
+                        help=f"{', '.join(ROWS)} (default sticky)")  # fmt: skip
+    parser.add_argument("--seeds", type=int, help=f"how many ({', '.join(f'{row} {ROWS[row][1]}' for row in ROWS)})")
+    parser.add_argument("--first-seed", type=int, default=0, help="the others follow it (0)")
+    parser.add_argument("--runs", type=pathlib.Path, default="runs/pong", help="folder of the runs (runs/pong)")
+    parser.add_argument("--figure", metavar="PNG", help="draw every seed's score against minutes")
+    args = parser.parse_args()
+    print(machine("npg", "numpy", "ale-py"), "\n")
+    print("| run_pong.py | seed | solved | steps | seconds | mean of 30 unseen games |\n|---|---|---|---|---|---|")
+    results = {}
+    for row in args.rows:
+        flags, n, _ = ROWS[row]
+        for seed in range(args.first_seed, args.first_seed + (args.seeds or n)):
+            folder = args.runs / f"{row}-seed{seed}"
+            result = run(folder, flags, seed)
+            results.setdefault(row, []).append((folder, result))
+            print(
+                f"| {flags} | {seed} | {'yes' if result['solved'] else 'no'} | {result['env_steps']:,} "
+                f"| {result['seconds']:.0f} | {result['eval_return_mean']:+.1f} ± {result['eval_return_std']:.1f} |",
+                flush=True,
+            )
+    if args.figure:
+        draw(args.figure, results)
+
+
+if __name__ == "__main__":
+    main()

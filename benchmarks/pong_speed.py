@@ -1,0 +1,133 @@
+"""Pong's environment steps a second: training with the defaults, the emulator alone, and Karpathy's script of 2025.
+
+    git clone https://github.com/zhangshushu15/pg-pong-2025
+    python benchmarks/pong_speed.py pg-pong-2025/pg-pong-2025.py
+
+Each takes its turn for some seconds, in a process of its own, again and again. "Emulator alone" is the same vector
+environment with random actions, its frames thrown away. The script plays at the same frameskip of 4, with as many
+BLAS threads as it likes; without its path it is left out. Peak memory is that of each process.
+"""
+
+import argparse
+import os
+import pathlib
+import resource
+import runpy
+import subprocess
+import sys
+import time
+
+sys.path.append(str(pathlib.Path(__file__).parents[1]))  # for run_pong
+BLAS = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "MKL", "OMP")}
+
+
+def training(seconds):
+    """Steps a second of `python run_pong.py`, its start and its evaluations left out."""
+    from npg.experiment import build
+    from run_pong import TASK
+
+    settings = dict(TASK.settings[TASK.algo])
+    envs = TASK.make_envs(TASK.env, settings.pop("envs"), **{name: settings.pop(name) for name in TASK.environment})
+    for name in ("anneal", "act"):
+        del settings[name]
+    experiment = build(TASK.algo, envs, TASK.distribution(envs), 0, settings, TASK.make_sampler, TASK.make_network)
+    next(experiment.updates)
+    return rate(lambda: next(experiment.updates)["rollout"].env_steps, seconds)
+
+
+def emulator(seconds):
+    """Steps a second of ale-py's vector environment, as `npg.pong` uses it, with random actions."""
+    import numpy as np
+
+    from npg.pong import DOWN, UP, PongVectorEnv
+    from run_pong import SETTINGS
+
+    envs, rng = PongVectorEnv(SETTINGS["ppo"]["envs"]), np.random.default_rng(0)
+    envs.games.reset(seed=0)
+
+    def step():
+        envs.games.step(rng.choice([UP, DOWN], envs.num_envs))
+        return envs.num_envs
+
+    return rate(step, seconds)
+
+
+class Enough(Exception):
+    """The seconds are over."""
+
+
+def script(seconds, path):
+    """Steps a second of another script that plays one game after another in an environment by `gymnasium.make`."""
+    import ale_py
+    import gymnasium
+
+    gymnasium.register_envs(ale_py)
+    make, counted = gymnasium.make, {"steps": 0}
+
+    class Counted(gymnasium.Wrapper):
+        def step(self, action):
+            counted.setdefault("began", time.perf_counter())
+            counted["steps"] += 1
+            if time.perf_counter() - counted["began"] > seconds:
+                raise Enough
+            return self.env.step(action)
+
+    gymnasium.make = lambda name: Counted(make("ALE/Pong-v5", frameskip=4, repeat_action_probability=0.0))
+    sys.stdout = open(os.devnull, "w")
+    try:
+        runpy.run_path(path)
+    except Enough:
+        return counted["steps"] / seconds
+    finally:
+        sys.stdout = sys.__stdout__
+
+
+def rate(work, seconds):
+    """Steps a second of work() → steps, called until the seconds are over."""
+    steps, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        steps += work()
+    return steps / (time.perf_counter() - began)
+
+
+def in_turn(name, *arguments):
+    """(steps a second, peak memory in GB) of a measurement in a fresh process."""
+    env = os.environ if name == "script" else {**os.environ, **BLAS}
+    command = [sys.executable, __file__, "--only", name, *arguments]
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return tuple(map(float, done.stdout.split()[-2:]))
+
+
+def main():
+    """Take turns and print a table; with --only, one measurement and nothing else."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("script", nargs="?", help="path of pg-pong-2025.py")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement (20)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
+    parser.add_argument("--only", choices=["training", "emulator", "script"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        more = [args.script] if args.only == "script" else []
+        speed = {"training": training, "emulator": emulator, "script": script}[args.only](args.seconds, *more)
+        print(speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, flush=True)
+        os._exit(0)  # a rollout may still be being drawn
+    from timing import machine, np, with_spread
+
+    path = [os.path.abspath(args.script)] if args.script else []
+    names = ["training", "emulator", *(["script"] if path else [])]
+    figures = {name: [] for name in names}
+    for k in range(args.rounds):
+        for name in names[:: 1 if k % 2 == 0 else -1]:
+            figures[name].append(in_turn(name, "--seconds", str(args.seconds), *path))
+            print(f"round {k + 1}: {name} {figures[name][-1][0]:.0f} steps/s", file=sys.stderr)
+    trained = np.array(figures["training"])[:, 0]
+    print(machine("npg", "numpy", "ale-py"), "\n")
+    print("| | steps a second | training's part of it | peak memory, GB |\n|---|---|---|---|")
+    for name in names:
+        speed, memory = np.array(figures[name]).T
+        parts = with_spread(trained / speed, "{:.2f}")
+        print(f"| {name} | {with_spread(speed, '{:.0f}')} | {parts} | {memory.max():.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+#!/usr/bin/env python
+"""What the slides "Pong from Pixels" show: the player, what its hidden units look at, and the labels that we pretend.
+
+    python examples/pong.py            three pictures in docs/figures; needs pip install -e ".[atari]"
+
+`pong.gif`         the player that comes with the package, on the right, for its first points.
+`pong_units.png`   the hidden units that move its decision most: first-layer weights, 80 × 80 and slightly smoothed, and
+                   below them how active the unit is, in play, with the ball here or there.
+`pong_labels.png`  "Pretend every action we took here was the correct label": what an untrained player does in a few
+                   rallies and which labels we pretend, beside how often those agree with the trained player's moves in
+                   the same states: a little more often than a coin would, and that is all that learning has.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import trange
+
+from npg import plots
+from npg.distributions import Bernoulli
+from npg.policy import Policy, SharedActorCritic
+from npg.pong import LitMLP, PongEnv, PongVectorEnv, RallySampler
+from npg.returns import discounted_sum, reward_to_go
+from npg.runs import read_weights
+from run_pong import TASK
+
+GAMES, ROWS, WINDOWS = 32, 256, 16  # side by side, steps of each in a rollout, rollouts
+UP, DOWN = "#08519c", "#e6550d"
+
+
+def trained_player():
+    """(model, θ) of the player that comes with the package."""
+    model = SharedActorCritic(LitMLP((6400, 200, 2), "relu"), Bernoulli())
+    return model, read_weights(TASK.pretrained)[1].astype(np.float32)
+
+
+def first_points(model, theta, n_points, seed=0):
+    """Frames [210, 160, 3] of a game until `n_points` have been made."""
+    env = PongEnv("rgb_array")
+    obs, _ = env.reset(seed=seed)
+    frames, points = [], 0
+    while points < n_points:
+        frames.append(env.render())
+        obs, rew, *_ = env.step(int(model.act(theta, obs)))
+        points += rew != 0
+    env.close()
+    return frames
+
+
+def smooth(picture, width=1.5):
+    """A Gaussian blur, so that what neighbouring pixels have in common stands out from each one's noise."""
+    bell = np.exp(-0.5 * (np.arange(-6, 7) / width) ** 2)
+    for axis in (0, 1):
+        picture = np.apply_along_axis(np.convolve, axis, picture, bell / bell.sum(), "same")
+    return picture
+
+
+def ball_and_activity(model, theta, seed=0):
+    """Ball pixels [B] of states in the trained player's games, and what the hidden units put out there [B, 200]."""
+    (W1, b1), _ = model.network.layers(theta)
+    envs = PongVectorEnv(GAMES)
+    sampler, balls, hidden = RallySampler(envs, seed), [], []
+    for _ in range(WINDOWS):
+        obs = sampler.steps(model, theta, ROWS).obs.reshape(-1, 80, 80)
+        just_come = obs == 2
+        just_come[:, :, :10] = just_come[:, :, 70:] = False  # the paddles
+        just_come = just_come.reshape(len(obs), 6400)
+        seen = just_come.any(axis=1)
+        balls.append(just_come[seen].argmax(axis=1))
+        hidden.append(np.maximum(obs.reshape(-1, 6400)[seen] @ W1 + b1, 0))
+    envs.close()
+    return np.concatenate(balls), np.concatenate(hidden)
+
+
+def draw_units(path, model, theta, n=8):
+    """Weights, and mean activity with the ball here or there, of the `n` units whose output moves the logit most."""
+    (W1, _), (W2, _) = model.network.layers(theta)
+    balls, hidden = ball_and_activity(model, theta)
+    times = smooth(np.bincount(balls, minlength=6400).reshape(80, 80))
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    columns = figure.subplots(2, n).T
+    for (above, below), unit in zip(columns, np.argsort(-(hidden * W2[:, 0]).std(axis=0))):
+        weights = smooth(W1[:, unit].reshape(80, 80))
+        limit = np.percentile(abs(weights), 99.5)
+        above.imshow(weights, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        action, color = ("UP", UP) if W2[unit, 0] > 0 else ("DOWN", DOWN)
+        above.set_title(action, fontsize=9, color=color)
+        activity = smooth(np.bincount(balls, hidden[:, unit], 6400).reshape(80, 80))
+        below.imshow(np.where(times > 0.2, activity / np.maximum(times, 0.2), np.nan), cmap="magma", vmin=0)
+    for axes in columns.flat:
+        axes.set(xticks=[], yticks=[])
+    columns[0, 0].set_ylabel("weights", fontsize=9)
+    columns[0, 1].set_ylabel("activity, by the\nplace of the ball", fontsize=9)
+    figure.savefig(path, dpi=100)
+
+
+def whole_rallies(rollout):
+    """The steps [T, N] of rallies that both begin and end in these rows."""
+    ends = rollout.terminated
+    begun_here = np.cumsum(ends, axis=0) - ends > 0
+    ends_here = np.cumsum(ends[::-1], axis=0)[::-1] > 0
+    return begun_here & ends_here & rollout.valid
+
+
+def pretended_labels(seed=0):
+    """Rollouts of an untrained player, and of their whole rallies' steps: k steps before the point, who won, is the
+    pretended label (what it did, if it won; the opposite, if it lost) what the trained player would do [B] each."""
+    policy, (teacher, taught) = Policy(LitMLP((6400, 200, 1), "relu"), Bernoulli()), trained_player()
+    theta, envs = policy.init(np.random.default_rng(seed)), PongVectorEnv(GAMES)
+    sampler, rollouts, columns = RallySampler(envs, seed), [], []
+    for _ in trange(WINDOWS, unit=" rollouts"):
+        rollout = sampler.steps(policy, theta, ROWS)
+        whole = whole_rallies(rollout)
+        steps_left = discounted_sum(np.ones(rollout.rew.shape), ~rollout.terminated)[whole] - 1
+        won = reward_to_go(rollout.rew, rollout.terminated)[whole] > 0
+        label = np.where(won, rollout.act[whole], 1 - rollout.act[whole])
+        columns.append((steps_left, won, label == teacher.act(taught, rollout.obs[:-1][whole])))
+        rollouts.append(rollout._replace(obs=None))
+    envs.close()
+    return rollouts, *(np.concatenate(column) for column in zip(*columns))
+
+
+def draw_rallies(axes, rollout, n=8):
+    """`n` rallies of the untrained player, won ones among them if there are any, with the labels that we pretend."""
+    ends = list(zip(*np.nonzero(rollout.terminated & whole_rallies(rollout))))
+    won = [end for end in ends if rollout.rew[end] > 0][: n // 2]
+    for row, (t, i) in enumerate(won + [end for end in ends if rollout.rew[end] < 0][: n - len(won)]):
+        begin = np.flatnonzero(rollout.terminated[:t, i])[-1] + 1
+        act, good = rollout.act[begin : t + 1, i], row < len(won)
+        axes.axhspan(-row - 0.45, -row + 0.45, color="#e5f5e0" if good else "#fee0d2")
+        for action, color, marker in ((1, UP, "^"), (0, DOWN, "v")):
+            k = np.flatnonzero(act == action)
+            axes.plot(k, np.full(len(k), -row) + 0.15 * (2 * action - 1), marker, color=color, markersize=2.5)
+        axes.text(len(act) + 1, -row, "won: all right" if good else "lost: all wrong", va="center", fontsize=8)
+    axes.set(yticks=[], xlim=(0, None), xlabel="step of the rally", title="an untrained player: UP ▲ or DOWN ▼")
+
+
+def draw_labels(path, rollouts, steps_left, won, agrees):
+    """Rallies with their labels, and how often the labels are right, k steps before the point."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_rallies(left, max(rollouts, key=lambda rollout: rollout.rew.max(axis=0).sum()))
+    edges = np.arange(0, 61, 4)
+    for who, color, name in ((won, "#31a354", "of won rallies"), (~won, "#a63603", "of lost rallies")):
+        bins = [agrees[who & (low <= steps_left) & (steps_left < high)] for low, high in zip(edges, edges[1:])]
+        mean, error = np.array([(x.mean(), 2 * x.std() / np.sqrt(len(x))) for x in bins if len(x) > 50]).T
+        right.errorbar((edges[:-1] + 1.5)[: len(mean)], mean, error, color=color, label=f"labels {name} (± 2 s.e.)")
+    right.axhline(0.5, color="0.7", linestyle="--")
+    right.set(xlabel="steps before the point", title="labels that agree with the trained player's move")
+    right.invert_xaxis()
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, default="docs/figures", help="folder of the pictures")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    model, theta = trained_player()
+    plots.gif(args.out / "pong.gif", first_points(model, theta, 4)[::2], 20)
+    draw_units(args.out / "pong_units.png", model, theta)
+    rollouts, steps_left, won, agrees = pretended_labels()
+    draw_labels(args.out / "pong_labels.png", rollouts, steps_left, won, agrees)
+    error = agrees.std() / np.sqrt(len(agrees))
+    print(f"{len(agrees):,} labels, {won.mean():.1%} of won rallies; {agrees.mean():.1%} ± {error:.1%} of all agree")
+
+
+if __name__ == "__main__":
+    main()
