@@ -8,7 +8,7 @@
                    below them how active the unit is, in play, with the ball here or there.
 `pong_labels.png`  "Pretend every action we took here was the correct label": what an untrained player does in a few
                    rallies and which labels we pretend, beside how often those agree with the trained player's moves in
-                   the same states: a little more often than a coin would, and that is all that learning has.
+                   the same states.
 """
 
 import argparse
@@ -173,6 +173,11 @@ def main():
     draw_labels(args.out / "pong_labels.png", rollouts, steps_left, won, agrees)
     error = agrees.std() / np.sqrt(len(agrees))
     print(f"{len(agrees):,} labels, {won.mean():.1%} of won rallies; {agrees.mean():.1%} ± {error:.1%} of all agree")
+    for name, on in {
+        "won, 36 to 39 steps before": won & (36 <= steps_left) & (steps_left < 40),
+        "lost, 4 to 15 steps before": ~won & (4 <= steps_left) & (steps_left < 16),
+    }.items():
+        print(f"{name}: {agrees[on].mean():.1%} ± {agrees[on].std() / np.sqrt(on.sum()):.1%} of {on.sum():,}")
 
 
 if __name__ == "__main__":
