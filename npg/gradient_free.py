@@ -15,6 +15,9 @@ Each is a pair of methods; `search` drives them all:
 noisy: where one candidate is preferred to another, it has to win again on fresh noise before it becomes `theta`.
 """
 
+import functools
+from typing import NamedTuple
+
 import numpy as np
 
 from npg.distributions import Gaussian
@@ -210,30 +213,27 @@ def evolution_gradient(params, thetas, values):
 class EvolutionStrategy:
     """Ascend E_{θ∼N(μ, diag σ²)}[f(θ)] in μ, and in log σ too where `sigma_optimizer` is given; `theta` is μ.
 
-    antithetic   candidates in pairs μ ± σε: f's mean drops out of ∇_μ (n_candidates must be even)
-    shaping      of the values: "none" (unbiased), "standardise", or "ranks" (blind to outliers and to f's scale)
+    Candidates come in pairs μ ± σε (antithetic: what f's mean adds to ∇_μ cancels). `shaping` of the values: "none"
+    (unbiased), "standardise", or "ranks" (blind to outliers and to the scale of f).
     """
 
-    def __init__(
-        self, theta, optimizer, sigma, n_candidates=16, antithetic=True, shaping="ranks", sigma_optimizer=None
-    ):
+    def __init__(self, theta, optimizer, sigma, n_candidates=16, shaping="ranks", sigma_optimizer=None):
         if shaping not in SHAPING:
             raise ValueError(f"shaping: expected one of {sorted(SHAPING)}, got {shaping!r}")
-        if n_candidates < 2 or antithetic and n_candidates % 2:
-            expected = "an even number" if antithetic else "at least 2"
-            raise ValueError(f"n_candidates: expected {expected}, got {n_candidates}")
+        if n_candidates < 2 or n_candidates % 2:
+            raise ValueError(f"n_candidates: expected a positive even number, for pairs, got {n_candidates}")
         self.theta, self.log_std = theta, np.full_like(theta, np.log(sigma))
         self.optimizer, self.sigma_optimizer = optimizer, sigma_optimizer
-        self.n_candidates, self.antithetic, self.shaping = n_candidates, antithetic, SHAPING[shaping]
+        self.n_candidates, self.shaping = n_candidates, SHAPING[shaping]
 
     def _params(self):
         return np.concatenate([self.theta, self.log_std])
 
     def ask(self, rng):
-        """θ_i ~ N(μ, diag σ²): [P, n]; antithetic ones mirrored in the second half."""
-        n, params = self.n_candidates // (2 if self.antithetic else 1), self._params()
-        thetas = Gaussian(self.theta.size).sample(np.broadcast_to(params, (n, params.size)), rng)
-        return np.concatenate([thetas, 2 * self.theta - thetas]) if self.antithetic else thetas
+        """θ_i ~ N(μ, diag σ²), then their mirror images 2μ − θ_i: [P, n]."""
+        params = np.tile(self._params(), (self.n_candidates // 2, 1))
+        thetas = Gaussian(self.theta.size).sample(params, rng)
+        return np.concatenate([thetas, 2 * self.theta - thetas])
 
     def tell(self, thetas, values):
         """μ ← μ + α ∇_μ, log σ ← log σ + α ∇_{log σ}."""
@@ -242,3 +242,72 @@ class EvolutionStrategy:
         if self.sigma_optimizer:
             self.sigma_optimizer.step(self.log_std, dlog_std)
         return {"grad_norm": float(np.linalg.norm(dmean)), "sigma": float(np.exp(self.log_std).mean())}
+
+
+class Evaluations(NamedTuple):
+    """What the P candidates of an iteration met in n episodes each; named as in `npg.rollout.Rollout`."""
+
+    obs: np.ndarray  # [P, n_obs], each candidate's mean
+    rew: np.ndarray  # [P, n], summed over each episode
+    episode_returns: list
+    episode_lengths: list
+    env_steps: int
+
+
+def policy_evaluator(policy, make_env, n_episodes, rng, obs_rms=None, common=True, executor=None):
+    """evaluate(thetas) for `search`: mean undiscounted return of each policy's most likely actions in `n_episodes`.
+
+    make_env   (function, *arguments) that makes one environment, once in each process
+    obs_rms    running moments of the observations, a Gymnasium `RunningMeanStd`: the policies see observations with
+               mean and variance removed, by the moments of earlier iterations. Or None
+    common, executor   as in `evaluator`
+    """
+
+    if executor:
+        play = functools.partial(play_in_worker, make_env)
+    else:
+        make, *arguments = make_env
+        play = functools.partial(play_episodes, make(*arguments))
+
+    def evaluate(thetas):
+        f = functools.partial(play, policy, n_episodes, obs_rms and (obs_rms.mean, obs_rms.var))
+        rew, lengths, mean, var, count = map(np.array, zip(*evaluate_each(f, thetas, rng, common, executor)))
+        for of_one_candidate in zip(mean, var, count) if obs_rms else ():
+            obs_rms.update_from_moments(*of_one_candidate)
+        rollout = Evaluations(mean, rew, rew.ravel().tolist(), lengths.ravel().tolist(), int(lengths.sum()))
+        return rew.mean(axis=1), {"rollout": rollout}
+
+    return evaluate
+
+
+def play_episodes(env, policy, n, moments, theta, seed):
+    """Returns [n] and lengths [n] of n episodes; mean, variance [n_obs] and number of their observations.
+
+    Not a number is the return where an observation was none.
+    """
+    returns, lengths, seen = np.zeros(n), np.zeros(n, np.int64), []
+    for i, episode_seed in enumerate(np.random.default_rng(seed).integers(2**31, size=n).tolist()):
+        obs, _ = env.reset(seed=episode_seed)
+        over = False
+        while not over:
+            seen.append(obs)
+            if moments:
+                obs = (obs - moments[0]) / np.sqrt(moments[1] + 1e-8)
+            obs, rew, terminated, truncated, _ = env.step(policy.act(theta, obs))
+            over = terminated or truncated
+            returns[i] += rew
+            lengths[i] += 1
+    seen = np.array(seen, np.float64)
+    if not np.isfinite(seen).all():
+        returns[:] = np.nan
+    return returns, lengths, seen.mean(axis=0), seen.var(axis=0), len(seen)
+
+
+def play_in_worker(make_env, *arguments):
+    """`play_episodes` in an environment that this process makes once and keeps."""
+    return play_episodes(_kept(*make_env), *arguments)
+
+
+@functools.cache
+def _kept(make, *arguments):
+    return make(*arguments)
