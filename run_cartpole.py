@@ -4,6 +4,7 @@
     python run_cartpole.py                                    solves CartPole in a second
     python run_cartpole.py --algo reinforce --baseline time
     python run_cartpole.py --env Pendulum-v1 --steps 200000
+    python run_cartpole.py --algo es                          nothing but f(θ)
 """
 
 import os
@@ -98,25 +99,25 @@ GRADIENT_FREE = {
         **SEARCH,
         "n_candidates": 16,
         "sigma": "fixed",
-        "log_std": -2.0,
-        "shaping": "ranks",
-        "learning_rate": 0.1,
+        "log_std": -1.0,
+        "shaping": "standardise",
+        "learning_rate": 0.2,
         "anneal": False,
     },
     "finite-difference": {
         **SEARCH,
-        "scheme": "kohl-stone",
-        "n_candidates": 15,
+        "scheme": "forward",
         "epsilon": 0.1,
-        "learning_rate": 0.2,
+        "n_candidates": 15,
+        "learning_rate": 0.1,
         "anneal": False,
     },
     "hill-climbing": {
         **SEARCH,
-        "n_candidates": 8,
+        "n_candidates": 14,
         "log_std": -1.0,
         "widen": 1.5,
-        "narrow": 0.8,
+        "narrow": 0.9,
         "patience": 20,
     },
     "genetic": {
@@ -151,6 +152,7 @@ TASK = Task(
     continuous_settings=CONTINUOUS_SETTINGS,
     steps=500_000,
     evaluate_every=5,
+    evaluate_always=tuple(GRADIENT_FREE),
     episodes=100,
     make_envs=make_envs,
     make_env=make_env,

@@ -58,7 +58,7 @@ FLAGS = {
     "n_steps": ({"type": _count}, "steps of each environment before an update"),
     "gamma": ({"type": _unit}, "discount γ"),
     "lam": ({"type": _unit}, "λ of the generalised advantage estimate"),
-    "learning_rate": ({"type": _positive}, "Adam's step size for θ; η of kohl-stone"),
+    "learning_rate": ({"type": _positive}, "step size for θ: Adam's; of es and kohl-stone plain ascent's"),
     "critic_learning_rate": ({"type": _positive}, "Adam's step size for the critic or baseline"),
     "anneal": (_SWITCH, "lower the learning rates to 0 over --steps"),
     "hidden": ({"type": _count, "nargs": "*"}, "units of each hidden layer"),
@@ -130,7 +130,8 @@ def make_parser(task):
         export = f"make the policy in DIR the one that goes by DIR {PRETRAINED!r}"
         add("--export", metavar="DIR", type=_name, help=export)
     add("--episodes", type=_count, metavar="N", help=f"in an evaluation ({task.episodes})")
-    add("--evaluate-every", type=_count, metavar="N", help=f"updates between evaluations ({task.evaluate_every})")
+    period = "; ".join([str(task.evaluate_every), *(f"{algo} 1" for algo in task.evaluate_always)])
+    add("--evaluate-every", type=_count, metavar="N", help=f"updates between evaluations ({period})")
     period = f"updates (50) or seconds (30s) between checkpoints ({task.checkpoint_every})"
     add("--checkpoint-every", type=_name, metavar="N|Ns", help=period)
     add("--quiet", action="store_true", help="no progress bar")
@@ -169,7 +170,7 @@ def _new_config(task, args, parser):
         "steps": args.steps or task.steps,
         "target": task.target(env) if args.target is None else args.target,
         "episodes": args.episodes or task.episodes,
-        "evaluate_every": args.evaluate_every or task.evaluate_every,
+        "evaluate_every": args.evaluate_every or (1 if algo in task.evaluate_always else task.evaluate_every),
         "evaluate_from": task.evaluate_from,
         "checkpoint_every": args.checkpoint_every or task.checkpoint_every,
         "settings": settings,

@@ -109,7 +109,18 @@ def build(algo, envs, distribution, seed, settings, make_sampler=Sampler, make_n
         sampler.reset(seed, TRAIN, k)
         buffer.clear()
 
-    return Experiment(model, theta, updates, {**vectors, **_memory(optimizers)}, reset, _annealing(optimizers))
+    return _experiment(model, theta, updates, vectors, optimizers, reset)
+
+
+def _experiment(model, theta, updates, vectors, optimizers, reset):
+    memory = {f"{name}.{key}": array for name, opt in optimizers.items() for key, array in state(opt).items()}
+    initial_rates = {name: opt.learning_rate for name, opt in optimizers.items()}
+
+    def set_learning_rate(fraction):
+        for name, opt in optimizers.items():
+            opt.learning_rate = fraction * initial_rates[name]
+
+    return Experiment(model, theta, updates, {**vectors, **memory}, reset, set_learning_rate)
 
 
 def _build_gradient_free(algo, envs, distribution, seed, settings, make_network, make_env, executor=None):
@@ -129,8 +140,7 @@ def _build_gradient_free(algo, envs, distribution, seed, settings, make_network,
     def reset(k):
         rng.bit_generator.state = np.random.default_rng([seed, TRAIN, k]).bit_generator.state
 
-    arrays = {**state(method), **_memory(optimizers)}
-    return Experiment(policy, theta, search(method, evaluate, rng), arrays, reset, _annealing(optimizers))
+    return _experiment(policy, theta, search(method, evaluate, rng), state(method), optimizers, reset)
 
 
 def _method(algo, theta, settings):
@@ -145,26 +155,11 @@ def _method(algo, theta, settings):
     sigma = np.exp(settings.pop("log_std"))
     if algo == "es":
         rate = settings.pop("learning_rate")
-        optimizers = {"theta": Adam(theta, rate)}
+        optimizers = {"theta": SGD(theta, rate)}
         if settings.pop("sigma") == "learned":
-            settings["sigma_optimizer"] = optimizers["sigma"] = Adam(theta, rate)
+            settings["sigma_optimizer"] = optimizers["sigma"] = SGD(theta, rate)
         return EvolutionStrategy(theta, optimizers["theta"], sigma, **settings), optimizers
     return {"hill-climbing": HillClimbing, "genetic": Genetic}[algo](theta, sigma, **settings), {}
-
-
-def _memory(optimizers):
-    return {f"{name}.{key}": array for name, opt in optimizers.items() for key, array in state(opt).items()}
-
-
-def _annealing(optimizers):
-    """set_learning_rate(fraction of the initial one), of all the optimizers."""
-    initial_rates = {name: opt.learning_rate for name, opt in optimizers.items()}
-
-    def set_learning_rate(fraction):
-        for name, opt in optimizers.items():
-            opt.learning_rate = fraction * initial_rates[name]
-
-    return set_learning_rate
 
 
 def _model(algo, distribution, network, settings):

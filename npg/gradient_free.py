@@ -178,12 +178,12 @@ class KohlStone:
     """
 
     def __init__(self, theta, optimizer, epsilon, n_candidates=15):
-        self.theta, self.optimizer, self.n_candidates = theta, optimizer, n_candidates
-        self.epsilon = np.asarray(epsilon, theta.dtype)
+        self.theta, self.optimizer, self.epsilon, self.n_candidates = theta, optimizer, epsilon, n_candidates
 
     def ask(self, rng):
         """θ + {+ε, 0, −ε}: [P, n]."""
-        return self.theta + self.epsilon * rng.integers(-1, 2, (self.n_candidates, self.theta.size), np.int8)
+        signs = rng.integers(-1, 2, (self.n_candidates, self.theta.size))
+        return self.theta + (self.epsilon * signs).astype(self.theta.dtype)
 
     def tell(self, thetas, values):
         """θ ← θ + η A / ‖A‖."""

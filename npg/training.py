@@ -36,6 +36,7 @@ class Task(NamedTuple):
     environment: tuple = ("normalise_obs",)  # settings that are the environment's
     make_sampler: Callable = Sampler
     make_network: Callable = MLP
+    evaluate_always: tuple = ()  # algorithms whose every update is evaluated, because it takes many episodes
     evaluate_from: float | None = None  # mean return in training from which evaluations begin
     checkpoint_every: str = "50"
     pretrained: pathlib.Path | None = None  # file of the weights that come with the package

@@ -23,7 +23,7 @@ SETTINGS = {
     "genetic": {"log_std": -1.0, "n_candidates": 4, "n_parents": 2},
 }
 for algo, settings in SETTINGS.items():
-    settings.update({"common_seeds": True} if algo in GRADIENT_FREE else GRADIENT)
+    settings.update({"hidden": [], "common_seeds": True} if algo in GRADIENT_FREE else GRADIENT)
 GAUSSIAN = {"sigma": "learned", "log_std": -0.5}
 VARIANTS = [(algo, {}) for algo in ALGORITHMS] + [
     ("ppo", {"shared": True, "importance": "truncated"}),
@@ -75,7 +75,7 @@ def test_the_arrays_and_a_reset_are_all_that_it_takes_to_go_on_bit_for_bit(algo,
     resumed.reset(2)
     train(resumed, 2)
     assert_equal(resumed.arrays, uninterrupted.arrays)
-    assert not np.array_equal(resumed.theta, saved["theta"])
+    assert any(not np.array_equal(array, saved[name]) for name, array in resumed.arrays.items())
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -174,7 +174,7 @@ def test_a_learning_rate_of_0_stops_all_learning_and_1_gives_it_back(algo):
     exp = make(algo)
     train(exp, 1)
     exp.set_learning_rate(0)
-    names = [name for name in exp.arrays if "." not in name]
+    names = [name for name in exp.arrays if "." not in name and name != "log_std"]  # that of es is fixed here
     before = copies(exp)
     train(exp, 2)
     for name in names:
@@ -236,7 +236,7 @@ def test_every_iteration_of_a_gradient_free_method_yields_what_a_run_records(alg
 @pytest.mark.parametrize("algo", GRADIENT_FREE)
 def test_gradient_free_methods_train_deterministic_policies(algo):
     for env in ("CartPole-v1", "Pendulum-v1"):
-        exp, n_in, n_out = make(algo, env), *((4, 2) if env == "CartPole-v1" else (3, 1))
+        exp, n_in, n_out = make(algo, env, hidden=[8]), *((4, 2) if env == "CartPole-v1" else (3, 1))
         assert exp.theta.size == MLP((n_in, 8, n_out)).size  # and no σ
         obs, network = np.random.default_rng(0).normal(size=(100, n_in)), exp.policy.network
         y, _ = network.forward(exp.theta, obs)
