@@ -4,6 +4,7 @@
     python run_cartpole.py                                    solves CartPole in a second
     python run_cartpole.py --algo reinforce --baseline time
     python run_cartpole.py --env Pendulum-v1 --steps 200000
+    python run_cartpole.py --algo es                          nothing but f(θ)
 """
 
 import os
@@ -99,6 +100,42 @@ SETTINGS = {
         "max_grad_norm": 0.5,
     },
 }
+SEARCH = {"hidden": [], "activation": "tanh", "normalise_obs": False, "envs": 1, "common_seeds": True}
+GRADIENT_FREE = {
+    "es": {
+        **SEARCH,
+        "n_candidates": 16,
+        "sigma": "fixed",
+        "log_std": -1.0,
+        "shaping": "standardise",
+        "learning_rate": 0.2,
+        "anneal": False,
+    },
+    "finite-difference": {
+        **SEARCH,
+        "scheme": "forward",
+        "epsilon": 0.1,
+        "n_candidates": 15,
+        "learning_rate": 0.1,
+        "anneal": False,
+    },
+    "hill-climbing": {
+        **SEARCH,
+        "n_candidates": 14,
+        "log_std": -1.0,
+        "widen": 1.5,
+        "narrow": 0.9,
+        "patience": 20,
+    },
+    "genetic": {
+        **SEARCH,
+        "n_candidates": 16,
+        "log_std": -1.0,
+        "n_parents": 4,
+        "n_elite": 2,
+        "crossover": False,
+    },
+}
 GAUSSIAN = {"sigma": "learned", "log_std": 0.0}  # what a policy over Box actions needs besides
 CONTINUOUS_SETTINGS = {algo: GAUSSIAN for algo in SETTINGS}
 CONTINUOUS_SETTINGS["ppo"] = {
@@ -118,10 +155,11 @@ TASK = Task(
     description=__doc__.splitlines()[0],
     env="CartPole-v1",
     algo="ppo",
-    settings=SETTINGS,
+    settings={**SETTINGS, **GRADIENT_FREE},
     continuous_settings=CONTINUOUS_SETTINGS,
     steps=500_000,
     evaluate_every=5,
+    evaluate_always=tuple(GRADIENT_FREE),
     episodes=100,
     make_envs=make_envs,
     make_env=make_env,

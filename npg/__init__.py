@@ -18,6 +18,7 @@ Read the modules in this order; each imports only from those before it.
     reinforce        REINFORCE
     actor_critic     the lecture's five steps, A2C, Q actor-critic
     replay           the experience buffer and importance weights; PPO
+    gradient_free    search that knows only f(θ): hill climbing, genetic, finite differences, evolution strategies
     tabular          every trajectory of a small MDP enumerated: exact gradients, and the exact moments of estimators
     environments     Gymnasium's environments, wrapped for the policies
     experiment       from plain settings to something that learns

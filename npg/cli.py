@@ -19,6 +19,7 @@ import npg
 from npg import plots
 from npg.environments import UnsupportedEnvironment
 from npg.experiment import ALGORITHMS, BASELINES
+from npg.gradient_free import SCHEMES, SHAPING
 from npg.network import ACTIVATIONS
 from npg.reinforce import WEIGHTS
 from npg.replay import IMPORTANCE
@@ -53,18 +54,18 @@ _SWITCH = {"action": argparse.BooleanOptionalAction}
 
 # setting: (what argparse needs to know, help)
 FLAGS = {
-    "envs": ({"type": _count}, "environments side by side; for reinforce, the N trajectories of an update"),
+    "envs": ({"type": _count}, "environments side by side; trajectories of reinforce's update, or of each candidate"),
     "n_steps": ({"type": _count}, "steps of each environment before an update"),
     "gamma": ({"type": _unit}, "discount γ"),
     "lam": ({"type": _unit}, "λ of the generalised advantage estimate"),
-    "learning_rate": ({"type": _positive}, "Adam's step size for θ"),
+    "learning_rate": ({"type": _positive}, "step size for θ: Adam's; of es and kohl-stone plain ascent's"),
     "critic_learning_rate": ({"type": _positive}, "Adam's step size for the critic or baseline"),
     "anneal": (_SWITCH, "lower the learning rates to 0 over --steps"),
     "hidden": ({"type": _count, "nargs": "*"}, "units of each hidden layer"),
     "activation": (_choice(ACTIVATIONS), "of the hidden layers"),
     "shared": (_SWITCH, "one network for actor and critic instead of two"),
-    "sigma": (_choice(["learned", "fixed", "state"]), "σ of a Gaussian policy"),
-    "log_std": ({"type": _number(float, -np.inf)}, "log σ at the start, where σ is learned or fixed"),
+    "sigma": (_choice(["learned", "fixed", "state"]), "σ of a Gaussian policy, or of es around θ"),
+    "log_std": ({"type": _number(float, -np.inf)}, "log σ at the start; of hill-climbing and genetic, of their steps"),
     "weight": (_choice(WEIGHTS), "Ψ of reinforce"),
     "baseline": (_choice(BASELINES), "subtracted from Ψ"),
     "estimation": (_choice(["mc", "td"]), "of V: regression on returns, or fitted V iteration"),
@@ -80,6 +81,17 @@ FLAGS = {
     "value_weight": ({"type": _number(float, 0)}, "weight of the critic's loss beside the actor's"),
     "entropy_weight": ({"type": _number(float, 0)}, "weight β of the entropy bonus"),
     "max_grad_norm": ({"type": _positive}, "longest gradient; longer ones are scaled down"),
+    "n_candidates": ({"type": _count}, "policies tried in an iteration; of finite differences, kohl-stone's alone"),
+    "common_seeds": (_SWITCH, "the same episodes for all candidates of an iteration"),
+    "shaping": (_choice(SHAPING), "of the candidates' returns"),
+    "scheme": (_choice([*SCHEMES, "kohl-stone"]), "of finite differences"),
+    "epsilon": ({"type": _positive}, "ε of finite differences"),
+    "widen": ({"type": _number(float, 1)}, "factor on σ after a success"),
+    "narrow": ({"type": _unit}, "factor on σ after a failure"),
+    "patience": ({"type": _count}, "failures in a row before a restart"),
+    "n_parents": ({"type": _count}, "candidates that have children"),
+    "n_elite": ({"type": _count}, "candidates that live on"),
+    "crossover": (_SWITCH, "children of two parents"),
     "normalise_obs": (_SWITCH, "remove the observations' running mean and variance"),
     "act": (_choice(["most-likely", "sampled"]), "which of the policy's actions evaluations and --gif play"),
 }
@@ -89,7 +101,7 @@ PLAYING = "seed", "episodes", "act"  # what may differ from training's where a p
 def _default_text(settings, name):
     """"0.99; reinforce 1.0": the most common default, then those that differ."""
     values = {algo: s[name] for algo, s in settings.items() if name in s}
-    show = lambda v: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)
+    show = lambda v: " ".join(map(str, v)) or "none" if isinstance(v, (list, tuple)) else str(v)
     shown = [show(v) for v in values.values()]
     common = max(shown, key=shown.count)
     if len(values) == len(settings):
@@ -121,7 +133,8 @@ def make_parser(task):
         export = f"make the policy in DIR the one that goes by DIR {PRETRAINED!r}"
         add("--export", metavar="DIR", type=_name, help=export)
     add("--episodes", type=_count, metavar="N", help=f"in an evaluation ({task.episodes})")
-    add("--evaluate-every", type=_count, metavar="N", help=f"updates between evaluations ({task.evaluate_every})")
+    period = "; ".join([str(task.evaluate_every), *(f"{algo} 1" for algo in task.evaluate_always)])
+    add("--evaluate-every", type=_count, metavar="N", help=f"updates between evaluations ({period})")
     period = f"updates (50) or seconds (30s) between checkpoints ({task.checkpoint_every})"
     add("--checkpoint-every", type=_name, metavar="N|Ns", help=period)
     add("--quiet", action="store_true", help="no progress bar")
@@ -146,7 +159,7 @@ def _new_config(task, args, parser):
     probe = task.make_envs(env, 1)
     continuous = isinstance(probe.single_action_space, gymnasium.spaces.Box)
     probe.close()
-    settings = {**task.settings[algo], **(task.continuous_settings[algo] if continuous else {})}
+    settings = {**task.settings[algo], **(task.continuous_settings.get(algo, {}) if continuous else {})}
     for name in (*FLAGS, *task.flags):
         if getattr(args, name, None) is not None:
             if name not in settings:
@@ -161,7 +174,7 @@ def _new_config(task, args, parser):
         "steps": args.steps or task.steps,
         "target": target,
         "episodes": args.episodes or task.episodes,
-        "evaluate_every": args.evaluate_every or task.evaluate_every,
+        "evaluate_every": args.evaluate_every or (1 if algo in task.evaluate_always else task.evaluate_every),
         "evaluate_from": None if target is None else target - task.evaluate_within,
         "checkpoint_every": args.checkpoint_every or task.checkpoint_every,
         "settings": settings,

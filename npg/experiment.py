@@ -3,8 +3,9 @@
 `settings` is a flat dict of plain values, saved with every run: hidden, activation, learning_rate; for a Gaussian
 policy sigma and log_std; for actor-critics shared, and critic_learning_rate where the critic has its own; for reinforce
 baseline, with epochs and batch_size of the state baseline; for ppo capacity of the experience buffer, and ahead, if
-its rollouts are drawn by an `AheadSampler`. Everything else is a keyword argument of the algorithm itself
-(`npg.reinforce.reinforce`, `npg.actor_critic.a2c`, …).
+its rollouts are drawn by an `AheadSampler`; for gradient-free methods common_seeds, and scheme, sigma and log_std where
+they have them. Everything else is a keyword argument of the algorithm itself (`npg.reinforce.reinforce`,
+`npg.actor_critic.a2c`, `npg.gradient_free.Genetic`, …).
 """
 
 from collections.abc import Callable, Iterator
@@ -14,9 +15,18 @@ import numpy as np
 
 from npg import baselines
 from npg.actor_critic import ContinuousQ, DiscreteQ, a2c, actor_critic, q_actor_critic
-from npg.distributions import Gaussian
+from npg.distributions import Deterministic, Gaussian
+from npg.gradient_free import (
+    EvolutionStrategy,
+    FiniteDifference,
+    Genetic,
+    HillClimbing,
+    KohlStone,
+    policy_evaluator,
+    search,
+)
 from npg.network import MLP
-from npg.optimizers import Adam, state
+from npg.optimizers import SGD, Adam, state
 from npg.policy import ActorCritic, Critic, Policy, SharedActorCritic
 from npg.reinforce import reinforce
 from npg.replay import ExperienceBuffer, ppo
@@ -32,7 +42,8 @@ BASELINES = {
     "time": baselines.time_dependent,
     "state": baselines.StateBaseline,
 }
-ALGORITHMS = ("ppo", "a2c", "actor-critic", "q-actor-critic", "reinforce")
+GRADIENT_FREE = ("es", "finite-difference", "hill-climbing", "genetic")
+ALGORITHMS = ("ppo", "a2c", "actor-critic", "q-actor-critic", "reinforce", *GRADIENT_FREE)
 
 
 class Experiment(NamedTuple):
@@ -46,11 +57,16 @@ class Experiment(NamedTuple):
     set_learning_rate: Callable  # set_learning_rate(fraction of the initial one)
 
 
-def build(algo, envs, distribution, seed, settings, make_sampler=Sampler, make_network=MLP):
-    """The `Experiment` of one algorithm on a Gymnasium vector environment; see the module for `settings`."""
+def build(algo, envs, distribution, seed, settings, make_sampler=Sampler, make_network=MLP, make_env=None):
+    """The `Experiment` of one algorithm on a Gymnasium vector environment; see the module for `settings`.
+
+    make_env   for gradient-free methods: (function, *arguments) that makes one such environment
+    """
     if algo not in ALGORITHMS:
         raise ValueError(f"algo: expected one of {ALGORITHMS}, got {algo!r}")
     settings = dict(settings)
+    if algo in GRADIENT_FREE:
+        return _build_gradient_free(algo, envs, distribution, seed, settings, make_network, make_env)
     rng = np.random.default_rng([seed, INIT])
     sampler = make_sampler(envs, seed, TRAIN, 0)
     if settings.pop("ahead", False):
@@ -92,18 +108,61 @@ def build(algo, envs, distribution, seed, settings, make_sampler=Sampler, make_n
     else:
         updates = ppo(*learn, buffer=buffer, **settings)
 
-    memory = {f"{name}.{key}": array for name, opt in optimizers.items() for key, array in state(opt).items()}
-    initial_rates = {name: opt.learning_rate for name, opt in optimizers.items()}
-
     def reset(k):
         sampler.reset(seed, TRAIN, k)
         buffer.clear()
+
+    return _experiment(model, theta, updates, vectors, optimizers, reset)
+
+
+def _experiment(model, theta, updates, vectors, optimizers, reset):
+    memory = {f"{name}.{key}": array for name, opt in optimizers.items() for key, array in state(opt).items()}
+    initial_rates = {name: opt.learning_rate for name, opt in optimizers.items()}
 
     def set_learning_rate(fraction):
         for name, opt in optimizers.items():
             opt.learning_rate = fraction * initial_rates[name]
 
     return Experiment(model, theta, updates, {**vectors, **memory}, reset, set_learning_rate)
+
+
+def _build_gradient_free(algo, envs, distribution, seed, settings, make_network, make_env, executor=None):
+    """As `build`; each candidate plays as many episodes as `envs` has environments, in environments of its own.
+
+    `envs` itself is only asked for its spaces and, where it normalises observations, holds their moments.
+    """
+    if isinstance(distribution, Gaussian):
+        distribution = Deterministic(distribution.n)
+    sizes = (envs.single_observation_space.shape[0], *settings.pop("hidden"), distribution.n_params)
+    policy = Policy(make_network(sizes, settings.pop("activation")), distribution)
+    theta, rng = policy.init(np.random.default_rng([seed, INIT])), np.random.default_rng([seed, TRAIN, 0])
+    obs_rms, common = getattr(envs, "obs_rms", None), settings.pop("common_seeds")
+    evaluate = policy_evaluator(policy, make_env, envs.num_envs, rng, obs_rms, common, executor)
+    method, optimizers = _method(algo, theta, settings)
+
+    def reset(k):
+        rng.bit_generator.state = np.random.default_rng([seed, TRAIN, k]).bit_generator.state
+
+    return _experiment(policy, theta, search(method, evaluate, rng), state(method), optimizers, reset)
+
+
+def _method(algo, theta, settings):
+    """The gradient-free method, and its optimizers by name."""
+    if algo == "finite-difference":
+        scheme, rate, n = settings.pop("scheme"), settings.pop("learning_rate"), settings.pop("n_candidates")
+        if scheme == "kohl-stone":
+            optimizer = SGD(theta, rate)
+            return KohlStone(theta, optimizer, n_candidates=n, **settings), {"theta": optimizer}
+        optimizer = Adam(theta, rate)
+        return FiniteDifference(theta, optimizer, scheme=scheme, **settings), {"theta": optimizer}
+    sigma = np.exp(settings.pop("log_std"))
+    if algo == "es":
+        rate = settings.pop("learning_rate")
+        optimizers = {"theta": SGD(theta, rate)}
+        if settings.pop("sigma") == "learned":
+            settings["sigma_optimizer"] = optimizers["sigma"] = SGD(theta, rate)
+        return EvolutionStrategy(theta, optimizers["theta"], sigma, **settings), optimizers
+    return {"hill-climbing": HillClimbing, "genetic": Genetic}[algo](theta, sigma, **settings), {}
 
 
 def _model(algo, distribution, network, settings):

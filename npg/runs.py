@@ -218,11 +218,11 @@ class Run:
             self.save()
 
     def _check_finite(self, update):
-        suspects = {"gradient": update["grad_norm"], **self.experiment.arrays, **normaliser(self.envs)}
+        rollout, suspects = update["rollout"], {**self.experiment.arrays, **normaliser(self.envs)}
+        suspects = {"gradient": update.get("grad_norm", 0.0), "return": rollout.episode_returns, **suspects}
         if all(np.isfinite(x).all() for x in suspects.values()):
             return
-        rollout = update["rollout"]  # look for the cause before its effects
-        suspects = {"observation": rollout.obs, "reward": rollout.rew, **suspects}
+        suspects = {"observation": rollout.obs, "reward": rollout.rew, **suspects}  # the cause before its effects
         name, x = next((name, x) for name, x in suspects.items() if not np.isfinite(x).all())
         bad = np.size(x) - np.count_nonzero(np.isfinite(x))
         raise Diverged(f"diverged: {name} has {bad} NaN or Inf of {np.size(x)} after update {self.update + 1}")

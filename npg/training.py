@@ -36,6 +36,7 @@ class Task(NamedTuple):
     environment: tuple = ("normalise_obs",)  # settings that are the environment's
     make_sampler: Callable = Sampler
     make_network: Callable = MLP
+    evaluate_always: tuple = ()  # algorithms whose every update is evaluated, because it takes many episodes
     evaluate_within: float = np.inf  # evaluations begin when training's mean return is that close to the target
     checkpoint_every: str = "50"
     pretrained: pathlib.Path | None = None  # file of the weights that come with the package
@@ -91,8 +92,9 @@ def _prepare(task, config, folder):
     settings = {k: v for k, v in config["settings"].items() if k not in ("envs", "anneal", "act", *task.environment)}
     envs = task.make_envs(config["env"], config["settings"]["envs"], **_environment(task, config))
     experiment = build(
-        config["algo"], envs, task.distribution(envs), config["seed"], settings, task.make_sampler, task.make_network
-    )
+        config["algo"], envs, task.distribution(envs), config["seed"], settings, task.make_sampler, task.make_network,
+        make_env=(task.make_env, config["env"]),
+    )  # fmt: skip
     player = Player(task, config, envs, experiment)
     return Run(folder, config, experiment, envs, player.returns), player
 
@@ -134,7 +136,7 @@ def train(run, player, quiet):
                 solved = bool(returns.mean() >= target)
             if solved or run.env_steps >= budget:
                 break
-            if config["settings"]["anneal"]:
+            if config["settings"].get("anneal"):
                 experiment.set_learning_rate(1 - run.env_steps / budget)
             row = next(updates)
             bar.update(run.env_steps - bar.n)

@@ -39,6 +39,10 @@ TINY = {
     "actor-critic": "--n-steps 8 --batch-size 8 --epochs 2",
     "q-actor-critic": "--n-steps 8 --batch-size 8 --epochs 1 --iterations 2",
     "reinforce": "--epochs 1",
+    "es": "--n-candidates 4",
+    "finite-difference": "--scheme kohl-stone --n-candidates 4",
+    "hill-climbing": "--n-candidates 4",
+    "genetic": "--n-candidates 4",
 }
 
 
@@ -140,6 +144,9 @@ def assert_same_run(folder, expected):
         *("--critic-learning-rate 0 --algo actor-critic", "--sigma wide --env Pendulum-v1"),
         *("--log-std x --env Pendulum-v1", "--log-std nan --env Pendulum-v1", "--temperature 1"),
         *("--env=", "--checkpoint-every="),
+        *("--n-candidates 0 --algo es", "--shaping log --algo es", "--scheme backward --algo finite-difference"),
+        *("--epsilon 0 --algo finite-difference", "--n-parents 0 --algo genetic", "--n-elite 0 --algo genetic"),
+        *("--widen 0.5 --algo hill-climbing", "--narrow 2 --algo hill-climbing", "--patience 0 --algo hill-climbing"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line_that_names_its_flag(call, tmp_path, flags):
@@ -155,6 +162,7 @@ def test_a_bad_value_is_refused_in_one_line_that_names_its_flag(call, tmp_path, 
         *("--critic-learning-rate 1", "--sigma fixed", "--log-std 0", "--epochs 2 --algo a2c"),
         *("--lam 1 --algo reinforce", "--n-steps 8 --algo reinforce", "--shared --algo reinforce"),
         "--no-shared --algo q-actor-critic",
+        *("--epsilon 1 --algo es", "--sigma fixed --algo genetic", "--n-steps 8 --algo es", "--patience 3 --algo es"),
         *("--capacity 2 --algo a2c", "--gamma 0 --weight total --algo a2c", "--importance plain --algo actor-critic"),
     ],
 )
@@ -654,7 +662,7 @@ def test_a_nan_from_the_environment_stops_the_run_and_is_named(call, tmp_path, a
         assert call(evaluate=tmp_path / "run").code == 0
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", [algo for algo in ALGORITHMS if "learning_rate" in TASK.settings[algo]])
 def test_a_learning_rate_beyond_all_bounds_stops_the_run_and_the_tensor_is_named(call, tmp_path, algo):
     result = call(tiny(algo, "--steps 2000 --learning-rate 1e39"), out=tmp_path / "run")
     assert_diverged(result, tmp_path / "run", {"gradient", *read_checkpoint(tmp_path / "run")})
@@ -713,6 +721,8 @@ def check_killed(tmp_path, flags, kills, seed):
         ("ppo", "--steps 1500 --checkpoint-every 10 --env Pendulum-v1 --normalise-obs"),
         ("a2c", "--steps 2000 --checkpoint-every 0.02s --shared"),
         ("reinforce", "--steps 2000 --checkpoint-every 3"),
+        ("es", "--steps 8000 --checkpoint-every 3 --sigma learned --env Pendulum-v1 --normalise-obs"),
+        ("hill-climbing", "--steps 2000 --checkpoint-every 3"),
     ],
 )
 def test_a_run_killed_at_random_moments_and_resumed_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, algo, more):
@@ -725,7 +735,8 @@ def test_a_run_killed_at_random_moments_and_resumed_ends_bit_for_bit_as_if_it_ha
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1 --normalise-obs", "FrozenLake-v1"])
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_survives_being_killed(tmp_path, algo, env, period):
-    flags = tiny(algo, f"--env {env} --steps 2000 --checkpoint-every {period} --anneal")
+    anneal = "--anneal" if "anneal" in TASK.settings[algo] else ""
+    flags = tiny(algo, f"--env {env} --steps 2000 --checkpoint-every {period} {anneal}")
     check_killed(tmp_path, flags, kills=5, seed=1)
 
 

@@ -4,18 +4,26 @@ import numpy as np
 import pytest
 
 from npg import experiment
-from npg.environments import default_distribution, make_envs
-from npg.experiment import ALGORITHMS, BASELINES, EVALUATE, INIT, TRAIN, build
+from npg.environments import default_distribution, make_env, make_envs, normaliser, set_normaliser
+from npg.experiment import ALGORITHMS, BASELINES, EVALUATE, GRADIENT_FREE, INIT, TRAIN, build
 from npg.network import MLP
 
-NETWORK = {"hidden": [8], "activation": "tanh", "gamma": 0.99, "learning_rate": 1e-2}
+POLICY_GRADIENT = [algo for algo in ALGORITHMS if algo not in GRADIENT_FREE]
+NETWORK = {"hidden": [8], "activation": "tanh"}
+GRADIENT = {"gamma": 0.99, "learning_rate": 1e-2}
 SETTINGS = {
     "ppo": {"n_steps": 16, "batch_size": 16, "epochs": 2, "lam": 0.95, "shared": False, "capacity": 3},
     "a2c": {"n_steps": 8, "lam": 0.95, "shared": False},
     "actor-critic": {"n_steps": 8, "batch_size": 8, "epochs": 2, "shared": False, "critic_learning_rate": 2e-2},
     "q-actor-critic": {"n_steps": 8, "batch_size": 8, "epochs": 1, "iterations": 2, "critic_learning_rate": 2e-2},
     "reinforce": {"baseline": "state", "batch_size": 64, "epochs": 2, "critic_learning_rate": 2e-2},
+    "es": {"learning_rate": 1e-2, "sigma": "fixed", "log_std": -1.0, "n_candidates": 4},
+    "finite-difference": {"learning_rate": 1e-2, "scheme": "forward", "epsilon": 0.1, "n_candidates": 5},
+    "hill-climbing": {"log_std": -1.0, "n_candidates": 4, "patience": 1},
+    "genetic": {"log_std": -1.0, "n_candidates": 4, "n_parents": 2},
 }
+for algo, settings in SETTINGS.items():
+    settings.update({"hidden": [], "common_seeds": True} if algo in GRADIENT_FREE else GRADIENT)
 GAUSSIAN = {"sigma": "learned", "log_std": -0.5}
 VARIANTS = [(algo, {}) for algo in ALGORITHMS] + [
     ("ppo", {"shared": True, "importance": "truncated"}),
@@ -23,13 +31,17 @@ VARIANTS = [(algo, {}) for algo in ALGORITHMS] + [
     ("a2c", {"shared": True}),
     ("actor-critic", {"estimation": "td", "proximal": 0.1}),
     *(("reinforce", {"baseline": baseline}) for baseline in BASELINES if baseline != "state"),
+    ("es", {"sigma": "learned", "shaping": "standardise", "common_seeds": False}),
+    ("finite-difference", {"scheme": "central"}),
+    ("finite-difference", {"scheme": "kohl-stone"}),
 ]
 
 
-def make(algo="ppo", env="CartPole-v1", seed=0, **changes):
-    envs = make_envs(env, 3)
-    settings = {**NETWORK, **SETTINGS[algo], **(GAUSSIAN if env == "Pendulum-v1" else {}), **changes}
-    return build(algo, envs, default_distribution(envs), seed, settings)
+def make(algo="ppo", env="CartPole-v1", seed=0, envs=None, **changes):
+    envs = envs or make_envs(env, 3)
+    gaussian = GAUSSIAN if env == "Pendulum-v1" and algo not in GRADIENT_FREE else {}
+    settings = {**NETWORK, **SETTINGS[algo], **gaussian, **changes}
+    return build(algo, envs, default_distribution(envs), seed, settings, make_env=(make_env, env))
 
 
 def train(exp, n):
@@ -64,7 +76,7 @@ def test_the_arrays_and_a_reset_are_all_that_it_takes_to_go_on_bit_for_bit(algo,
     resumed.reset(2)
     train(resumed, 2)
     assert_equal(resumed.arrays, uninterrupted.arrays)
-    assert not np.array_equal(resumed.theta, saved["theta"])
+    assert any(not np.array_equal(array, saved[name]) for name, array in resumed.arrays.items())
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -95,7 +107,7 @@ def test_resets_at_different_updates_see_different_episodes():
     assert not np.array_equal(train(first, 1)["rollout"].obs, train(other, 1)["rollout"].obs)
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", POLICY_GRADIENT)
 def test_every_update_yields_what_a_run_records(algo):
     exp = make(algo)
     theta = exp.theta.copy()
@@ -106,7 +118,7 @@ def test_every_update_yields_what_a_run_records(algo):
     assert exp.theta is exp.arrays["theta"] and not np.array_equal(exp.theta, theta)
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", POLICY_GRADIENT)
 def test_settings_that_build_does_not_use_are_the_algorithms_arguments(algo, monkeypatch):
     seen = {}
     monkeypatch.setattr(experiment, algo.replace("-", "_"), lambda *args, **kwargs: seen.update(kwargs))
@@ -158,12 +170,12 @@ def test_sigma_is_an_output_a_parameter_or_a_constant(shared, sigma, n_out, tail
         assert (log_std()[0] == np.float32(-1.5)) == (sigma == "fixed")
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", [*POLICY_GRADIENT, "es", "finite-difference"])
 def test_a_learning_rate_of_0_stops_all_learning_and_1_gives_it_back(algo):
     exp = make(algo)
     train(exp, 1)
     exp.set_learning_rate(0)
-    names = [name for name in exp.arrays if "." not in name]
+    names = [name for name in exp.arrays if "." not in name and name != "log_std"]  # that of es is fixed here
     before = copies(exp)
     train(exp, 2)
     for name in names:
@@ -184,7 +196,7 @@ def test_the_learning_rate_is_a_fraction_of_the_initial_one():
         train(exp, 1)
         steps[fraction] = exp.theta - before
     np.testing.assert_allclose(steps[0.5], 0.5 * steps[1], atol=1e-7)
-    assert np.max(np.abs(steps[1])) == pytest.approx(NETWORK["learning_rate"], rel=1e-3)  # Adam's first step
+    assert np.max(np.abs(steps[1])) == pytest.approx(GRADIENT["learning_rate"], rel=1e-3)  # Adam's first step
 
 
 @pytest.mark.parametrize(
@@ -207,6 +219,48 @@ def test_actor_and_critic_have_learning_rates_of_their_own(algo, critic):
     assert not np.array_equal(critic(only), before)
     n_actor = MLP((4, 8, 2)).size
     np.testing.assert_array_equal(only.theta[:n_actor], theta[:n_actor])
+
+
+@pytest.mark.parametrize("algo", GRADIENT_FREE)
+@pytest.mark.parametrize("env, bounds", [("CartPole-v1", (1, 500)), ("Pendulum-v1", (-2000, 0))])
+def test_every_iteration_of_a_gradient_free_method_yields_what_a_run_records(algo, env, bounds):
+    exp = make(algo, env)
+    update = train(exp, 1)
+    rollout, n = update["rollout"], 3 * update["evaluations"]  # an episode in each of 3 environments
+    assert len(rollout.episode_returns) == len(rollout.episode_lengths) == n
+    assert rollout.env_steps == sum(rollout.episode_lengths)
+    assert bounds[0] <= min(rollout.episode_returns) and max(rollout.episode_returns) <= bounds[1]
+    np.testing.assert_allclose(update["values"], np.reshape(rollout.episode_returns, (-1, 3)).mean(axis=1))
+    assert exp.theta is exp.arrays["theta"]
+
+
+@pytest.mark.parametrize("algo", GRADIENT_FREE)
+def test_gradient_free_methods_train_deterministic_policies(algo):
+    for env in ("CartPole-v1", "Pendulum-v1"):
+        exp, n_in, n_out = make(algo, env, hidden=[8]), *((4, 2) if env == "CartPole-v1" else (3, 1))
+        assert exp.theta.size == MLP((n_in, 8, n_out)).size  # and no σ
+        obs, network = np.random.default_rng(0).normal(size=(100, n_in)), exp.policy.network
+        y, _ = network.forward(exp.theta, obs)
+        np.testing.assert_array_equal(exp.policy.act(exp.theta, obs), y.argmax(axis=1) if n_out == 2 else y)
+
+
+@pytest.mark.parametrize("algo", GRADIENT_FREE)
+def test_the_moments_of_normalised_observations_are_all_that_a_gradient_free_method_keeps_besides(algo):
+    envs = [make_envs("Pendulum-v1", 2, normalise_obs=True) for _ in range(2)]
+    uninterrupted, resumed = (make(algo, "Pendulum-v1", envs=pair) for pair in envs)
+    train(uninterrupted, 2)
+    moments, saved = {name: array.copy() for name, array in normaliser(envs[0]).items()}, copies(uninterrupted)
+    assert moments["obs_count"] == pytest.approx(2 * len(train(uninterrupted, 1)["rollout"].episode_lengths) * 200)
+    for name, array in resumed.arrays.items():
+        array[...] = saved[name]
+    set_normaliser(envs[1], **moments)
+    uninterrupted.reset(5), resumed.reset(5)
+    set_normaliser(envs[0], **moments)
+    for name, array in uninterrupted.arrays.items():
+        array[...] = saved[name]
+    train(uninterrupted, 2), train(resumed, 2)
+    assert_equal(resumed.arrays, uninterrupted.arrays)
+    assert_equal(normaliser(envs[1]), normaliser(envs[0]))
 
 
 def test_streams_of_random_numbers_of_one_seed_never_meet():

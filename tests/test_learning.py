@@ -39,6 +39,11 @@ def test_the_defaults_solve_cartpole(tmp_path, seed):
         "--algo a2c --steps 200000",
         "--algo a2c --shared --steps 200000",
         "--algo q-actor-critic --steps 500000",
+        "--algo es --steps 50000",
+        "--algo hill-climbing --steps 50000",
+        "--algo genetic --steps 100000",
+        "--algo finite-difference --steps 100000",
+        "--algo finite-difference --scheme kohl-stone --steps 100000",
     ],
 )
 def test_every_algorithm_solves_cartpole(tmp_path, flags, seed):

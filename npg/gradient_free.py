@@ -1,0 +1,313 @@
+"""Search that knows nothing but f(θ): the lecture's alternatives to the policy gradient, and what they share with it.
+
+    HillClimbing        the best of some candidates near the last one (slide "General alternatives")
+    Genetic             a population, its best ones' mutated children (same slide)
+    FiniteDifference    ∂f/∂θ_k ≈ (f(θ + εu_k) − f(θ)) / ε (slide "Computing Gradients By Finite Differences")
+    KohlStone           all ∂f/∂θ_k at once from random ±ε (slide "Learning an AIBO running policy")
+    EvolutionStrategy   ∇_μ E_{θ∼N(μ,σ²)}[f(θ)], by the score of the same `Gaussian` as a policy's
+
+Each is a pair of methods; `search` drives them all:
+
+    thetas = method.ask(rng)       [P, n], the candidates of this iteration
+    method.tell(thetas, values)    their values [P], higher is better: improves method.theta [n] in place
+
+`method.theta` is the current best guess; what else a method remembers are arrays too (`npg.optimizers.state`). f may be
+noisy: where one candidate is preferred to another, it has to win again on fresh noise before it becomes `theta`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from npg.distributions import Gaussian
+from npg.returns import standardise
+
+
+def search(method, evaluate, rng):
+    """Improve method.theta in place, for ever; yields the measures of each iteration.
+
+    evaluate(thetas)   → values [P] and a dict of further measures; see `evaluator`
+    """
+    while True:
+        thetas = method.ask(rng)
+        values, measures = evaluate(thetas)
+        if np.shape(values) != (len(thetas),):
+            raise ValueError(f"values: expected one a candidate, shape ({len(thetas)},), got {np.shape(values)}")
+        progress = method.tell(thetas, values)
+        yield {"values": values, "evaluations": len(thetas), **progress, **measures}
+
+
+def evaluator(f, rng, common=True, executor=None):
+    """evaluate(thetas) for `search`: f(θ, seed) → number, once a candidate, here or by an `Executor`'s workers.
+
+    common     all candidates of an iteration get the same seed (common random numbers: what differs is θ alone)
+    executor   any `concurrent.futures.Executor`; f must then be picklable
+    """
+    return lambda thetas: (np.array(evaluate_each(f, thetas, rng, common, executor), np.float64), {})
+
+
+def evaluate_each(f, thetas, rng, common, executor=None):
+    """[f(θ_1, seed_1), …, f(θ_P, seed_P)], seeds drawn from `rng`: one for all where `common`."""
+    seeds = np.broadcast_to(rng.integers(2**63, size=1 if common else len(thetas)), len(thetas))
+    return list((executor.map if executor else map)(f, thetas, seeds.tolist()))
+
+
+class HillClimbing:
+    """x ← the best of P − 2 candidates x + σε, ε ~ N(0, I), if it beats x; σ widens on success and narrows on failure.
+
+    After `patience` failures in a row x restarts at x_0 + σ_0 ε. θ is the best of all climbs: x takes its place when it
+    beats it on fresh noise, both being evaluated again in every iteration.
+    """
+
+    def __init__(self, theta, sigma, n_candidates=10, widen=1.5, narrow=0.8, patience=20):
+        if n_candidates < 3:
+            raise ValueError(f"n_candidates: expected at least 3 (θ, x and one more), got {n_candidates}")
+        self.theta, self.x, self.x_start = theta, theta.copy(), theta.copy()
+        self.sigma, self.sigma_start, self.failures = np.array(sigma, np.float64), sigma, np.zeros((), np.int64)
+        self.n_candidates, self.widen, self.narrow, self.patience = n_candidates, widen, narrow, patience
+
+    def ask(self, rng):
+        """θ, x, then x + σε: [P, n]."""
+        if self.failures >= self.patience:
+            self.x[...] = self.x_start + self.sigma_start * rng.standard_normal(self.x.shape)
+            self.sigma[...], self.failures[...] = self.sigma_start, 0
+        noise = rng.standard_normal((self.n_candidates - 2, self.x.size), self.x.dtype)
+        return np.stack([self.theta, self.x, *(self.x + self.sigma.astype(self.x.dtype) * noise)])
+
+    def tell(self, thetas, values):
+        """θ ← x if x is better; x ← the best candidate if that is better than x."""
+        if values[1] > values[0]:
+            self.theta[...] = self.x
+        best = 1 + np.argmax(values[1:])  # x itself comes first, so a tie is a failure
+        self.x[...] = thetas[best]
+        self.failures[...] = 0 if best > 1 else self.failures + 1
+        self.sigma *= self.widen if best > 1 else self.narrow
+        return {"sigma": float(self.sigma.mean())}
+
+
+class Genetic:
+    """Truncation selection: the `n_parents` best of a generation have all the children of the next, by mutation.
+
+    A child is a parent (with `crossover` each of its parameters comes from one of two parents) plus σε, ε ~ N(0, I).
+    Elitism: the `n_elite` best live on unchanged and are evaluated again; θ is the best of them by that second value.
+    """
+
+    def __init__(self, theta, sigma, n_candidates=16, n_parents=4, n_elite=2, crossover=False):
+        if not 1 <= n_elite <= n_parents <= n_candidates:
+            got = f"{n_elite}, {n_parents}, {n_candidates}"
+            raise ValueError(f"n_elite, n_parents, n_candidates: expected 1 ≤ elite ≤ parents ≤ candidates, got {got}")
+        self.theta, self.parents = theta, np.tile(theta, (n_parents, 1))
+        self.sigma, self.n_candidates, self.n_elite, self.crossover = sigma, n_candidates, n_elite, crossover
+
+    def ask(self, rng):
+        """The elite, then its and the other parents' children: [P, n]."""
+        n_children = self.n_candidates - self.n_elite
+        mother, father = self.parents[rng.integers(len(self.parents), size=(2, n_children))]
+        children = np.where(rng.random(mother.shape) < 0.5, mother, father) if self.crossover else mother
+        noise = rng.standard_normal(children.shape, children.dtype)
+        return np.concatenate([self.parents[: self.n_elite], children + self.sigma * noise])
+
+    def tell(self, thetas, values):
+        """θ ← the best of the elite; parents ← the best of all, best first."""
+        self.theta[...] = thetas[np.argmax(values[: self.n_elite])]
+        self.parents[...] = thetas[np.argsort(-values, kind="stable")[: len(self.parents)]]
+        return {}
+
+
+def forward_points(theta, epsilon):
+    """θ, then θ + εu_k for every k: [n + 1, n]."""
+    return np.concatenate([theta[None], theta + epsilon * np.eye(theta.size, dtype=theta.dtype)])
+
+
+def forward_difference(values, epsilon):
+    """(f(θ + εu_k) − f(θ)) / ε [n] from the values at `forward_points` [n + 1]; error O(ε)."""
+    return (values[1:] - values[0]) / epsilon
+
+
+def central_points(theta, epsilon):
+    """θ + εu_k for every k, then θ − εu_k: [2n, n]."""
+    step = epsilon * np.eye(theta.size, dtype=theta.dtype)
+    return np.concatenate([theta + step, theta - step])
+
+
+def central_difference(values, epsilon):
+    """(f(θ + εu_k) − f(θ − εu_k)) / 2ε [n] from the values at `central_points` [2n]; error O(ε²)."""
+    plus, minus = np.split(values, 2)
+    return (plus - minus) / (2 * epsilon)
+
+
+SCHEMES = {"forward": (forward_points, forward_difference), "central": (central_points, central_difference)}
+
+
+class FiniteDifference:
+    """A step of an optimizer along ∂f/∂θ_k ≈ (f(θ + εu_k) − f(θ)) / ε, k = 1 … n: n + 1 evaluations, "central" 2n."""
+
+    def __init__(self, theta, optimizer, epsilon, scheme="forward"):
+        if scheme not in SCHEMES:
+            raise ValueError(f"scheme: expected one of {sorted(SCHEMES)}, got {scheme!r}")
+        self.theta, self.optimizer, self.epsilon = theta, optimizer, epsilon
+        self.points, self.difference = SCHEMES[scheme]
+
+    def ask(self, rng):
+        """The points of the scheme; `rng` goes unused."""
+        return self.points(self.theta, self.epsilon)
+
+    def tell(self, thetas, values):
+        """θ ← θ + α ∇f."""
+        dtheta = self.difference(values, self.epsilon)
+        self.optimizer.step(self.theta, dtheta)
+        return {"grad_norm": float(np.linalg.norm(dtheta))}
+
+
+def kohl_stone_direction(signs, values):
+    """A_k = 0 if Avg₀ > Avg₊ and Avg₀ > Avg₋, else Avg₊ − Avg₋: means of values [P] by the signs [P, n] of the steps.
+
+    0 also where no candidate went up, or none down.
+    """
+    with np.errstate(invalid="ignore"):  # the mean of no value is NaN
+        plus, zero, minus = (values @ group / group.sum(axis=0) for group in (signs > 0, signs == 0, signs < 0))
+    return np.nan_to_num(np.where((zero > plus) & (zero > minus), 0, plus - minus))
+
+
+class KohlStone:
+    """Kohl & Stone 2004, "Policy Gradient Reinforcement Learning for Fast Quadrupedal Locomotion", figure 3.
+
+    Each of `n_candidates` policies changes every parameter by +ε, 0 or −ε at random; the step is the unit vector along
+    A (`kohl_stone_direction`) times η, the learning rate of an `SGD`. `epsilon` is a number or an array [n].
+    """
+
+    def __init__(self, theta, optimizer, epsilon, n_candidates=15):
+        self.theta, self.optimizer, self.epsilon, self.n_candidates = theta, optimizer, epsilon, n_candidates
+
+    def ask(self, rng):
+        """θ + {+ε, 0, −ε}: [P, n]."""
+        signs = rng.integers(-1, 2, (self.n_candidates, self.theta.size))
+        return self.theta + (self.epsilon * signs).astype(self.theta.dtype)
+
+    def tell(self, thetas, values):
+        """θ ← θ + η A / ‖A‖."""
+        direction = kohl_stone_direction(np.sign(thetas - self.theta), values)
+        norm = float(np.linalg.norm(direction))
+        if norm > 0:
+            self.optimizer.step(self.theta, direction / norm)
+        return {"grad_norm": norm}
+
+
+def centred_ranks(values):
+    """½ (the share of values [P] below minus the share above): between −½ and ½, mean 0, equal where values are."""
+    return 0.5 * np.sign(values[:, None] - values).mean(axis=1)
+
+
+SHAPING = {"none": lambda values: values, "standardise": standardise, "ranks": centred_ranks}
+
+
+def evolution_gradient(params, thetas, values):
+    """∇_params E_{θ∼N(μ, diag σ²)}[f(θ)] ≈ 1/P Σ_i f(θ_i) ∇_params log P(θ_i) [2n], params = [μ, log σ].
+
+    Slide "Evolutionary Methods"; Salimans et al. 2017.
+    """
+    return values @ Gaussian(thetas.shape[1]).grad_log_prob(params, thetas) / len(thetas)
+
+
+class EvolutionStrategy:
+    """Ascend E_{θ∼N(μ, diag σ²)}[f(θ)] in μ, and in log σ too where `sigma_optimizer` is given; `theta` is μ.
+
+    Candidates come in pairs μ ± σε (antithetic: what f's mean adds to ∇_μ cancels). `shaping` of the values: "none"
+    (unbiased), "standardise", or "ranks" (blind to outliers and to the scale of f).
+    """
+
+    def __init__(self, theta, optimizer, sigma, n_candidates=16, shaping="ranks", sigma_optimizer=None):
+        if shaping not in SHAPING:
+            raise ValueError(f"shaping: expected one of {sorted(SHAPING)}, got {shaping!r}")
+        if n_candidates < 2 or n_candidates % 2:
+            raise ValueError(f"n_candidates: expected a positive even number, for pairs, got {n_candidates}")
+        self.theta, self.log_std = theta, np.full_like(theta, np.log(sigma))
+        self.optimizer, self.sigma_optimizer = optimizer, sigma_optimizer
+        self.n_candidates, self.shaping = n_candidates, SHAPING[shaping]
+
+    def _params(self):
+        return np.concatenate([self.theta, self.log_std])
+
+    def ask(self, rng):
+        """θ_i ~ N(μ, diag σ²), then their mirror images 2μ − θ_i: [P, n]."""
+        params = np.tile(self._params(), (self.n_candidates // 2, 1))
+        thetas = Gaussian(self.theta.size).sample(params, rng)
+        return np.concatenate([thetas, 2 * self.theta - thetas])
+
+    def tell(self, thetas, values):
+        """μ ← μ + α ∇_μ, log σ ← log σ + α ∇_{log σ}."""
+        dmean, dlog_std = np.split(evolution_gradient(self._params(), thetas, self.shaping(values)), 2)
+        self.optimizer.step(self.theta, dmean)
+        if self.sigma_optimizer:
+            self.sigma_optimizer.step(self.log_std, dlog_std)
+        return {"grad_norm": float(np.linalg.norm(dmean)), "sigma": float(np.exp(self.log_std).mean())}
+
+
+class Evaluations(NamedTuple):
+    """What the P candidates of an iteration met in n episodes each; named as in `npg.rollout.Rollout`."""
+
+    obs: np.ndarray  # [P, n_obs], each candidate's mean
+    rew: np.ndarray  # [P, n], summed over each episode
+    episode_returns: list
+    episode_lengths: list
+    env_steps: int
+
+
+def policy_evaluator(policy, make_env, n_episodes, rng, obs_rms=None, common=True, executor=None):
+    """evaluate(thetas) for `search`: mean undiscounted return of each policy's most likely actions in `n_episodes`.
+
+    make_env   (function, *arguments) that makes one environment, once in each process
+    obs_rms    running moments of the observations, a Gymnasium `RunningMeanStd`: the policies see observations with
+               mean and variance removed, by the moments of earlier iterations. Or None
+    common, executor   as in `evaluator`
+    """
+
+    if executor:
+        play = functools.partial(play_in_worker, make_env)
+    else:
+        make, *arguments = make_env
+        play = functools.partial(play_episodes, make(*arguments))
+
+    def evaluate(thetas):
+        f = functools.partial(play, policy, n_episodes, obs_rms and (obs_rms.mean, obs_rms.var))
+        rew, lengths, mean, var, count = map(np.array, zip(*evaluate_each(f, thetas, rng, common, executor)))
+        for of_one_candidate in zip(mean, var, count) if obs_rms else ():
+            obs_rms.update_from_moments(*of_one_candidate)
+        rollout = Evaluations(mean, rew, rew.ravel().tolist(), lengths.ravel().tolist(), int(lengths.sum()))
+        return rew.mean(axis=1), {"rollout": rollout}
+
+    return evaluate
+
+
+def play_episodes(env, policy, n, moments, theta, seed):
+    """Returns [n] and lengths [n] of n episodes; mean, variance [n_obs] and number of their observations.
+
+    Not a number is the return where an observation was none.
+    """
+    returns, lengths, seen = np.zeros(n), np.zeros(n, np.int64), []
+    for i, episode_seed in enumerate(np.random.default_rng(seed).integers(2**31, size=n).tolist()):
+        obs, _ = env.reset(seed=episode_seed)
+        over = False
+        while not over:
+            seen.append(obs)
+            if moments:
+                obs = (obs - moments[0]) / np.sqrt(moments[1] + 1e-8)
+            obs, rew, terminated, truncated, _ = env.step(policy.act(theta, obs))
+            over = terminated or truncated
+            returns[i] += rew
+            lengths[i] += 1
+    seen = np.array(seen, np.float64)
+    if not np.isfinite(seen).all():
+        returns[:] = np.nan
+    return returns, lengths, seen.mean(axis=0), seen.var(axis=0), len(seen)
+
+
+def play_in_worker(make_env, *arguments):
+    """`play_episodes` in an environment that this process makes once and keeps."""
+    return play_episodes(_kept(*make_env), *arguments)
+
+
+@functools.cache
+def _kept(make, *arguments):
+    return make(*arguments)
