@@ -48,7 +48,7 @@ class Player:
     def __init__(self, task, config, envs, experiment):
         self.make = lambda: task.make_envs(config["env"], config["episodes"], **_environment(task, config))
         self.seed, self.training_envs, self.experiment, self.envs = config["seed"], envs, experiment, None
-        self.rng = np.random.default_rng() if config["settings"]["act"] == "sampled" else None
+        self.rng = np.random.default_rng() if config["settings"].get("act") == "sampled" else None
 
     def seeded(self, *stream):
         """Seeds the actions; returns what seeds the environments: both follow from the run's seed and `stream`."""
@@ -109,7 +109,10 @@ def load(task, folder, **overrides):
     config, theta = read_weights(task.pretrained) if pretrained else (read_config(folder), None)
     for name, value in overrides.items():
         if value is not None:
-            (config["settings"] if name in config["settings"] else config)[name] = value
+            changed = config if name in config else config["settings"]
+            if name not in changed:
+                raise RunError(f"{name}: has no meaning for a policy by {config['algo']}")
+            changed[name] = value
     run, player = prepare(task, config, "." if pretrained else folder)
     if pretrained:
         run.experiment.theta[...] = theta

@@ -583,6 +583,11 @@ def test_evaluate_plays_sampled_actions_where_asked_to(call, copy):
     assert mean("--act sampled") == mean("--act sampled")
 
 
+def test_a_deterministic_policy_has_no_actions_to_sample(call, tmp_path):
+    assert call("--algo genetic --quiet --steps 1 --episodes 1", out=tmp_path / "run").code == 0
+    assert_refused(call("--act sampled", evaluate=tmp_path / "run"), "act: has no meaning")
+
+
 def test_gif_writes_one_episode(call, copy):
     pytest.importorskip("pygame")
     from PIL import Image, ImageSequence
