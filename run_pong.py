@@ -107,7 +107,7 @@ TASK = Task(
     environment=("inputs", "sticky"),
     make_sampler=RallySampler,
     make_network=LitMLP,
-    evaluate_within=2.0,
+    evaluate_within=8.0,
     checkpoint_every="100",
     pretrained=pathlib.Path(__file__).with_name("npg") / "pong.npz",
 )
