@@ -144,8 +144,10 @@ def make_parser(task):
         if name not in known:
             continue
         metavar = {} if "choices" in options or "action" in options else {"metavar": "X"}
-        default = _default_text(task.settings, name) if any(name in s for s in task.settings.values()) else "Box only"
-        group.add_argument(_flag(name), **options, **metavar, help=f"{text} ({default})".replace("%", "%%"))
+        default = [_default_text(task.settings, name)] if any(name in s for s in task.settings.values()) else []
+        if any(name in s and name not in task.settings[algo] for algo, s in task.continuous_settings.items()):
+            default.append("others Box only" if default else "Box only")
+        group.add_argument(_flag(name), **options, **metavar, help=f"{text} ({'; '.join(default)})".replace("%", "%%"))
     return parser
 
 

@@ -157,9 +157,11 @@ def _method(algo, theta, settings):
         return FiniteDifference(theta, optimizer, scheme=scheme, **settings), {"theta": optimizer}
     sigma = np.exp(settings.pop("log_std"))
     if algo == "es":
-        rate = settings.pop("learning_rate")
+        rate, kind = settings.pop("learning_rate"), settings.pop("sigma")
+        if kind not in ("fixed", "learned"):
+            raise ValueError(f"sigma: expected 'fixed' or 'learned' for es, got {kind!r}")
         optimizers = {"theta": SGD(theta, rate)}
-        if settings.pop("sigma") == "learned":
+        if kind == "learned":
             settings["sigma_optimizer"] = optimizers["sigma"] = SGD(theta, rate)
         return EvolutionStrategy(theta, optimizers["theta"], sigma, **settings), optimizers
     return {"hill-climbing": HillClimbing, "genetic": Genetic}[algo](theta, sigma, **settings), {}

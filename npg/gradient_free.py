@@ -72,8 +72,8 @@ class HillClimbing:
         if self.failures >= self.patience:
             self.x[...] = self.x_start + self.sigma_start * rng.standard_normal(self.x.shape)
             self.sigma[...], self.failures[...] = self.sigma_start, 0
-        noise = rng.standard_normal((self.n_candidates - 2, self.x.size), self.x.dtype)
-        return np.stack([self.theta, self.x, *(self.x + self.sigma.astype(self.x.dtype) * noise)])
+        steps = self.sigma * rng.standard_normal((self.n_candidates - 2, self.x.size), self.x.dtype)
+        return np.stack([self.theta, self.x, *(self.x + steps).astype(self.x.dtype)])
 
     def tell(self, thetas, values):
         """θ ← x if x is better; x ← the best candidate if that is better than x."""
@@ -105,8 +105,8 @@ class Genetic:
         n_children = self.n_candidates - self.n_elite
         mother, father = self.parents[rng.integers(len(self.parents), size=(2, n_children))]
         children = np.where(rng.random(mother.shape) < 0.5, mother, father) if self.crossover else mother
-        noise = rng.standard_normal(children.shape, children.dtype)
-        return np.concatenate([self.parents[: self.n_elite], children + self.sigma * noise])
+        children = children + self.sigma * rng.standard_normal(children.shape, children.dtype)
+        return np.concatenate([self.parents[: self.n_elite], children.astype(self.theta.dtype)])
 
     def tell(self, thetas, values):
         """θ ← the best of the elite; parents ← the best of all, best first."""

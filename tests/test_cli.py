@@ -178,6 +178,17 @@ def test_a_baseline_that_leaves_one_out_needs_two_trajectories(call, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("flags, words", [
+    ("--algo es --sigma state", ("sigma", "'fixed' or 'learned'", "'state'")),
+    ("--algo es --n-candidates 5", ("n_candidates", "even", "5")),
+    ("--algo hill-climbing --n-candidates 2", ("n_candidates", "at least 3", "2")),
+    ("--algo genetic --n-parents 17", ("n_parents", "17")),
+])
+def test_what_a_gradient_free_method_cannot_do_is_refused(call, tmp_path, flags, words):
+    assert_refused(call(f"--quiet {flags}", out=tmp_path / "run"), *words)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "env, reason",
     [

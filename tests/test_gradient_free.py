@@ -41,7 +41,7 @@ from npg.tabular import FiniteMDP
 GOAL = np.array([1.0, -0.5, 0.25, -1.5])
 METHODS = {
     "hill climbing": lambda theta: HillClimbing(theta, 0.3),
-    "genetic": lambda theta: Genetic(theta, 0.1),
+    "genetic": lambda theta: Genetic(theta, np.float64(0.1)),  # whose product with float32 would be float64
     "genetic, crossover": lambda theta: Genetic(theta, 0.1, crossover=True),
     "forward differences": lambda theta: FiniteDifference(theta, Adam(theta, 0.05), 0.1),
     "central differences": lambda theta: FiniteDifference(theta, Adam(theta, 0.05), 0.1, "central"),

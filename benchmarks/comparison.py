@@ -1,0 +1,167 @@
+#!/usr/bin/env python
+"""Policy gradients and searches that know nothing but f(θ), on the same tasks with equally many environment steps.
+
+    python benchmarks/comparison.py
+    python benchmarks/comparison.py --tasks CartPole-v1 --algos ppo es --seeds 3
+
+Tables: return (the quadruped: m/s) at the end of the budget, the interquartile mean over seeds with its 95 % bootstrap
+interval. Each run is added to --results when it ends and not made again: with all of them there it only draws.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import io
+import json
+import os
+import pathlib
+import sys
+import tempfile
+from typing import NamedTuple
+
+from timing import machine  # isort: skip  # before NumPy: it sets the number of threads
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import run_cartpole
+from npg.runs import read_metrics
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+import quadruped
+
+WALK_STEPS = 200  # of the quadruped's environment in one walk
+
+
+class Contest(NamedTuple):
+    """What every algorithm of a task is given."""
+
+    algos: tuple
+    steps: int
+    seeds: int
+    flags: str = ""  # of run_cartpole.py
+    unit: str = "mean return of unseen episodes"
+
+
+EVERY = tuple(run_cartpole.TASK.settings)
+CONTESTS = {
+    "CartPole-v1": Contest(EVERY, 50_000, 10, "--episodes 100"),
+    "Swimmer-v5": Contest(EVERY, 100_000, 3, "--episodes 3"),
+    "quadruped": Contest(tuple(quadruped.METHODS), 300 * WALK_STEPS, 3, unit="speed over unseen walks, m/s"),
+}
+
+
+def run(task, algo, seed):
+    """Environment steps [K] and the evaluations [K] made there, up to the end of the budget."""
+    return (walk if task == "quadruped" else play)(task, algo, seed)
+
+
+def walk(task, algo, seed):
+    thetas, walks, _ = quadruped.learn(algo, CONTESTS[task].steps // WALK_STEPS, seed)
+    shown = np.unique(np.linspace(0, len(thetas) - 1, 8).round().astype(int))
+    return (walks[shown] * WALK_STEPS).tolist(), quadruped.test(thetas[shown], 5, seed).mean(axis=1).tolist()
+
+
+def play(task, algo, seed):
+    contest = CONTESTS[task]
+    with tempfile.TemporaryDirectory() as folder:
+        argv = f"--env {task} --algo {algo} --seed {seed} --steps {contest.steps} {contest.flags}".split()
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = run_cartpole.main(run_cartpole.TASK, [*argv, "--target", "1e9", "--quiet", "--out", folder])
+        if code:
+            raise SystemExit(f"run_cartpole.py {' '.join(argv)} ended with exit code {code}")
+        result = json.loads((pathlib.Path(folder) / "result.json").read_text())
+        rows = [row for row in read_metrics(folder) if "eval_return_mean" in row]
+    rows.append(result)
+    return [row["env_steps"] for row in rows], [row["eval_return_mean"] for row in rows]
+
+
+def interquartile_mean(x):
+    """The mean of the middle half of x [..., n] along its last axis: ⌊n/4⌋ values left out at either end."""
+    x = np.sort(x, axis=-1)
+    cut = x.shape[-1] // 4
+    return x[..., cut : x.shape[-1] - cut].mean(axis=-1)
+
+
+def with_interval(x, rng, n_resamples=2000):
+    """Interquartile mean of x [..., n] over its n seeds, and the ends of its 95 % bootstrap interval."""
+    n = x.shape[-1]
+    resampled = interquartile_mean(x[..., rng.integers(n, size=(n_resamples, n))])
+    return interquartile_mean(x), *np.percentile(resampled, [2.5, 97.5], axis=-1)
+
+
+def at(grid, steps, values):
+    """The latest of the evaluations at each number of steps of the grid; before the first of them, the first."""
+    return np.array(values)[np.maximum(np.searchsorted(steps, grid, side="right") - 1, 0)]
+
+
+def draw(path, results):
+    """One panel a task, one line an algorithm with its interval; searches dashed."""
+    rng = np.random.default_rng(0)
+    figure = Figure(figsize=(5 * len(results), 5.5), layout="constrained")
+    for axes, (task, algos) in zip(np.atleast_1d(figure.subplots(1, len(results))), results.items()):
+        contest = CONTESTS[task]
+        grid = np.linspace(0, contest.steps, 60)
+        for algo, seeds in algos.items():
+            curves = np.stack([at(grid, *curve) for curve in seeds.values()], axis=-1)
+            mean, low, high = with_interval(curves, rng)
+            style = "-" if algo in run_cartpole.SETTINGS else "--"
+            (line,) = axes.plot(grid / 1000, mean, style, label=algo)
+            axes.fill_between(grid / 1000, low, high, color=line.get_color(), alpha=0.15, lw=0)
+        axes.set(title=task, ylabel=contest.unit, xlim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    figure.supxlabel("environment steps in training, thousands")
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--tasks", nargs="+", choices=CONTESTS, default=list(CONTESTS), metavar="TASK", help=", ".join(CONTESTS))
+    add("--algos", nargs="+", metavar="ALGO", help="only these of each task's (all)")
+    add("--seeds", type=int, help=f"how many ({', '.join(f'{task} {c.seeds}' for task, c in CONTESTS.items())})")
+    add("--first-seed", type=int, default=0, help="the others follow it (0)")
+    add("--workers", type=int, default=os.cpu_count(), help="runs side by side, one thread each (%(default)s)")
+    add("--results", type=pathlib.Path, default="runs/comparison.json", help="where runs are kept (%(default)s)")
+    add("--figure", metavar="PNG", default="docs/figures/comparison.png", help="figure to write (%(default)s)")
+    args = parser.parse_args()
+
+    kept = json.loads(args.results.read_text()) if args.results.exists() else {}
+    jobs = [
+        (task, algo, seed)
+        for task in args.tasks
+        for algo in CONTESTS[task].algos
+        if algo in (args.algos or CONTESTS[task].algos)
+        for seed in range(args.first_seed, args.first_seed + (args.seeds or CONTESTS[task].seeds))
+    ]
+    key = lambda task, algo, seed: f"{task} {algo} {CONTESTS[task].steps} {seed}"
+    missing = [job for job in jobs if key(*job) not in kept]
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    with concurrent.futures.ProcessPoolExecutor(args.workers) as pool:
+        running = {pool.submit(run, *job): job for job in missing}
+        done = concurrent.futures.as_completed(running)
+        for future in tqdm(done, total=len(missing), unit=" runs", disable=not missing, dynamic_ncols=True):
+            kept[key(*running[future])] = future.result()
+            args.results.write_text(json.dumps(kept))
+
+    results = {}
+    for job in jobs:
+        task, algo, seed = job
+        results.setdefault(task, {}).setdefault(algo, {})[seed] = kept[key(*job)]
+    print(machine("numpy", "gymnasium"))
+    for task, algos in results.items():
+        contest = CONTESTS[task]
+        print(f"\n| {task}, {contest.steps:,} steps | {contest.unit} | 95 % interval | of each seed |")
+        print("|---|---|---|---|")
+        for algo, seeds in algos.items():
+            final = np.array([values[-1] for _, values in seeds.values()])
+            mean, low, high = with_interval(final, np.random.default_rng(0))
+            each = " ".join(f"{x:.2f}" if task == "quadruped" else f"{x:.0f}" for x in final)
+            print(f"| {algo} | {mean:.2f} | {low:.2f} – {high:.2f} | {each} |")
+    draw(args.figure, results)
+
+
+if __name__ == "__main__":
+    main()
