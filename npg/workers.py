@@ -1,8 +1,8 @@
 """Worker processes behind the standard library's one seam for them, `concurrent.futures.Executor`.
 
 `Pool` is the executor of this machine. Whatever in npg computes elsewhere only calls `submit` or `map` of an executor,
-so that Dask's `Client.get_executor()` takes the same calls to a cluster. A worker process may die, hang or raise: the
-pool repeats its call in a fresh one, as Dask does.
+so that Dask's `Client.get_executor(pure=False)` takes the same calls to a cluster. A worker process may die, hang or
+raise: the pool repeats its call in a fresh one, as Dask does where one dies.
 
 What workers share is handed to them as they start: `shared_array`s among the pool's `initargs`. What a worker keeps
 from one call to the next, such as an environment, which cannot be sent, it keeps with `kept`.
@@ -262,13 +262,13 @@ class _Worker:
         self.process, self.starts, self.condemned = None, 0, False
 
     def start(self):
-        self.starts += 1
+        self.starts, self.ready = self.starts + 1, False
         with self.starting, _inheritance():
             self.connection, theirs = self.context.Pipe()
             with theirs:
                 process = self.context.Process(target=_work, args=(theirs, *self.at_start))
                 process.start()
-        self.process, self.ready = process, False
+                self.process = process  # before a Ctrl-C held back till now is raised
         if self.condemned:
             process.kill()
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """What can go wrong in a worker, for the tests to import; as a script, workers to be interrupted or orphaned.
 
-    python tests/faults.py START_METHOD PATH        two workers write PATH0 and PATH1, their ids, and hang
+    python tests/faults.py START_METHOD PATH
+
+It writes PATH as it begins to make a pool; its two workers write PATH0 and PATH1, their ids, and hang.
 """
 
 import os
@@ -129,6 +131,7 @@ def hang(path, fault):
 if __name__ == "__main__":
     _, method, path = sys.argv
     try:
+        write_pid(path)
         with Pool(2, method, initializer=share, initargs=(shared_array(1000),)) as pool:
             for call in [pool.submit(hang, f"{path}{k}", fault) for k, fault in enumerate(["sleep", "spin"])]:
                 call.result()
