@@ -15,6 +15,7 @@ import math
 import multiprocessing
 import os
 import pathlib
+import pickle
 import queue
 import signal
 import threading
@@ -22,7 +23,7 @@ import time
 import traceback
 from concurrent.futures import Executor, Future
 from multiprocessing.connection import wait
-from multiprocessing.reduction import ForkingPickler
+from multiprocessing.context import assert_spawning
 from multiprocessing.resource_tracker import ensure_running
 from multiprocessing.sharedctypes import RawArray
 
@@ -77,6 +78,7 @@ class SharedArray(np.ndarray):
     def __reduce_ex__(self, protocol):
         if self.raw is None:
             return np.asarray(self).__reduce_ex__(protocol)
+        assert_spawning(self)
         return _over, (self.raw, self.shape, self.dtype)
 
 
@@ -162,7 +164,7 @@ class Pool(Executor):
         """The future of fn(*args, **kwargs)."""
         future = Future()
         try:
-            call = future, ForkingPickler.dumps((fn, args, kwargs))
+            call = future, pickle.dumps((fn, args, kwargs))
         except Exception as error:
             future.set_exception(error)
             return future
@@ -305,7 +307,7 @@ class _Worker:
         finally:
             if alarm is not None:
                 alarm.cancel()
-        value, error, origin = ForkingPickler.loads(reply)
+        value, error, origin = pickle.loads(reply)
         if error is None:
             return value
         error.__cause__ = _Origin(origin)
@@ -376,19 +378,19 @@ def _end_with_parent():
 
 
 def _made(message):
-    fn, args, kwargs = ForkingPickler.loads(message)
+    fn, args, kwargs = pickle.loads(message)
     return fn(*args, **kwargs)
 
 
 def _outcome(fn, *args):
     """(value, exception, traceback) of fn(*args), pickled."""
     try:
-        return ForkingPickler.dumps((fn(*args), None, None))
+        return pickle.dumps((fn(*args), None, None))
     except BaseException as error:
         origin = traceback.format_exc()
         try:
-            failure = ForkingPickler.dumps((None, error, origin))
-            ForkingPickler.loads(failure)  # exceptions of their own making often cannot
+            failure = pickle.dumps((None, error, origin))
+            pickle.loads(failure)  # exceptions of their own making often cannot
             return failure
         except Exception:
-            return ForkingPickler.dumps((None, RuntimeError(f"{type(error).__name__}: {error}"), origin))
+            return pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}"), origin))

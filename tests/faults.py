@@ -72,10 +72,11 @@ FAULTS = {f.__name__: f for f in (spin, sleep, stop, kill, leave, exit, raise_er
 
 
 def once(path, fault):
-    """Write the process's id to a path; at the first time the fault follows, then the id is returned."""
-    first = not pathlib.Path(path).exists()
+    """The first time: write the process's id to a path, and the fault follows; then its id is returned."""
+    if pathlib.Path(path).exists():
+        return os.getpid()
     write_pid(path)
-    return FAULTS[fault]() if first else os.getpid()
+    return FAULTS[fault]()
 
 
 def write_pid(path):
