@@ -94,6 +94,12 @@ def pid_after(seconds):
     return os.getpid()
 
 
+def pid_once_there(path):
+    while not pathlib.Path(path).exists():
+        time.sleep(0.01)
+    return os.getpid()
+
+
 def same(x):
     return x
 
