@@ -13,6 +13,7 @@ The first three take any `concurrent.futures.Executor`, so that the workers may 
 import contextlib
 import copy
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -27,6 +28,7 @@ from npg.optimizers import clip_norm, state
 from npg.rollout import Rollout, play
 from npg.workers import Pool, kept, shared_array
 
+OBJECTIVE = {"gamma": 0.99, "lam": 0.95, "value_weight": 0.5, "entropy_weight": 0.0, "standardise": False}
 ROUND_SECONDS = 10  # so that a pool's time limit for a call is one for a segment
 
 
@@ -36,17 +38,23 @@ class Actor(NamedTuple):
     run: str  # the name under which its process keeps its environments: another one for each training run
     make_sampler: Callable  # make_sampler(*seeds) → Sampler
     model: object  # an `ActorCritic`, whose distribution may explore as this worker is to
-    objective: dict  # gamma, lam, value_weight, entropy_weight, standardise
+    objective: dict  # as OBJECTIVE: of `advantage_gradient`
     n_steps: int  # of each environment before an update, t_max in Algorithm S3
     seeds: tuple  # of the run. New ones begin new episodes
     k: int
 
 
-def exploring(distribution, epsilon=0.0, temperature=1.0):
-    """One worker's exploration strategy: actions from logits / T, and at random with probability ε."""
+def exploring(model, epsilon=0.0, temperature=1.0):
+    """The same model, over the same θ, that acts by logits / T and with probability ε at random."""
+    distribution = model.distribution
     if temperature != 1:
         distribution = Tempered(distribution, temperature)
-    return Exploring(distribution, epsilon) if epsilon else distribution
+    if epsilon:
+        distribution = Exploring(distribution, epsilon)
+    twin = copy.copy(model)
+    twin.policy = copy.copy(model.policy)
+    twin.distribution = twin.policy.distribution = distribution
+    return twin
 
 
 def environments(actor, age):
@@ -93,17 +101,18 @@ def parallel_a2c(executor, actors, theta, optimizer, max_grad_norm=0.5):
     With one worker it is `a2c` of the same seeds, bit for bit. θ is improved in place; yields the measures of each
     update.
     """
-    steps = np.zeros(len(actors), np.int64)
-    update = 0
-    while True:
+    for update in itertools.count():
         calls = executor.map(functools.partial(worker_gradient, theta=theta, update=update), actors)
         dthetas, rollouts, measures = zip(*calls)
         dtheta = np.mean(dthetas, axis=0)
         norm = clip_norm(dtheta, max_grad_norm)
         optimizer.step(theta, dtheta)
-        update += 1
-        steps += [rollout.env_steps for rollout in rollouts]
-        yield {"rollout": together(rollouts), "grad_norm": norm, "worker_steps": steps.copy(), **mean_of(measures)}
+        yield {
+            "rollout": together(rollouts),
+            "grad_norm": norm,
+            "worker_steps": [rollout.env_steps for rollout in rollouts],
+            **mean_of(measures),
+        }
 
 
 def asynchronous_gradients(executor, actors, theta, optimizer, max_grad_norm=0.5):
@@ -112,7 +121,7 @@ def asynchronous_gradients(executor, actors, theta, optimizer, max_grad_norm=0.5
     `staleness` is the number of updates by others since the θ at which a gradient was computed. θ is improved in place;
     yields the measures of each update.
     """
-    steps, updates, calls = np.zeros(len(actors), np.int64), 0, {}
+    updates, calls = 0, {}
 
     def begin(k):
         calls[executor.submit(worker_gradient, actors[k], theta.copy(), updates)] = k, updates
@@ -127,13 +136,12 @@ def asynchronous_gradients(executor, actors, theta, optimizer, max_grad_norm=0.5
             optimizer.step(theta, dtheta)
             staleness = updates - begun
             updates += 1
-            steps[k] += rollout.env_steps
             begin(k)
             yield {
                 "rollout": rollout,
                 "grad_norm": norm,
                 "staleness": staleness,
-                "worker_steps": steps.copy(),
+                "worker_steps": [rollout.env_steps if k == j else 0 for j in range(len(actors))],
                 **measures,
             }
 
@@ -241,14 +249,15 @@ def a3c(pool, shared, report_every=2000, max_grad_norm=0.5):
     segment is lost: θ and all counts are in shared memory.
     """
     while True:
-        T, rate = int(shared.steps.sum()), shared.optimizers[0].learning_rate
+        before, rate = np.array(shared.steps), shared.optimizers[0].learning_rate
         call = functools.partial(
-            actor_learner, t_stop=T + report_every, learning_rate=rate, max_grad_norm=max_grad_norm
+            actor_learner, t_stop=before.sum() + report_every, learning_rate=rate, max_grad_norm=max_grad_norm
         )
         rollouts, measures = zip(*pool.map(call, range(len(shared.steps))))
+        worker_steps = np.array(shared.steps) - before
         yield {
-            "rollout": together(rollouts)._replace(env_steps=int(shared.steps.sum()) - T),
-            "worker_steps": np.array(shared.steps),
+            "rollout": together(rollouts)._replace(env_steps=int(worker_steps.sum())),
+            "worker_steps": worker_steps.tolist(),
             **mean_of(sum(measures, [])),
         }
 
