@@ -223,7 +223,7 @@ class Pool(Executor):
             if begun:
                 try:
                     value = self._persist(k, message)
-                except WorkerError as e:
+                except Exception as e:  # WorkerError, or what reading the reply raised
                     error = e
             with self._lock:  # before the result is out: whoever waits for it then finds this worker idle
                 if self._waiting:

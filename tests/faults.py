@@ -68,6 +68,13 @@ def unpicklable():
     return lambda: None
 
 
+class Unreadable:
+    """Its pickle can be written, but not read."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
 FAULTS = {f.__name__: f for f in (spin, sleep, stop, kill, leave, exit, raise_error, raise_unpicklable, unpicklable)}
 
 

@@ -182,6 +182,13 @@ def test_what_cannot_be_pickled_is_reported_at_once():
         Pool(1, "spawn", initializer=lambda: None)
 
 
+def test_a_result_that_cannot_be_read_is_reported_and_the_pool_goes_on():
+    with Pool(1, "fork") as pool:
+        with pytest.raises(ValueError, match="no number"):
+            pool.submit(faults.Unreadable).result(LIMIT)
+        assert pool.submit(faults.same, 1).result(LIMIT) == 1
+
+
 def test_time_spent_waiting_for_a_worker_does_not_count_as_hanging():
     with Pool(1, "fork", timeout=1, retries=0) as pool:
         results([pool.submit(faults.pid_after, 0.2) for _ in range(6)])
