@@ -43,6 +43,10 @@ class Actor(NamedTuple):
     seeds: tuple  # of the run. New ones begin new episodes
     k: int
 
+    def its_seeds(self, age):
+        """Worker 0's are those that one process alone would use; age > 0 is for a replacement."""
+        return (*self.seeds, self.k, age) if age else (*self.seeds, self.k) if self.k else self.seeds
+
 
 def exploring(model, epsilon=0.0, temperature=1.0):
     """The same model, over the same θ, that acts by logits / T and with probability ε at random."""
@@ -60,12 +64,12 @@ def exploring(model, epsilon=0.0, temperature=1.0):
 def environments(actor, age):
     """This process's `Sampler`: the one of earlier calls, or a new one, for the first time or where that one is lost.
 
-    A new one's seeds are the actor's with `age`, a number that has grown since the last one began.
+    `age` is a number that has grown since the worker's last one began, 0 for the first.
     """
-    make = lambda: SimpleNamespace(seeds=actor.seeds, sampler=actor.make_sampler(*actor.seeds, actor.k, age))
+    make = lambda: SimpleNamespace(seeds=actor.seeds, sampler=actor.make_sampler(*actor.its_seeds(age)))
     memory = kept(actor.run, make)
     if memory.seeds != actor.seeds:
-        memory.sampler.reset(*actor.seeds, actor.k)
+        memory.sampler.reset(*actor.its_seeds(0))
         memory.seeds = actor.seeds
     return memory.sampler
 
