@@ -66,6 +66,22 @@ def actor_critic(
         yield {"rollout": rollout, "grad_norm": norm, "entropy": model.entropy(theta, obs).mean()}
 
 
+def advantage_gradient(rollout, model, theta, gamma, lam, value_weight, entropy_weight, standardise):
+    """∇_θ of 1/B Σ [ log π(a|s) Â + β H − c ½ (R − V(s))² ] over a rollout's B steps [size], and measures at θ.
+
+    Â by GAE(λ) and R = Â + V, both held fixed. λ = 1 is Algorithm S3's R − V: the longest n-step advantage that the
+    rollout allows. β is `entropy_weight`, c `value_weight`.
+    """
+    val = model.value(theta, rollout.obs)
+    adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)
+    obs, act, adv, ret, val = rollout.steps(adv, adv + val[:-1], val[:-1])
+    psi = returns.standardise(adv) if standardise else adv
+    n = len(obs)
+    dtheta = model.gradient(theta, obs, act, psi / n, value_weight * (ret - val) / n, entropy_weight / n)
+    entropy = float(model.entropy(theta, obs).mean())
+    return dtheta, {"entropy": entropy, "explained_variance": returns.explained_variance(ret, val)}
+
+
 def a2c(
     sampler,
     model,
@@ -81,28 +97,16 @@ def a2c(
 ):
     """Synchronous advantage actor-critic (Mnih et al. 2016, without the asynchrony): one gradient a rollout.
 
-    Ascends 1/B Σ [ log π(a|s) Â + β H − c ½ (R − V(s))² ], Â by GAE(λ) and R = Â + V both held fixed. λ = 1 is
-    Algorithm S3's R − V: the longest n-step advantage that the rollout allows.
+    `npg.a3c` has the same with several workers, and with the asynchrony.
     """
     while True:
         rollout = sampler.steps(model, theta, n_steps)
-        val = model.value(theta, rollout.obs)
-        adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)
-        obs, act, adv, ret, val = rollout.steps(adv, adv + val[:-1], val[:-1])
-        if standardise:
-            adv = returns.standardise(adv)
-        n = len(obs)
-        dtheta = model.gradient(
-            theta, obs, act, adv / n, value_weight * (ret - val) / n, entropy_weight / n
+        dtheta, measures = advantage_gradient(
+            rollout, model, theta, gamma, lam, value_weight, entropy_weight, standardise
         )
         norm = clip_norm(dtheta, max_grad_norm)
         optimizer.step(theta, dtheta)
-        yield {
-            "rollout": rollout,
-            "grad_norm": norm,
-            "entropy": model.entropy(theta, obs).mean(),
-            "explained_variance": returns.explained_variance(ret, val),
-        }
+        yield {"rollout": rollout, "grad_norm": norm, **measures}
 
 
 class DiscreteQ:

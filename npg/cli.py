@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 bad arguments or input, 3 diverged, 130 interrupted (check
 """
 
 import argparse
+import contextlib
 import io
 import os
 import pathlib
@@ -18,13 +19,14 @@ import numpy as np
 import npg
 from npg import plots
 from npg.environments import UnsupportedEnvironment
-from npg.experiment import ALGORITHMS, BASELINES
+from npg.experiment import ALGORITHMS, BASELINES, PARALLEL
 from npg.gradient_free import SCHEMES, SHAPING
 from npg.network import ACTIVATIONS
 from npg.reinforce import WEIGHTS
 from npg.replay import IMPORTANCE
 from npg.runs import FORMAT, Diverged, RunError, parse_period, read_config, write_weights
 from npg.training import PRETRAINED, frames, load, prepare, train
+from npg.workers import WorkerError, available_cores
 
 
 def _number(kind, low, high=np.inf, open_low=False):
@@ -54,11 +56,16 @@ _SWITCH = {"action": argparse.BooleanOptionalAction}
 
 # setting: (what argparse needs to know, help)
 FLAGS = {
-    "envs": ({"type": _count}, "environments side by side; trajectories of reinforce's update, or of each candidate"),
+    "envs": ({"type": _count}, "environments side by side, of each worker; episodes of reinforce or of a candidate"),
     "n_steps": ({"type": _count}, "steps of each environment before an update"),
+    "report_every": ({"type": _count}, "steps of all workers together that make a row of metrics, an update"),
+    "statistics": (_choice(["shared", "own"]), "RMSProp's mean squares: all workers' in common, or each one's"),
+    "rms_epsilon": ({"type": _positive}, "ε under RMSProp's root"),
+    "epsilons": ({"type": _unit, "nargs": "+"}, "chances of a random action: workers take one each, in turn"),
+    "temperatures": ({"type": _positive, "nargs": "+"}, "temperatures of the policy: workers take one each, in turn"),
     "gamma": ({"type": _unit}, "discount γ"),
     "lam": ({"type": _unit}, "λ of the generalised advantage estimate"),
-    "learning_rate": ({"type": _positive}, "step size for θ: Adam's; of es and kohl-stone plain ascent's"),
+    "learning_rate": ({"type": _positive}, "step size for θ: Adam's; a3c's is RMSProp's; es, kohl-stone: plain"),
     "critic_learning_rate": ({"type": _positive}, "Adam's step size for the critic or baseline"),
     "anneal": (_SWITCH, "lower the learning rates to 0 over --steps"),
     "hidden": ({"type": _count, "nargs": "*"}, "units of each hidden layer"),
@@ -124,6 +131,10 @@ def make_parser(task):
     add("--steps", type=_count, metavar="N", help=f"budget of environment steps ({task.steps})")
     threshold = "stop at this mean return (the environment's reward threshold)"
     add("--target", type=_number(float, -np.inf), metavar="R", help=threshold)
+    workers = "processes that compute gradients or evaluate candidates (a3c: one a core, {}; others: this process)"
+    add("--workers", type=_count, metavar="N", help=workers.format(available_cores()))
+    cluster = "Dask scheduler to whose workers these processes belong, HOST:PORT (processes of this machine)"
+    add("--cluster", metavar="ADDRESS", type=_name, help=cluster)
     add("--out", metavar="DIR", type=_name, help="folder of the run (a new one below runs/)")
     add("--resume", metavar="DIR", type=_name, help="go on with the run in DIR")
     add("--evaluate", metavar="DIR", type=_name, help="play with the policy in DIR and print its returns")
@@ -158,6 +169,9 @@ def _flag(name):
 def _new_config(task, args, parser):
     """The config of a new run: what was asked, and defaults for the rest."""
     algo, env = args.algo or task.algo, args.env or task.env
+    for name in ("workers", "cluster"):
+        if getattr(args, name) and algo not in PARALLEL:
+            parser.error(f"--{name} has no meaning for --algo {algo}")
     probe = task.make_envs(env, 1)
     continuous = isinstance(probe.single_action_space, gymnasium.spaces.Box)
     probe.close()
@@ -173,6 +187,8 @@ def _new_config(task, args, parser):
         "env": env,
         "algo": algo,
         "seed": args.seed or 0,
+        "workers": args.workers or (available_cores() if algo == "a3c" or args.cluster else None),
+        "cluster": args.cluster,
         "steps": args.steps or task.steps,
         "target": target,
         "episodes": args.episodes or task.episodes,
@@ -197,6 +213,24 @@ def _new_folder(config):
     return folder
 
 
+@contextlib.contextmanager
+def _cluster(address):
+    """The executor of the Dask scheduler at an address, or None of None; RunError where there is none."""
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise RunError("--cluster needs the package distributed: pip install 'npg[cluster]'") from None
+    try:
+        client = Client(address, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise RunError(f"--cluster {address}: no Dask scheduler answers: {error}") from None
+    with client:
+        yield client.get_executor(pure=False, retries=3)
+
+
 def _load(task, folder, args):
     return load(task, folder, **{name: getattr(args, name) for name in (*PLAYING, *task.environment)})
 
@@ -204,14 +238,20 @@ def _load(task, folder, args):
 def _train_command(task, args, parser):
     if args.resume:
         given = [name for name, value in vars(args).items() if value is not None]
-        for name in set(given) - {"resume", "steps", "quiet"}:
+        for name in set(given) - {"resume", "steps", "quiet", "cluster"}:
             parser.error(f"{_flag(name)} cannot be changed with --resume; the run's config.json holds it")
         config, folder = read_config(args.resume), pathlib.Path(args.resume)
         config["steps"] = args.steps or config["steps"]
+        config["cluster"] = args.cluster or config.get("cluster")
     else:
         config = _new_config(task, args, parser)
         folder = pathlib.Path(args.out) if args.out else _new_folder(config)
-    run, player = prepare(task, config, folder)
+    with _cluster(config["cluster"]) as executor:
+        return _train(task, args, parser, config, folder, executor)
+
+
+def _train(task, args, parser, config, folder, executor):
+    run, player = prepare(task, config, folder, executor)
     if args.resume:
         run.resume()
     else:
@@ -231,6 +271,10 @@ def _train_command(task, args, parser):
         run.save()
         print(f"{parser.prog}: {error}; the last good checkpoint is in {folder}", file=sys.stderr)
         return 3
+    except WorkerError as error:
+        run.save()
+        print(f"{parser.prog}: {' '.join(str(error).split())}; the last checkpoint is in {folder}", file=sys.stderr)
+        return 2
     verdict = "" if result["target"] is None else "solved: " if result["solved"] else "not solved: "
     print(
         f"{verdict}return {result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f} over "

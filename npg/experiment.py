@@ -3,17 +3,23 @@
 `settings` is a flat dict of plain values, saved with every run: hidden, activation, learning_rate; for a Gaussian
 policy sigma and log_std; for actor-critics shared, and critic_learning_rate where the critic has its own; for reinforce
 baseline, with epochs and batch_size of the state baseline; for ppo capacity of the experience buffer, and ahead, if
-its rollouts are drawn by an `AheadSampler`; for gradient-free methods common_seeds, and scheme, sigma and log_std where
-they have them. Everything else is a keyword argument of the algorithm itself (`npg.reinforce.reinforce`,
+its rollouts are drawn by an `AheadSampler`; for a3c statistics, rms_epsilon, and the lists epsilons and temperatures,
+whose entries the workers take in turn; for gradient-free methods common_seeds, and scheme, sigma and log_std where they
+have them. Everything else is a keyword argument of the algorithm itself (`npg.reinforce.reinforce`,
 `npg.actor_critic.a2c`, `npg.gradient_free.Genetic`, …).
 """
 
+import contextlib
+import functools
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from typing import NamedTuple
 
 import numpy as np
 
 from npg import baselines
+from npg.a3c import OBJECTIVE, Actor, a3c, asynchronous_gradients, exploring, parallel_a2c, share, start_pool
 from npg.actor_critic import ContinuousQ, DiscreteQ, a2c, actor_critic, q_actor_critic
 from npg.distributions import Deterministic, Gaussian
 from npg.gradient_free import (
@@ -26,11 +32,12 @@ from npg.gradient_free import (
     search,
 )
 from npg.network import MLP
-from npg.optimizers import SGD, Adam, state
+from npg.optimizers import SGD, Adam, RMSProp, state
 from npg.policy import ActorCritic, Critic, Policy, SharedActorCritic
 from npg.reinforce import reinforce
 from npg.replay import ExperienceBuffer, ppo
 from npg.rollout import AheadSampler, Sampler
+from npg.workers import Pool
 
 INIT, TRAIN, EVALUATE = 0, 1, 2  # what a stream of random numbers is for: those of one seed never meet
 
@@ -43,7 +50,9 @@ BASELINES = {
     "state": baselines.StateBaseline,
 }
 GRADIENT_FREE = ("es", "finite-difference", "hill-climbing", "genetic")
-ALGORITHMS = ("ppo", "a2c", "actor-critic", "q-actor-critic", "reinforce", *GRADIENT_FREE)
+ALGORITHMS = ("ppo", "a2c", "a3c", "actor-critic", "q-actor-critic", "reinforce", *GRADIENT_FREE)
+PARALLEL = ("a2c", "a3c", *GRADIENT_FREE)  # what workers are of use to; a3c is nothing without
+TIME_LIMIT = 60  # seconds after which a worker counts as hung
 
 
 class Experiment(NamedTuple):
@@ -57,25 +66,44 @@ class Experiment(NamedTuple):
     set_learning_rate: Callable  # set_learning_rate(fraction of the initial one)
 
 
-def build(algo, envs, distribution, seed, settings, make_sampler=Sampler, make_network=MLP, make_env=None):
+class Workers(NamedTuple):
+    """Who computes gradients, or evaluates candidates, instead of this process."""
+
+    n: int
+    make_envs: Callable  # make_envs() → the vector environment of one; a function that pickles
+    executor: Executor | None = None  # a cluster's; None: n processes of this machine
+
+
+def build(
+    algo, envs, distribution, seed, settings, make_sampler=Sampler, make_network=MLP, make_env=None, workers=None
+):
     """The `Experiment` of one algorithm on a Gymnasium vector environment; see the module for `settings`.
 
     make_env   for gradient-free methods: (function, *arguments) that makes one such environment
+    workers    `Workers`, which a3c needs; `envs` then only show what environments are like
+
+    Synchronous workers of this machine repeat and resume bit for bit as one process does. Asynchronous ones depend on
+    their timing: a run resumes from its θ, optimizer and counters, but no two are equal, and `reset` is only for the
+    seeds of workers still to come.
     """
     if algo not in ALGORITHMS:
         raise ValueError(f"algo: expected one of {ALGORITHMS}, got {algo!r}")
+    if workers is None and algo == "a3c" or workers is not None and algo not in PARALLEL:
+        raise ValueError(f"workers: expected {'some' if algo == 'a3c' else 'None'} for {algo}, got {workers}")
     settings = dict(settings)
     if algo in GRADIENT_FREE:
-        return _build_gradient_free(algo, envs, distribution, seed, settings, make_network, make_env)
+        return _build_gradient_free(algo, envs, distribution, seed, settings, make_network, make_env, workers)
+    hidden, activation = settings.pop("hidden"), settings.pop("activation")
+    n_obs = envs.single_observation_space.shape[0]
+    network = lambda n_out, n_in=n_obs: make_network((n_in, *hidden, n_out), activation)
+    if workers:
+        return _build_on_workers(algo, distribution, network, seed, settings, make_sampler, workers)
     rng = np.random.default_rng([seed, INIT])
     sampler = make_sampler(envs, seed, TRAIN, 0)
     if settings.pop("ahead", False):
         sampler = AheadSampler(sampler, seed, TRAIN, 0)
-    hidden, activation = settings.pop("hidden"), settings.pop("activation")
     rate = settings.pop("learning_rate")
     critic_rate = settings.pop("critic_learning_rate", rate)
-    n_obs = envs.single_observation_space.shape[0]
-    network = lambda n_out, n_in=n_obs: make_network((n_in, *hidden, n_out), activation)
     model = _model(algo, distribution, network, settings)
     theta = model.init(rng)
     vectors = {"theta": theta}
@@ -126,7 +154,7 @@ def _experiment(model, theta, updates, vectors, optimizers, reset):
     return Experiment(model, theta, updates, {**vectors, **memory}, reset, set_learning_rate)
 
 
-def _build_gradient_free(algo, envs, distribution, seed, settings, make_network, make_env, executor=None):
+def _build_gradient_free(algo, envs, distribution, seed, settings, make_network, make_env, workers):
     """As `build`; each candidate plays as many episodes as `envs` has environments, in environments of its own.
 
     `envs` itself is only asked for its spaces and, where it normalises observations, holds their moments.
@@ -137,13 +165,17 @@ def _build_gradient_free(algo, envs, distribution, seed, settings, make_network,
     policy = Policy(make_network(sizes, settings.pop("activation")), distribution)
     theta, rng = policy.init(np.random.default_rng([seed, INIT])), np.random.default_rng([seed, TRAIN, 0])
     obs_rms, common = getattr(envs, "obs_rms", None), settings.pop("common_seeds")
-    evaluate = policy_evaluator(policy, make_env, envs.num_envs, rng, obs_rms, common, executor)
     method, optimizers = _method(algo, theta, settings)
+
+    def updates(executor=None):
+        evaluate = policy_evaluator(policy, make_env, envs.num_envs, rng, obs_rms, common, executor)
+        return search(method, evaluate, rng)
 
     def reset(k):
         rng.bit_generator.state = np.random.default_rng([seed, TRAIN, k]).bit_generator.state
 
-    return _experiment(policy, theta, search(method, evaluate, rng), state(method), optimizers, reset)
+    updates = _on_executor(functools.partial(_executor, workers), updates) if workers else updates()
+    return _experiment(policy, theta, updates, state(method), optimizers, reset)
 
 
 def _method(algo, theta, settings):
@@ -165,6 +197,59 @@ def _method(algo, theta, settings):
             settings["sigma_optimizer"] = optimizers["sigma"] = SGD(theta, rate)
         return EvolutionStrategy(theta, optimizers["theta"], sigma, **settings), optimizers
     return {"hill-climbing": HillClimbing, "genetic": Genetic}[algo](theta, sigma, **settings), {}
+def _build_on_workers(algo, distribution, network, seed, settings, make_sampler, workers):
+    model = _model(algo, distribution, network, settings)
+    theta = model.init(np.random.default_rng([seed, INIT]))
+    rate, epsilon = settings.pop("learning_rate"), settings.pop("rms_epsilon", 1e-5)
+    optimizer = RMSProp(theta, rate, epsilon=epsilon) if algo == "a3c" else Adam(theta, rate)
+    epsilons, temperatures = settings.pop("epsilons", [0.0]), settings.pop("temperatures", [1.0])
+    n_steps, statistics = settings.pop("n_steps"), settings.pop("statistics", "shared")
+    options = {name: settings.pop(name) for name in ("max_grad_norm", "report_every") if name in settings}
+    objective = {**OBJECTIVE, **settings}
+    if objective.keys() != OBJECTIVE.keys():
+        raise TypeError(f"settings: {algo} with workers has no use for {sorted(objective.keys() - OBJECTIVE.keys())}")
+    begin, run = functools.partial(_new_sampler, make_sampler, workers.make_envs), uuid.uuid4().hex
+    actors = []
+    for k in range(workers.n):
+        explorer = exploring(model, epsilons[k % len(epsilons)], temperatures[k % len(temperatures)])
+        actors.append(Actor(run, begin, explorer, objective, n_steps, (seed, TRAIN, 0), k))
+
+    def reset(k):
+        actors[:] = [actor._replace(seeds=(seed, TRAIN, k)) for actor in actors]
+
+    if algo == "a3c" and workers.executor is None:
+        shared = share(theta, optimizer, workers.n, statistics)
+        theta, counters = np.asarray(shared.theta), {"worker_steps": shared.steps, "worker_updates": shared.updates}
+        vectors = {"theta": theta, **{name: np.asarray(array) for name, array in counters.items()}}
+        different = shared.optimizers if statistics == "own" else shared.optimizers[:1]
+        optimizers = {f"theta_{k}" if k else "theta": optimizer for k, optimizer in enumerate(different)}
+        start = functools.partial(start_pool, actors, shared, timeout=TIME_LIMIT)
+        updates = _on_executor(start, lambda pool: a3c(pool, shared, **options))
+    else:
+        options.pop("report_every", None)
+        algorithm = parallel_a2c if algo == "a2c" else asynchronous_gradients
+        vectors, optimizers = {"theta": theta}, {"theta": optimizer}
+        start = functools.partial(_executor, workers)
+        updates = _on_executor(start, lambda executor: algorithm(executor, actors, theta, optimizer, **options))
+    return _experiment(model, theta, updates, vectors, optimizers, reset)
+
+
+def _new_sampler(make_sampler, make_envs, *seeds):
+    return make_sampler(make_envs(), *seeds)
+
+
+def _executor(workers):
+    """A pool for the time of a `with`; or the cluster's executor, which stays."""
+    return Pool(workers.n, timeout=TIME_LIMIT) if workers.executor is None else contextlib.nullcontext(workers.executor)
+
+
+def _on_executor(start, algorithm):
+    """The updates of algorithm(executor), with the number of workers replaced during each."""
+    restarted = 0
+    with start() as executor:
+        for update in algorithm(executor):
+            before, restarted = restarted, getattr(executor, "restarted", 0)
+            yield {**update, "workers_restarted": restarted - before}
 
 
 def _model(algo, distribution, network, settings):

@@ -6,6 +6,8 @@ remembers lies in arrays that are its attributes: `state(optimizer)` is all that
 
 import numpy as np
 
+BLOCK = 32768  # numbers: a few arrays of so many stay in a core's own cache
+
 
 class SGD:
     """θ ← θ + α g (slide "Policy Gradient": θ_new = θ_old + Δθ)."""
@@ -41,9 +43,10 @@ class RMSProp:
 
     def step(self, theta, dtheta):
         """One step up the gradient dtheta, in place."""
-        self.v *= self.rho
-        self.v += (1 - self.rho) * dtheta**2
-        theta += self.learning_rate * dtheta / np.sqrt(self.v + self.epsilon)
+        for part, g, v, rate in _blocks(theta, dtheta, self.v, self.learning_rate):
+            v *= self.rho
+            v += (1 - self.rho) * g**2
+            part += rate * g / np.sqrt(v + self.epsilon)
 
 
 class Adam:
@@ -66,6 +69,12 @@ class Adam:
         t = int(self.t)
         m_scale, v_scale = 1 / (1 - self.beta1**t), (1 - self.beta2**t) ** -0.5
         theta += (self.learning_rate * m_scale) * self.m / (v_scale * np.sqrt(self.v) + self.epsilon)
+
+
+def _blocks(theta, *others):
+    """Views of a stretch of θ and of the same stretch of the others, the next, …; single numbers stay as they are."""
+    for start in range(0, len(theta), BLOCK):
+        yield (x[start : start + BLOCK] if np.ndim(x) else x for x in (theta, *others))
 
 
 def state(optimizer):

@@ -129,6 +129,10 @@ class RallySampler(Sampler):
         """As `Sampler.steps`."""
         return _cut_at_points(super().steps(*args))
 
+    def segment(self, *args):
+        """As `Sampler.segment`."""
+        return _cut_at_points(super().segment(*args))
+
     def episodes(self, *args):
         """As `Sampler.episodes`: whole games."""
         return _cut_at_points(super().episodes(*args))

@@ -71,6 +71,13 @@ class Sampler:
         something = lambda rows: any(valid.any() for *_, valid in rows)
         return self._collect(policy, theta, lambda rows, finished: len(rows) >= n_steps and something(rows))
 
+    def segment(self, policy, theta, t_max):
+        """Algorithm S3's rollout: to the terminal state, or t_max steps; in N environments until all have met one."""
+        if t_max < 1:
+            raise ValueError(f"t_max: expected at least 1, got {t_max}")
+        n_rows = t_max + bool(self.ended.all())  # the row of a reset is no step
+        return self._collect(policy, theta, lambda rows, finished: finished.all() or len(rows) == n_rows)
+
     def episodes(self, policy, theta):
         """One complete episode in every environment, from row 0 to its end.
 

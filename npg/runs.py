@@ -25,8 +25,10 @@ from npg.environments import normaliser, set_normaliser
 
 FORMAT = "npg run 1"
 COUNTERS = ("update", "env_steps", "episodes", "seconds")
-MEASURES = ("entropy", "grad_norm", "explained_variance", "kl", "effective_sample_size")  # not all of every algorithm
-COLUMNS = (*COUNTERS, "return_mean", "length_mean", "eval_return_mean", *MEASURES)
+MEASURES = (  # not all of every algorithm
+    *("entropy", "grad_norm", "explained_variance", "kl", "effective_sample_size", "staleness", "workers_restarted"),
+)
+COLUMNS = (*COUNTERS, "return_mean", "length_mean", "eval_return_mean", *MEASURES)  # and one more for each worker
 
 
 class RunError(Exception):
@@ -132,6 +134,7 @@ class Run:
         self.update = self.env_steps = self.episodes = 0
         self.seconds = 0.0
         self.rows = []
+        self.columns = (*COLUMNS, *map(steps_of_worker, range(config.get("workers") or 0)))
 
     def create(self):
         """Make the folder; RunError where it holds a run already, or cannot be written."""
@@ -240,6 +243,7 @@ class Run:
         if self.update % self.config["evaluate_every"] == 0 and self._worth_evaluating():
             row["eval_return_mean"] = float(self.evaluate(self.update).mean())
         row.update((name, float(update[name])) for name in MEASURES if name in update)
+        row.update((steps_of_worker(k), n) for k, n in enumerate(update.get("worker_steps", ())))
         self.metrics.writerow(_formatted(row))
         return row
 
@@ -258,13 +262,18 @@ class Run:
 
     def _open_metrics(self):
         text = io.StringIO(newline="")
-        metrics = csv.DictWriter(text, COLUMNS)
+        metrics = csv.DictWriter(text, self.columns)
         metrics.writeheader()
         metrics.writerows(map(_formatted, self.rows))
         path = self.folder / "metrics.csv"
         write_atomically(path, lambda file: file.write(text.getvalue().encode()))
         self.metrics_file = open(path, "a", newline="", buffering=1)
-        self.metrics = csv.DictWriter(self.metrics_file, COLUMNS)
+        self.metrics = csv.DictWriter(self.metrics_file, self.columns)
+
+
+def steps_of_worker(k):
+    """The name of the column of metrics.csv with the steps that worker k made for an update."""
+    return f"worker_{k}_steps"
 
 
 def _formatted(row):

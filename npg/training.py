@@ -1,5 +1,7 @@
 """Training and playing: what a run script does once its command line has been understood."""
 
+import contextlib
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,8 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from npg import plots
+from npg.a3c import parallel_play
 from npg.environments import UnsupportedEnvironment, normaliser, set_normaliser
-from npg.experiment import EVALUATE, build
+from npg.experiment import EVALUATE, GRADIENT_FREE, Workers, build
 from npg.network import MLP
 from npg.rollout import Sampler, play
 from npg.runs import Run, RunError, read_checkpoint, read_config, read_weights
@@ -45,10 +48,11 @@ class Task(NamedTuple):
 class Player:
     """Plays episodes that training never sees, by the policy's most likely actions or by sampled ones."""
 
-    def __init__(self, task, config, envs, experiment):
-        self.make = lambda: task.make_envs(config["env"], config["episodes"], **_environment(task, config))
+    def __init__(self, task, config, envs, experiment, executor=None):
+        self.make_envs = functools.partial(task.make_envs, config["env"], **_environment(task, config))
         self.seed, self.training_envs, self.experiment, self.envs = config["seed"], envs, experiment, None
         self.rng = np.random.default_rng() if config["settings"].get("act") == "sampled" else None
+        self.episodes, self.executor, self.n_parts = config["episodes"], executor, config.get("workers")
 
     def seeded(self, *stream):
         """Seeds the actions; returns what seeds the environments: both follow from the run's seed and `stream`."""
@@ -63,7 +67,10 @@ class Player:
 
     def returns(self, *stream):
         """Returns of one episode in each environment, seeded from the run's seed and `stream`."""
-        self.envs = self.envs or self.make()
+        if self.executor and self.rng is None and not normaliser(self.training_envs):
+            policy, seeds = (self.experiment.policy, self.experiment.theta), self.seeded(*stream)
+            return parallel_play(self.executor, self.make_envs, *policy, self.episodes, self.n_parts, *seeds)
+        self.envs = self.envs or self.make_envs(self.episodes)
         if normaliser(self.envs):
             set_normaliser(self.envs, **normaliser(self.training_envs), update=False)
         return play(self.envs, self.act, *self.seeded(*stream))[0]
@@ -73,13 +80,14 @@ def _environment(task, config):
     return {name: config["settings"][name] for name in task.environment}
 
 
-def prepare(task, config, folder):
+def prepare(task, config, folder, executor=None):
     """The `Run` of a config in a folder, neither created nor resumed yet, and the `Player` of its policy.
 
-    Raises RunError where the config, which a user may have edited, cannot be used.
+    The config's workers are processes of this machine or, given its executor, a cluster's. Raises RunError where the
+    config, which a user may have edited, cannot be used.
     """
     try:
-        return _prepare(task, config, folder)
+        return _prepare(task, config, folder, executor)
     except UnsupportedEnvironment:
         raise
     except KeyError as error:
@@ -88,14 +96,21 @@ def prepare(task, config, folder):
         raise RunError(f"{folder}: {error}") from None
 
 
-def _prepare(task, config, folder):
+def _prepare(task, config, folder, executor):
+    algo, options = config["algo"], _environment(task, config)
     settings = {k: v for k, v in config["settings"].items() if k not in ("envs", "anneal", "act", *task.environment)}
-    envs = task.make_envs(config["env"], config["settings"]["envs"], **_environment(task, config))
-    experiment = build(
-        config["algo"], envs, task.distribution(envs), config["seed"], settings, task.make_sampler, task.make_network,
-        make_env=(task.make_env, config["env"]),
-    )  # fmt: skip
-    player = Player(task, config, envs, experiment)
+    n_envs, workers = config["settings"]["envs"], None
+    if config.get("workers"):
+        make_envs = functools.partial(task.make_envs, config["env"], n_envs, **options)
+        workers = Workers(config["workers"], make_envs, executor)
+    if workers and algo not in GRADIENT_FREE:
+        if options.get("normalise_obs"):
+            raise ValueError("normalise_obs: every worker would have moments of its own")
+        n_envs = 1
+    envs = task.make_envs(config["env"], n_envs, **options)
+    kind, make_env = (task.make_sampler, task.make_network), (task.make_env, config["env"])
+    experiment = build(algo, envs, task.distribution(envs), config["seed"], settings, *kind, make_env, workers)
+    player = Player(task, config, envs, experiment, executor)
     return Run(folder, config, experiment, envs, player.returns), player
 
 
@@ -130,7 +145,8 @@ def train(run, player, quiet):
     target, budget = config["target"], config["steps"]
     solved, returns = False, None
     bar = tqdm(total=budget, initial=run.env_steps, unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True)
-    with bar, np.errstate(all="ignore"):  # what is not finite ends the run with a message of its own
+    # What is not finite ends the run with a message of its own; closing lets go of workers.
+    with bar, np.errstate(all="ignore"), contextlib.closing(experiment.updates):
         updates = run.updates()
         row = run.rows[-1] if run.rows else {}
         while True:
@@ -157,7 +173,7 @@ def train(run, player, quiet):
         "eval_return_mean": float(returns.mean()),
         "eval_return_std": float(returns.std()),
         "eval_episodes": len(returns),
-        "workers_restarted": 0,  # everything runs in this process
+        "workers_restarted": int(sum(row.get("workers_restarted", 0) for row in run.rows)),
     }
     run.finish(result)
     title = f"{config['env']}, {config['algo']}, seed {config['seed']}"

@@ -83,7 +83,7 @@ BUGS = {
         ("Adam: no correction of the start from 0",
          "1 / (1 - self.beta1**t), (1 - self.beta2**t) ** -0.5", "1.0, 1.0"),
         ("Adam: t begins at 2", "t = int(self.t)", "t = int(self.t) + 1"),
-        ("RMSProp: |g| for g²", "(1 - self.rho) * dtheta**2", "(1 - self.rho) * abs(dtheta)"),
+        ("RMSProp: |g| for g²", "(1 - self.rho) * g**2", "(1 - self.rho) * abs(g)"),
         ("entries clipped, and not the norm", "dtheta *= limit / norm", "np.clip(dtheta, -limit, limit, out=dtheta)"),
     ],
     "baselines": [

@@ -1,14 +1,18 @@
 """Plain settings become the algorithm that they name, and its arrays are all that a checkpoint has to hold."""
 
+import functools
+import multiprocessing
+
 import numpy as np
 import pytest
 
 from npg import experiment
 from npg.environments import default_distribution, make_env, make_envs, normaliser, set_normaliser
-from npg.experiment import ALGORITHMS, BASELINES, EVALUATE, GRADIENT_FREE, INIT, TRAIN, build
+from npg.experiment import ALGORITHMS, BASELINES, EVALUATE, GRADIENT_FREE, INIT, TRAIN, Workers, build
 from npg.network import MLP
 
-POLICY_GRADIENT = [algo for algo in ALGORITHMS if algo not in GRADIENT_FREE]
+SERIAL = [algo for algo in ALGORITHMS if algo != "a3c"]
+POLICY_GRADIENT = [algo for algo in SERIAL if algo not in GRADIENT_FREE]
 NETWORK = {"hidden": [8], "activation": "tanh"}
 GRADIENT = {"gamma": 0.99, "learning_rate": 1e-2}
 SETTINGS = {
@@ -16,6 +20,7 @@ SETTINGS = {
     "a2c": {"n_steps": 8, "lam": 0.95, "shared": False},
     "actor-critic": {"n_steps": 8, "batch_size": 8, "epochs": 2, "shared": False, "critic_learning_rate": 2e-2},
     "q-actor-critic": {"n_steps": 8, "batch_size": 8, "epochs": 1, "iterations": 2, "critic_learning_rate": 2e-2},
+    "a3c": {"n_steps": 8, "lam": 0.95, "shared": False, "report_every": 100},
     "reinforce": {"baseline": "state", "batch_size": 64, "epochs": 2, "critic_learning_rate": 2e-2},
     "es": {"learning_rate": 1e-2, "sigma": "fixed", "log_std": -1.0, "n_candidates": 4},
     "finite-difference": {"learning_rate": 1e-2, "scheme": "forward", "epsilon": 0.1, "n_candidates": 5},
@@ -25,7 +30,7 @@ SETTINGS = {
 for algo, settings in SETTINGS.items():
     settings.update({"hidden": [], "common_seeds": True} if algo in GRADIENT_FREE else GRADIENT)
 GAUSSIAN = {"sigma": "learned", "log_std": -0.5}
-VARIANTS = [(algo, {}) for algo in ALGORITHMS] + [
+VARIANTS = [(algo, {}) for algo in SERIAL] + [
     ("ppo", {"shared": True, "importance": "truncated"}),
     ("ppo", {"ahead": True}),
     ("a2c", {"shared": True}),
@@ -37,11 +42,13 @@ VARIANTS = [(algo, {}) for algo in ALGORITHMS] + [
 ]
 
 
-def make(algo="ppo", env="CartPole-v1", seed=0, envs=None, **changes):
+def make(algo="ppo", env="CartPole-v1", seed=0, envs=None, n_workers=None, **changes):
     envs = envs or make_envs(env, 3)
     gaussian = GAUSSIAN if env == "Pendulum-v1" and algo not in GRADIENT_FREE else {}
     settings = {**NETWORK, **SETTINGS[algo], **gaussian, **changes}
-    return build(algo, envs, default_distribution(envs), seed, settings, make_env=(make_env, env))
+    workers = Workers(n_workers, functools.partial(make_envs, env, 3)) if n_workers else None
+    distribution = default_distribution(envs)
+    return build(algo, envs, distribution, seed, settings, make_env=(make_env, env), workers=workers)
 
 
 def train(exp, n):
@@ -79,7 +86,7 @@ def test_the_arrays_and_a_reset_are_all_that_it_takes_to_go_on_bit_for_bit(algo,
     assert any(not np.array_equal(array, saved[name]) for name, array in resumed.arrays.items())
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", SERIAL)
 def test_a_seed_decides_everything(algo):
     first, again, other = make(algo), make(algo), make(algo, seed=1)
     assert not np.array_equal(first.theta, other.theta)
@@ -129,7 +136,7 @@ def test_settings_that_build_does_not_use_are_the_algorithms_arguments(algo, mon
         assert seen[name] == SETTINGS[algo][name]
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", SERIAL)
 def test_an_unknown_setting_is_an_error_that_names_it(algo):
     with pytest.raises(TypeError, match="temperature"):
         make(algo, temperature=1.0)
@@ -270,3 +277,90 @@ def test_streams_of_random_numbers_of_one_seed_never_meet():
         streams += [(seed, EVALUATE, k, j) for k in range(1, 200) for j in range(2)]
         draws = [int(np.random.default_rng(stream).integers(2**63)) for stream in streams]
         assert len(set(draws)) == len(streams)
+
+
+# Workers
+
+
+@pytest.fixture
+def closing():
+    """closing(experiment) is the experiment; its workers end with the test."""
+    experiments = []
+    yield lambda exp: experiments.append(exp) or exp
+    for exp in experiments:
+        exp.updates.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a2c_with_one_worker_is_a2c_with_none(closing):
+    here, there = make("a2c"), closing(make("a2c", n_workers=1))
+    for k in (0, 3):
+        for exp in (here, there):
+            exp.reset(k)
+            train(exp, 3)
+        assert_equal(there.arrays, here.arrays)
+
+
+def test_synchronous_workers_go_on_bit_for_bit_from_the_arrays_and_a_reset(closing):
+    uninterrupted, resumed = (closing(make("a2c", n_workers=2)) for _ in range(2))
+    train(uninterrupted, 3)
+    uninterrupted.reset(3)
+    saved = copies(uninterrupted)
+    resumed.reset(3)
+    for name, array in resumed.arrays.items():
+        array[...] = saved[name]
+    for exp in (uninterrupted, resumed):
+        train(exp, 3)
+    assert_equal(resumed.arrays, uninterrupted.arrays)
+    assert not np.array_equal(resumed.theta, saved["theta"])
+
+
+@pytest.mark.parametrize("statistics, vectors", [("shared", ["theta.v"]), ("own", ["theta.v", "theta_1.v"])])
+def test_asynchronous_workers_go_on_from_the_arrays(closing, statistics, vectors):
+    first = closing(make("a3c", n_workers=2, statistics=statistics))
+    update = train(first, 2)
+    assert {"rollout", "grad_norm", "entropy", "staleness", "worker_steps", "workers_restarted"} <= update.keys()
+    assert set(first.arrays) == {"theta", "worker_steps", "worker_updates", *vectors}
+    assert first.theta is first.arrays["theta"] and all(np.any(first.arrays[name]) for name in vectors)
+    resumed = closing(make("a3c", n_workers=2, statistics=statistics))
+    for name, array in resumed.arrays.items():
+        array[...] = first.arrays[name]
+    resumed.reset(2)
+    update = train(resumed, 1)
+    counted = resumed.arrays["worker_steps"] - first.arrays["worker_steps"]
+    assert counted.tolist() == update["worker_steps"] and counted.sum() >= 100
+    assert not np.array_equal(resumed.theta, first.theta)
+
+
+def test_a_learning_rate_of_0_reaches_asynchronous_workers(closing):
+    exp = closing(make("a3c", n_workers=1))
+    train(exp, 1)
+    before = exp.theta.copy()
+    exp.set_learning_rate(0)
+    train(exp, 1)
+    np.testing.assert_array_equal(exp.theta, before)
+
+
+def test_workers_explore_differently(closing, monkeypatch):
+    seen = []
+    monkeypatch.setattr(experiment, "start_pool", lambda actors, *args, **kwargs: seen.extend(actors))
+    exp = make("a3c", n_workers=5, epsilon=[0.0, 0.1, 0.2], temperature=[1.0, 2.0])
+    with pytest.raises(TypeError):  # None is no context
+        next(exp.updates)
+    logits = np.array([0.0, 2.0])
+    for actor, epsilon, temperature in zip(seen, [0, 0.1, 0.2, 0, 0.1], [1, 2, 1, 2, 1], strict=True):
+        greedy = 1 / (1 + np.exp(-2 / temperature))
+        logp = actor.model.distribution.log_prob(logits, np.array(1))
+        assert np.exp(logp) == pytest.approx((1 - epsilon) * greedy + epsilon / 2)
+
+
+@pytest.mark.parametrize("algo, n_workers", [("a3c", None), ("ppo", 2), ("reinforce", 1)])
+def test_workers_are_for_those_that_have_a_use_for_them(algo, n_workers):
+    with pytest.raises(ValueError, match=f"workers: expected .* for {algo}"):
+        make(algo, n_workers=n_workers)
+
+
+@pytest.mark.parametrize("algo", ["a2c", "a3c"])
+def test_an_unknown_setting_is_an_error_with_workers_too(algo):
+    with pytest.raises(TypeError, match="warmth"):
+        make(algo, n_workers=2, warmth=1.0)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from npg import optimizers
 from npg.optimizers import SGD, Adam, Momentum, RMSProp, clip_norm, state
 
 
@@ -92,6 +93,18 @@ def test_a_step_is_made_in_place_and_changes_nothing_else(Optimizer):
     assert Optimizer(theta, 0.1).step(theta, dtheta) is None
     assert np.all(memory[1:4] != 1) and memory[0] == memory[4] == 1
     np.testing.assert_array_equal(dtheta, [1, -1, 2])
+
+
+@pytest.mark.parametrize("learning_rate", [0.1, np.float64(0.1), np.linspace(0.1, 1, 10)])
+def test_steps_block_by_block_are_steps_at_once_to_the_last_bit(learning_rate, monkeypatch):
+    results = []
+    for block in (10, 1, 3, 5, 100):
+        monkeypatch.setattr(optimizers, "BLOCK", block)
+        theta = np.ones(10, np.float32)
+        optimizer = RMSProp(theta, learning_rate)
+        ascend(optimizer, theta, gradients(5, 10, dtype=np.float32))
+        results.append(np.append(theta, optimizer.v))
+    assert (np.diff(results, axis=0) == 0).all()
 
 
 @each_optimizer

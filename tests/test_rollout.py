@@ -63,8 +63,12 @@ each_vectorization = pytest.mark.parametrize("mode", ["vector_entry_point", "syn
 
 each_call = pytest.mark.parametrize(
     "draw",
-    [lambda sampler: sampler.steps(STILL, None, 1000), lambda sampler: sampler.episodes(STILL, None)],
-    ids=["steps", "episodes"],
+    [
+        lambda sampler: sampler.steps(STILL, None, 1000),
+        lambda sampler: sampler.segment(STILL, None, 1000),
+        lambda sampler: sampler.episodes(STILL, None),
+    ],
+    ids=["steps", "segment", "episodes"],
 )
 
 
@@ -215,6 +219,43 @@ def test_environments_may_reuse_their_buffers(draw):
 def test_another_autoreset_than_next_step_is_refused(mode):
     with pytest.raises(ValueError, match="envs: expected NEXT_STEP autoreset, got .*" + mode.name):
         Sampler(side_by_side(Counter(2), autoreset_mode=mode), 0)
+
+
+# segment
+
+
+def segments(envs, t_max, n):
+    """Steps [env_steps, …] and ends of the next n segments."""
+    sampler = Sampler(envs, 0)
+    rollouts = [sampler.segment(STILL, None, t_max) for _ in range(n)]
+    return [rollout.env_steps for rollout in rollouts], [bool(rollout.done.any()) for rollout in rollouts]
+
+
+def test_a_segment_ends_at_the_terminal_state_or_after_t_max_steps_as_in_algorithm_s3():
+    assert segments(side_by_side(Counter(5)), 3, 5) == ([3, 2, 3, 2, 3], [False, True, False, True, False])
+    assert segments(side_by_side(Counter(3)), 3, 3) == ([3, 3, 3], [True] * 3)
+    assert segments(side_by_side(TimeLimit(Counter(), 2)), 3, 3) == ([2, 2, 2], [True] * 3)
+    assert segments(side_by_side(Counter(2)), 1, 4) == ([1, 1, 1, 1], [False, True, False, True])
+
+
+def test_a_segment_of_several_environments_ends_when_all_have_met_an_end_or_after_t_max_rows():
+    rollout = Sampler(two_counters(), 0).segment(STILL, None, 6)  # of 2 steps, of 3
+    assert rollout.valid.T.tolist() == [[True, True, False], [True, True, True]]
+    assert Sampler(side_by_side(Counter(2), Counter(9)), 0).segment(STILL, None, 6).valid.shape == (6, 2)
+
+
+def test_segments_leave_nothing_out():
+    sampler, twin = Sampler(two_counters(), 0), Sampler(two_counters(), 0)
+    rollouts = [sampler.segment(STILL, None, 4) for _ in range(5)]
+    whole = twin.steps(STILL, None, sum(len(rollout.rew) for rollout in rollouts))
+    for name in ("act", "rew", "terminated", "truncated", "valid"):
+        np.testing.assert_array_equal(np.concatenate([getattr(r, name) for r in rollouts]), getattr(whole, name))
+    assert sum((rollout.episode_returns for rollout in rollouts), []) == whole.episode_returns
+
+
+def test_a_segment_has_at_least_one_step():
+    with pytest.raises(ValueError, match="t_max: expected at least 1, got 0"):
+        Sampler(two_counters(), 0).segment(STILL, None, 0)
 
 
 # episodes

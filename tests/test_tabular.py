@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npg import baselines, returns
-from npg.distributions import Bernoulli, Categorical
+from npg.distributions import Bernoulli, Categorical, Exploring
 from npg.gradcheck import check_gradient
 from npg.network import MLP
 from npg.optimizers import SGD
@@ -467,26 +467,9 @@ def test_one_ratio_a_step_gives_the_gradient_of_the_surrogate_which_is_that_of_u
     exactly(moments(theta_b).bias, 0)
 
 
-class Exploring(Categorical):
-    """b = (1−ε) π + ε/n for a softmax π: what an agent that explores at random with probability ε acts by."""
-
-    def __init__(self, n, epsilon):
-        super().__init__(n)
-        self.epsilon = epsilon
-
-    def log_prob(self, params, act):
-        """log b(a) = log((1−ε) π(a) + ε/n)."""
-        return np.log((1 - self.epsilon) * np.exp(super().log_prob(params, act)) + self.epsilon / self.n)
-
-    def grad_log_prob(self, params, act):
-        """∇ log b(a) = (1−ε) π(a) / b(a) ∇ log π(a)."""
-        share = (1 - self.epsilon) * np.exp(super().log_prob(params, act) - self.log_prob(params, act))
-        return share[..., None] * super().grad_log_prob(params, act)
-
-
 def test_an_exploring_policy_has_to_be_scored_as_itself(mdp):
     policy, theta = softmax_policy(mdp)
-    exploring = Policy(policy.network, Exploring(mdp.n_actions, epsilon=0.3))
+    exploring = Policy(policy.network, Exploring(Categorical(mdp.n_actions), epsilon=0.3))
     psi = weight("reward-to-go")(mdp.rollout())
     as_itself = mdp.moments(exploring, theta, psi)
     exactly(as_itself.bias, 0)

@@ -1,0 +1,100 @@
+#!/usr/bin/env python
+"""What sharing costs A3C: one asynchronous update of Pong's 1.28 M parameters, beside the segment that it follows.
+
+    python benchmarks/sharing.py
+
+An update copies θ' ← θ and applies a dense dθ by RMSProp of shared statistics, all in shared memory, as
+`npg.a3c.actor_learner` does; with one process and with two at it all the time, without the lock and with it. A segment
+is `n_steps` rows of `envs` games of run_pong.py's settings for a3c, and their gradient, in one process on its own.
+"""
+
+import argparse
+import functools
+import tempfile
+import time
+
+from timing import machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+
+import numpy as np
+
+import run_pong
+from npg.a3c import OBJECTIVE, _one_at_a_time
+from npg.actor_critic import advantage_gradient
+from npg.distributions import Bernoulli
+from npg.optimizers import RMSProp, clip_norm
+from npg.policy import SharedActorCritic
+from npg.pong import LitMLP, RallySampler, make_envs
+from npg.workers import Pool, shared_array
+
+SETTINGS = run_pong.SETTINGS.get("a3c", run_pong.SETTINGS["a2c"])
+MODEL = SharedActorCritic(LitMLP((6400, *SETTINGS["hidden"], 2), SETTINGS["activation"]), Bernoulli())
+WARM_UP = 5
+
+
+def receive(*given):
+    global theta, optimizer
+    theta, optimizer = given
+
+
+def updates(n, lock):
+    """(ms of copying, ms of applying, of those waiting for the lock), [n, 3], of this process."""
+    rng, theta_shared = np.random.default_rng(), np.asarray(theta)
+    mine, dtheta = np.empty_like(theta_shared), 1e-3 * rng.standard_normal(theta.size, np.float32)
+    times = np.empty((WARM_UP + n, 4))
+    for row in times:
+        row[0] = time.perf_counter()
+        mine[...] = theta_shared
+        row[1] = time.perf_counter()
+        with _one_at_a_time(lock):
+            row[2] = time.perf_counter()
+            optimizer.step(theta_shared, dtheta)
+        row[3] = time.perf_counter()
+    return 1e3 * np.diff(times)[WARM_UP:]
+
+
+def segments(n):
+    """(ms of sampling, ms of the gradient) [n, 2] of whole segments."""
+    envs = make_envs("Pong", SETTINGS["envs"], inputs=SETTINGS["inputs"], sticky=SETTINGS["sticky"])
+    sampler, theta = RallySampler(envs, 0), MODEL.init(np.random.default_rng(0))
+    times = np.empty((WARM_UP + n, 3))
+    for row in times:
+        row[0] = time.perf_counter()
+        rollout = sampler.steps(MODEL, theta, SETTINGS["n_steps"])
+        row[1] = time.perf_counter()
+        dtheta, _ = advantage_gradient(rollout, MODEL, theta, **OBJECTIVE)
+        clip_norm(dtheta, SETTINGS["max_grad_norm"])
+        row[2] = time.perf_counter()
+    return 1e3 * np.diff(times)[WARM_UP:]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--updates", type=int, default=100, help="measured in each process (100)")
+    parser.add_argument("--segments", type=int, default=50, help="measured (50)")
+    args = parser.parse_args()
+    print(machine("numpy", "ale-py"), "\n")
+    with Pool(1) as pool:
+        sampling, gradient = pool.submit(segments, args.segments).result().T
+    segment = np.median(sampling + gradient)
+    shared = shared_array(MODEL.size)
+    statistics = RMSProp(shared, 1e-6)
+    statistics.v = shared_array(MODEL.size)
+    statistics.v[...] = 1
+    print(f"θ: {MODEL.size:,} numbers. Milliseconds, medians and quartiles:\n")
+    print("| processes | lock | copy θ | wait | apply dθ | one update | of a segment |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.NamedTemporaryFile() as file:
+        for n in (1, 2):
+            with Pool(n, initializer=receive, initargs=(shared, statistics)) as pool:
+                list(pool.map(functools.partial(updates, lock=None), [1] * n))  # all have begun
+                for lock in (None, file.name):
+                    times = np.concatenate(list(pool.map(functools.partial(updates, lock=lock), [args.updates] * n)))
+                    columns = [with_spread(x, "{:.2f}") for x in (*times.T, times.sum(axis=1))]
+                    part = np.median(times.sum(axis=1)) / segment
+                    print(f"| {n} | {'with' if lock else 'without'} | {' | '.join(columns)} | {part:.1%} |", flush=True)
+    rows = f"{SETTINGS['n_steps']} × {SETTINGS['envs']}"
+    print(f"\nA segment of {rows} steps: sampling {with_spread(sampling)}, gradient {with_spread(gradient)}")
+
+
+if __name__ == "__main__":
+    main()

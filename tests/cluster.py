@@ -1,0 +1,42 @@
+"""A real Dask cluster for the tests: a scheduler and its workers, each a process of its own, talking over TCP."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+TESTS = pathlib.Path(__file__).parent
+LIMIT = 60  # seconds for the cluster to stand
+
+
+@contextlib.contextmanager
+def dask_cluster(n, folder):
+    """The address of a scheduler with n workers, each of one thread; `folder` is theirs."""
+    from distributed import Client
+
+    env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    file, log = pathlib.Path(folder) / "scheduler.json", open(pathlib.Path(folder) / "log", "w")
+
+    def start(*arguments):
+        command = [sys.executable, "-m", *arguments, "--scheduler-file", str(file)]
+        return subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log)
+
+    processes = [start("distributed.cli.dask_scheduler", "--host", "tcp://127.0.0.1", "--port", "0", "--no-dashboard")]
+    worker = "distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"
+    try:
+        end = time.monotonic() + LIMIT
+        while not file.exists():
+            assert time.monotonic() < end, f"no scheduler; see {log.name}"
+            time.sleep(0.02)
+        processes += [start(*worker) for _ in range(n)]
+        with Client(scheduler_file=file, timeout=LIMIT) as client:
+            client.wait_for_workers(n, timeout=LIMIT)
+            address = client.scheduler.address
+        yield address
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        log.close()

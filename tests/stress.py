@@ -1,0 +1,131 @@
+#!/usr/bin/env python
+"""Kill workers of short A3C runs at random moments, SIGKILL, over and over: every run must end as promised.
+
+    python tests/stress.py [--kills 200] [--seed 0]
+
+Under each start method, with and without the lock, by turns: a run ends with all its steps made, or, where one call was
+killed in all its attempts, with a WorkerError. In either case it ends in time, θ and the optimizer's memory are finite
+and no farther from where they began than the updates counted can have carried them, the counted steps are those that
+the environments made, but for at most one segment a kill, and no process is left.
+"""
+
+import argparse
+import collections
+import functools
+import multiprocessing
+import os
+import pathlib
+import sys
+import tempfile
+import threading
+import time
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+
+from npg.a3c import OBJECTIVE, Actor, a3c, share, start_pool
+from npg.distributions import Categorical
+from npg.environments import make_envs
+from npg.network import MLP
+from npg.optimizers import RMSProp, state
+from npg.policy import ActorCritic, Critic, Policy
+from npg.rollout import Sampler
+from npg.workers import WorkerError
+
+WORKERS, ENVS, T_MAX, STEPS, ROUND, RATE = 2, 2, 8, 3000, 500, 1e-3
+MODEL = ActorCritic(Policy(MLP((4, 32, 2)), Categorical(2)), Critic(MLP((4, 32, 1))))
+SECONDS_BETWEEN_KILLS = {"fork": 0.1, "forkserver": 1.0, "spawn": 1.0}  # about what a fresh process needs, and some
+LIMIT = 60  # seconds a run may take
+
+
+class CountingSampler(Sampler):
+    """Adds a byte to a file for each step made."""
+
+    def segment(self, *args):
+        rollout = super().segment(*args)
+        with open(self.file, "ab", buffering=0) as file:
+            file.write(b"." * rollout.env_steps)
+        return rollout
+
+
+def make_sampler(file, *seeds):
+    sampler = CountingSampler(make_envs("CartPole-v1", ENVS), *seeds)
+    sampler.file = file
+    return sampler
+
+
+class Killer(threading.Thread):
+    """Kills a random worker process every now and then, until told to stop."""
+
+    def __init__(self, rng, seconds):
+        super().__init__(daemon=True)
+        self.rng, self.seconds, self.over, self.kills = rng, seconds, threading.Event(), 0
+
+    def run(self):
+        while not self.over.wait(self.rng.exponential(self.seconds)):
+            processes = multiprocessing.active_children()
+            if processes:
+                self.rng.choice(processes).kill()
+                self.kills += 1
+
+
+def one_run(method, lock, seed, folder):
+    """(kills, processes that took another's place, whether it ended by WorkerError)."""
+    rng, file = np.random.default_rng(seed), folder / f"{seed}"
+    file.touch()
+    theta = MODEL.init(rng)
+    shared = share(theta, RMSProp(theta, RATE), WORKERS)
+    actors = [
+        Actor(f"stress {seed} {k}", functools.partial(make_sampler, str(file)), MODEL, OBJECTIVE, T_MAX, (seed,), k)
+        for k in range(WORKERS)
+    ]
+    killer = Killer(rng, SECONDS_BETWEEN_KILLS[method])
+    gave_up, counted = False, 0
+    with start_pool(actors, shared, str(folder / "lock") if lock else None, start_method=method, timeout=10) as pool:
+        killer.start()
+        try:
+            for update in a3c(pool, shared, ROUND):
+                counted += update["rollout"].env_steps
+                assert counted == shared.steps.sum(), f"{counted} steps reported, {shared.steps.sum()} counted"
+                if counted >= STEPS:
+                    break
+        except WorkerError:
+            gave_up = True
+        killer.over.set()
+        killer.join()
+    lost = file.stat().st_size - shared.steps.sum()
+    assert 0 <= lost <= killer.kills * T_MAX * ENVS, f"{lost} steps lost by {killer.kills} kills"
+    reach = RATE / np.sqrt(1 - 0.99) * (shared.updates.sum() + killer.kills)
+    assert np.abs(shared.theta - theta).max() <= reach, "theta is corrupt"
+    for array in (shared.theta, *state(shared.optimizers[0]).values()):
+        assert np.isfinite(array).all(), "NaN or Inf"
+    assert not multiprocessing.active_children(), "a process is left"
+    return killer.kills, pool.restarted, int(gave_up)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200, help="in all, at least (200)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    watchdog = lambda: (print("FAILED: a run hangs", flush=True), os._exit(1))
+    started, total = time.perf_counter(), collections.Counter()
+    share_of = {"fork": 0.8, "forkserver": 0.1, "spawn": 0.1}  # of the kills: fresh interpreters take their time
+    with tempfile.TemporaryDirectory() as folder:
+        for method, part in share_of.items():
+            here = collections.Counter()
+            while here["kills"] < part * args.kills:
+                alarm = threading.Timer(LIMIT, watchdog)
+                alarm.start()
+                run = total["runs"] + here["runs"]
+                kills, replaced, gave_up = one_run(method, run % 2 == 1, args.seed + run, pathlib.Path(folder))
+                alarm.cancel()
+                here.update(runs=1, kills=kills, replaced=replaced, gave_up=gave_up)
+            print(f"{method}: {dict(here)}", flush=True)
+            total += here
+    print(f"all: {dict(total)}, {time.perf_counter() - started:.0f} s: every run ended as promised")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
