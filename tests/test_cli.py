@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 import test_environments  # registers the environments "strange/…"
 
-from npg import cli, plots, runs, training
+from npg import cli, experiment, plots, runs, training
 from npg.experiment import ALGORITHMS, BASELINES
 from npg.policy import ActorCritic
 from npg.runs import read_checkpoint, read_config, read_metrics, write_json
+from npg.workers import WorkerError
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "run_cartpole.py"
 _spec = importlib.util.spec_from_file_location("run_cartpole", SCRIPT)
@@ -33,9 +34,11 @@ run_cartpole = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(run_cartpole)
 TASK = run_cartpole.TASK
 
+SERIAL = [algo for algo in ALGORITHMS if algo != "a3c"]
 TINY = {
     "ppo": "--n-steps 8 --batch-size 8 --epochs 2",
     "a2c": "--n-steps 8",
+    "a3c": "--n-steps 8 --workers 2 --report-every 100",
     "actor-critic": "--n-steps 8 --batch-size 8 --epochs 2",
     "q-actor-critic": "--n-steps 8 --batch-size 8 --epochs 1 --iterations 2",
     "reinforce": "--epochs 1",
@@ -143,7 +146,8 @@ def assert_same_run(folder, expected):
         *("--estimation lstd --algo actor-critic", "--proximal -1 --algo actor-critic"),
         *("--critic-learning-rate 0 --algo actor-critic", "--sigma wide --env Pendulum-v1"),
         *("--log-std x --env Pendulum-v1", "--log-std nan --env Pendulum-v1", "--temperature 1"),
-        *("--env=", "--checkpoint-every="),
+        *("--env=", "--checkpoint-every=", "--workers 0 --algo a3c", "--workers x --algo a2c", "--cluster= --algo a3c"),
+        *("--epsilons 2 --algo a3c", "--temperatures 0 --algo a3c", "--statistics none --algo a3c"),
         *("--n-candidates 0 --algo es", "--shaping log --algo es", "--scheme backward --algo finite-difference"),
         *("--epsilon 0 --algo finite-difference", "--n-parents 0 --algo genetic", "--n-elite 0 --algo genetic"),
         *("--widen 0.5 --algo hill-climbing", "--narrow 2 --algo hill-climbing", "--patience 0 --algo hill-climbing"),
@@ -161,7 +165,8 @@ def test_a_bad_value_is_refused_in_one_line_that_names_its_flag(call, tmp_path, 
         *("--weight total", "--baseline time", "--estimation td", "--proximal 1", "--iterations 3", "--subtract-value"),
         *("--critic-learning-rate 1", "--sigma fixed", "--log-std 0", "--epochs 2 --algo a2c"),
         *("--lam 1 --algo reinforce", "--n-steps 8 --algo reinforce", "--shared --algo reinforce"),
-        "--no-shared --algo q-actor-critic",
+        *("--no-shared --algo q-actor-critic", "--workers 2", "--workers 2 --algo reinforce", "--cluster tcp://x:1"),
+        *("--epsilons 0.1", "--temperatures 2 --algo a2c", "--report-every 100 --algo a2c"),
         *("--epsilon 1 --algo es", "--sigma fixed --algo genetic", "--n-steps 8 --algo es", "--patience 3 --algo es"),
         *("--capacity 2 --algo a2c", "--gamma 0 --weight total --algo a2c", "--importance plain --algo actor-critic"),
     ],
@@ -364,7 +369,7 @@ def test_the_scripts_own_examples_run(call, tmp_path, command):
     assert call(f"{command} --quiet --steps 1 --episodes 1", out=tmp_path / "run").code == 0
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", SERIAL)
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "strange/Bounded-v0"])
 def test_every_algorithm_trains_in_every_kind_of_space_and_says_nothing_else(call, tmp_path, algo, env):
     result = call(tiny(algo, f"--env {env} --steps 100"), out=tmp_path / "run")
@@ -658,7 +663,7 @@ def assert_diverged(result, folder, tensors):
     assert all(np.isfinite(array).all() for name, array in read_checkpoint(folder).items() if name != "format")
 
 
-NAN_VARIANTS = [(algo, "") for algo in ALGORITHMS] + [
+NAN_VARIANTS = [(algo, "") for algo in SERIAL] + [
     *(("reinforce", f"--baseline {baseline}") for baseline in BASELINES if baseline != "state"),
     ("actor-critic", "--estimation td"),
     ("ppo", "--no-standardise"),
@@ -678,7 +683,7 @@ def test_a_nan_from_the_environment_stops_the_run_and_is_named(call, tmp_path, a
         assert call(evaluate=tmp_path / "run").code == 0
 
 
-@pytest.mark.parametrize("algo", [algo for algo in ALGORITHMS if "learning_rate" in TASK.settings[algo]])
+@pytest.mark.parametrize("algo", [algo for algo in SERIAL if "learning_rate" in TASK.settings[algo]])
 def test_a_learning_rate_beyond_all_bounds_stops_the_run_and_the_tensor_is_named(call, tmp_path, algo):
     result = call(tiny(algo, "--steps 2000 --learning-rate 1e39"), out=tmp_path / "run")
     assert_diverged(result, tmp_path / "run", {"gradient", *read_checkpoint(tmp_path / "run")})
@@ -749,7 +754,7 @@ def test_a_run_killed_at_random_moments_and_resumed_ends_bit_for_bit_as_if_it_ha
 @pytest.mark.slow
 @pytest.mark.parametrize("period", ["1", "13", "0.05s"])
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1 --normalise-obs", "FrozenLake-v1"])
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", SERIAL)
 def test_every_algorithm_survives_being_killed(tmp_path, algo, env, period):
     anneal = "--anneal" if "anneal" in TASK.settings[algo] else ""
     flags = tiny(algo, f"--env {env} --steps 2000 --checkpoint-every {period} {anneal}")
@@ -893,3 +898,92 @@ def test_ctrl_c_in_a_run_with_checkpoints_by_the_clock_saves_its_last_safe_point
 def test_ctrl_c_while_a_policy_is_evaluated_is_no_traceback(call, copy, scripted):
     scripted(KeyboardInterrupt)
     assert call(evaluate=copy).code == 130
+
+
+# ---- workers
+
+
+def alive(pid):
+    """Whether a process exists and is no zombie."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("algo, env", [("a3c", "CartPole-v1"), ("a3c", "Pendulum-v1"), ("a2c", "CartPole-v1")])
+def test_workers_train_and_every_one_is_accounted_for(call, tmp_path, algo, env):
+    result = call(tiny(algo, f"--env {env} --workers 2 --steps 600 --anneal"), out=tmp_path / "run")
+    assert result.code == 0 and result.err == "" and result.out.count("\n") == 1
+    rows = read_metrics(tmp_path / "run")
+    steps = [sum(row[f"worker_{k}_steps"] for k in range(2)) for row in rows]
+    assert np.cumsum(steps).tolist() == [row["env_steps"] for row in rows] and steps[0] > 0
+    assert all(row["workers_restarted"] == 0 for row in rows)
+    assert algo == "a2c" or all(row["staleness"] >= 0 for row in rows)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["workers_restarted"] == 0
+    assert read_config(tmp_path / "run")["workers"] == 2
+    assert not multiprocessing.active_children()
+    assert call(evaluate=tmp_path / "run").code == 0
+    assert call(f"--quiet --steps {rows[-1]['env_steps'] + 200}", resume=tmp_path / "run").code == 0
+    resumed = read_metrics(tmp_path / "run")
+    assert resumed[: len(rows)] == rows and len(resumed) > len(rows)
+
+
+def test_a3c_has_a_worker_for_each_core_at_hand(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "available_cores", lambda: 3)
+    assert call(tiny("a3c", "--steps 1").replace("--workers 2", ""), out=tmp_path / "run").code == 0
+    assert read_config(tmp_path / "run")["workers"] == 3
+
+
+@pytest.mark.parametrize("name, tensor", [("NaNReward", "reward"), ("NaNObs", "observation")])
+def test_a_nan_from_a_workers_environment_stops_the_run_and_is_named(call, tmp_path, name, tensor):
+    env = f"test_environments:strange/{name}-v0"
+    result = call(tiny("a3c", f"--env {env} --steps 4000 --checkpoint-every 1"), out=tmp_path / "run")
+    assert_diverged(result, tmp_path / "run", {tensor})
+
+
+def test_workers_that_fail_again_and_again_end_the_run_with_one_line_and_a_checkpoint(call, tmp_path, monkeypatch):
+    def a3c(pool, *args, **kwargs):
+        for update in whole(pool, *args, **kwargs):
+            yield update
+            raise WorkerError("worker 1: gave up\nafter 4 attempts")
+
+    whole = experiment.a3c
+    monkeypatch.setattr(experiment, "a3c", a3c)
+    result = call(tiny("a3c", "--steps 4000 --checkpoint-every 1"), out=tmp_path / "run")
+    assert_refused(result, tmp_path / "run", "worker 1: gave up after 4 attempts")
+    assert read_checkpoint(tmp_path / "run")["update"] == 1
+    assert not multiprocessing.active_children()
+
+
+def test_observations_that_each_worker_would_normalise_by_itself_are_refused(call, tmp_path):
+    assert_refused(call(tiny("a3c", "--normalise-obs"), out=tmp_path / "run"), "normalise_obs")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cluster_needs_its_package_and_a_scheduler(call, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    refused = call(tiny("a2c", "--cluster tcp://127.0.0.1:9"), out=tmp_path / "run")
+    assert_refused(refused, "npg[cluster]")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("end, code", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_no_worker_outlives_its_run(call, tmp_path, end, code):
+    folder = tmp_path / "run"
+    process = start(*tiny("a3c", "--steps 10000000 --checkpoint-every 2").split(), "--out", folder)
+    assert wait_for_rows(folder, 3, process)
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [pid for pid in children if alive(pid)]
+    assert len(workers) >= 2
+    process.send_signal(end)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in err
+    for _ in range(50):
+        if not any(map(alive, workers)):
+            break
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+    steps = int(read_checkpoint(folder)["env_steps"])
+    assert call(f"--quiet --steps {steps + 1}", resume=folder).code == 0
