@@ -62,7 +62,7 @@ SETTINGS = {
         "shared": True,
         "value_weight": 0.5,
         "entropy_weight": 0.005,
-        "report_every": 16_384,
+        "report_every": 8192,
         "statistics": "shared",
         "epsilon": [0.0],
         "temperature": [1.0],

@@ -77,7 +77,7 @@ def environments(actor, age):
 def summary(rollout, norm):
     """The rollout without its rows, which would be long to send, unless its gradient's norm is not finite."""
     rows = slice(0 if np.isfinite(norm) else None)
-    return Rollout(*(x[rows] if isinstance(x, np.ndarray) else x for x in rollout))
+    return Rollout(*(x[rows].copy() if isinstance(x, np.ndarray) else x for x in rollout))
 
 
 def together(rollouts):

@@ -129,7 +129,7 @@ def make_parser(task):
         add("--export", metavar="DIR", type=_name, help=export)
     add("--episodes", type=_count, metavar="N", help=f"in an evaluation ({task.episodes})")
     add("--evaluate-every", type=_count, metavar="N", help=f"updates between evaluations ({task.evaluate_every})")
-    period = f"updates (50) or seconds (30s) between checkpoints ({task.checkpoint_every})"
+    period = f"updates (50) or seconds (30s) between checkpoints ({task.checkpoint_every}; a3c without --cluster 1)"
     add("--checkpoint-every", type=_name, metavar="N|Ns", help=period)
     add("--quiet", action="store_true", help="no progress bar")
     group = parser.add_argument_group("settings", "with their defaults; other ones hold for Box actions")
@@ -162,6 +162,7 @@ def _new_config(task, args, parser):
             if name not in settings:
                 parser.error(f"{_flag(name)} has no meaning for --algo {algo} with {env}")
             settings[name] = getattr(args, name)
+    long_updates = algo == "a3c" and not args.cluster
     return {
         "format": FORMAT,
         "env": env,
@@ -174,7 +175,7 @@ def _new_config(task, args, parser):
         "episodes": args.episodes or task.episodes,
         "evaluate_every": args.evaluate_every or task.evaluate_every,
         "evaluate_from": task.evaluate_from,
-        "checkpoint_every": args.checkpoint_every or task.checkpoint_every,
+        "checkpoint_every": args.checkpoint_every or ("1" if long_updates else task.checkpoint_every),
         "settings": settings,
         "versions": {
             "npg": npg.__version__,
