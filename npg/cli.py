@@ -153,6 +153,8 @@ def _new_config(task, args, parser):
     for name in ("workers", "cluster"):
         if getattr(args, name) and algo not in PARALLEL:
             parser.error(f"--{name} has no meaning for --algo {algo}")
+    if args.cluster and not args.workers:
+        parser.error("--cluster needs --workers, the number of gradients under way at a time")
     probe = task.make_envs(env, 1)
     continuous = isinstance(probe.single_action_space, gymnasium.spaces.Box)
     probe.close()

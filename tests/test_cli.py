@@ -142,7 +142,8 @@ def assert_same_run(folder, expected):
         *("--estimation lstd --algo actor-critic", "--proximal -1 --algo actor-critic"),
         *("--critic-learning-rate 0 --algo actor-critic", "--sigma wide --env Pendulum-v1"),
         *("--log-std x --env Pendulum-v1", "--log-std nan --env Pendulum-v1", "--temperature 1"),
-        *("--env=", "--checkpoint-every=", "--workers 0 --algo a3c", "--workers x --algo a2c", "--cluster= --algo a3c"),
+        *("--env=", "--checkpoint-every=", "--workers 0 --algo a3c", "--workers x --algo a2c"),
+        *("--cluster= --algo a3c", "--cluster tcp://127.0.0.1:9 --algo a2c"),
         *("--epsilon 2 --algo a3c", "--temperature 0 --algo a3c", "--statistics none --algo a3c"),
     ],
 )
@@ -925,7 +926,7 @@ def test_observations_that_each_worker_would_normalise_by_itself_are_refused(cal
 
 def test_a_cluster_needs_its_package_and_a_scheduler(call, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    refused = call(tiny("a2c", "--cluster tcp://127.0.0.1:9"), out=tmp_path / "run")
+    refused = call(tiny("a2c", "--workers 2 --cluster tcp://127.0.0.1:9"), out=tmp_path / "run")
     assert_refused(refused, "npg[cluster]")
     assert not (tmp_path / "run").exists()
 
