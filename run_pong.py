@@ -64,7 +64,7 @@ SETTINGS = {
         "shared": True,
         "value_weight": 0.5,
         "entropy_weight": 0.005,
-        "report_every": 16_384,
+        "report_every": 8192,
         "statistics": "shared",
         "rms_epsilon": 1e-5,
         "epsilons": [0.0],

@@ -77,7 +77,7 @@ def environments(actor, age):
 def summary(rollout, norm):
     """The rollout without θ, and without rows, which are long to send, unless its gradient's norm is not finite."""
     rows = slice(0 if np.isfinite(norm) else None)
-    return Rollout(*(x[rows] if isinstance(x, np.ndarray) else x for x in rollout[:-1]))
+    return Rollout(*(x[rows].copy() if isinstance(x, np.ndarray) else x for x in rollout[:-1]))
 
 
 def together(rollouts):

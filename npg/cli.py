@@ -146,7 +146,7 @@ def make_parser(task):
     add("--episodes", type=_count, metavar="N", help=f"in an evaluation ({task.episodes})")
     period = "; ".join([str(task.evaluate_every), *(f"{algo} 1" for algo in task.evaluate_always)])
     add("--evaluate-every", type=_count, metavar="N", help=f"updates between evaluations ({period})")
-    period = f"updates (50) or seconds (30s) between checkpoints ({task.checkpoint_every})"
+    period = f"updates (50) or seconds (30s) between checkpoints ({task.checkpoint_every}; a3c without --cluster 1)"
     add("--checkpoint-every", type=_name, metavar="N|Ns", help=period)
     add("--quiet", action="store_true", help="no progress bar")
     group = parser.add_argument_group("settings", "with their defaults; other ones hold for Box actions")
@@ -172,6 +172,8 @@ def _new_config(task, args, parser):
     for name in ("workers", "cluster"):
         if getattr(args, name) and algo not in PARALLEL:
             parser.error(f"--{name} has no meaning for --algo {algo}")
+    if args.cluster and not args.workers:
+        parser.error("--cluster needs --workers, the number of gradients under way at a time")
     probe = task.make_envs(env, 1)
     continuous = isinstance(probe.single_action_space, gymnasium.spaces.Box)
     probe.close()
@@ -182,19 +184,20 @@ def _new_config(task, args, parser):
                 parser.error(f"{_flag(name)} has no meaning for --algo {algo} with {env}")
             settings[name] = getattr(args, name)
     target = task.target(env) if args.target is None else args.target
+    long_updates = algo == "a3c" and not args.cluster
     return {
         "format": FORMAT,
         "env": env,
         "algo": algo,
         "seed": args.seed or 0,
-        "workers": args.workers or (available_cores() if algo == "a3c" or args.cluster else None),
+        "workers": args.workers or (available_cores() if algo == "a3c" else None),
         "cluster": args.cluster,
         "steps": args.steps or task.steps,
         "target": target,
         "episodes": args.episodes or task.episodes,
         "evaluate_every": args.evaluate_every or (1 if algo in task.evaluate_always else task.evaluate_every),
         "evaluate_from": None if target is None else target - task.evaluate_within,
-        "checkpoint_every": args.checkpoint_every or task.checkpoint_every,
+        "checkpoint_every": args.checkpoint_every or ("1" if long_updates else task.checkpoint_every),
         "settings": settings,
         "versions": {
             "npg": npg.__version__,

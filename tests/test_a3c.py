@@ -463,3 +463,53 @@ def test_an_evaluation_in_parts_is_what_its_parts_are():
     ]
     np.testing.assert_array_equal(returns, np.concatenate(parts))
     assert len(set(returns)) > 1
+
+
+# A cluster: a real scheduler and workers in processes of their own, over TCP
+
+
+@pytest.fixture
+def client():
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+@pytest.mark.slow
+def test_on_dask_one_worker_is_serial_a2c_to_the_last_bit(client):
+    theta = random_theta(MODEL).astype(np.float32)
+    serial, parallel = theta.copy(), theta.copy()
+    expected = a2c(cartpoles(3, 5), MODEL, serial, Adam(serial, 0.01), T_MAX, **OBJECTIVE)
+    one, *_ = client.scheduler_info()["workers"]
+    executor = client.get_executor(pure=False, workers=[one])
+    updates = parallel_a2c(executor, actors(), parallel, Adam(parallel, 0.01))
+    for _ in range(10):
+        next(expected), next(updates)
+        np.testing.assert_array_equal(serial, parallel)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", [parallel_a2c, asynchronous_gradients])
+def test_a_dask_worker_killed_in_the_middle_costs_nothing_but_time(client, algorithm):
+    theta = random_theta(MODEL).astype(np.float32)
+    updates = algorithm(client.get_executor(pure=False, retries=3), actors(2), theta, Adam(theta, 0.01))
+    pids = client.run(os.getpid)
+    steps = 0
+    for k in range(60):
+        if k == 20:
+            os.kill(next(iter(pids.values())), signal.SIGKILL)
+        update = next(updates)
+        steps += sum(update["worker_steps"])
+        assert update["rollout"].env_steps == sum(update["worker_steps"]) > 0
+        assert np.isfinite(update["grad_norm"])
+    assert steps >= 60 * T_MAX and np.isfinite(theta).all()
+
+
+@pytest.mark.slow
+def test_an_evaluation_on_dask_is_the_one_here(client):
+    make, theta = functools.partial(make_envs, "CartPole-v1"), random_theta(MODEL)
+    returns = [
+        parallel_play(executor, make, MODEL, theta, 7, 3, 11, 2) for executor in (Here(), client.get_executor())
+    ]
+    np.testing.assert_array_equal(*returns)

@@ -146,7 +146,8 @@ def assert_same_run(folder, expected):
         *("--estimation lstd --algo actor-critic", "--proximal -1 --algo actor-critic"),
         *("--critic-learning-rate 0 --algo actor-critic", "--sigma wide --env Pendulum-v1"),
         *("--log-std x --env Pendulum-v1", "--log-std nan --env Pendulum-v1", "--temperature 1"),
-        *("--env=", "--checkpoint-every=", "--workers 0 --algo a3c", "--workers x --algo a2c", "--cluster= --algo a3c"),
+        *("--env=", "--checkpoint-every=", "--workers 0 --algo a3c", "--workers x --algo a2c"),
+        *("--cluster= --algo a3c", "--cluster tcp://127.0.0.1:9 --algo a2c"),
         *("--epsilons 2 --algo a3c", "--temperatures 0 --algo a3c", "--statistics none --algo a3c"),
         *("--n-candidates 0 --algo es", "--shaping log --algo es", "--scheme backward --algo finite-difference"),
         *("--epsilon 0 --algo finite-difference", "--n-parents 0 --algo genetic", "--n-elite 0 --algo genetic"),
@@ -932,7 +933,8 @@ def test_workers_train_and_every_one_is_accounted_for(call, tmp_path, algo, env)
 def test_a3c_has_a_worker_for_each_core_at_hand(call, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "available_cores", lambda: 3)
     assert call(tiny("a3c", "--steps 1").replace("--workers 2", ""), out=tmp_path / "run").code == 0
-    assert read_config(tmp_path / "run")["workers"] == 3
+    config = read_config(tmp_path / "run")
+    assert config["workers"] == 3 and config["checkpoint_every"] == "1"  # an update of a3c is many segments
 
 
 @pytest.mark.parametrize("name, tensor", [("NaNReward", "reward"), ("NaNObs", "observation")])
@@ -963,7 +965,7 @@ def test_observations_that_each_worker_would_normalise_by_itself_are_refused(cal
 
 def test_a_cluster_needs_its_package_and_a_scheduler(call, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    refused = call(tiny("a2c", "--cluster tcp://127.0.0.1:9"), out=tmp_path / "run")
+    refused = call(tiny("a2c", "--workers 2 --cluster tcp://127.0.0.1:9"), out=tmp_path / "run")
     assert_refused(refused, "npg[cluster]")
     assert not (tmp_path / "run").exists()
 
