@@ -565,7 +565,9 @@ def test_observations_are_normalised_by_the_moments_of_earlier_iterations_which_
 
 
 def test_a_nan_observation_makes_the_value_nan():
-    evaluate = policy_evaluator(linear(), (Counter, True), 2, np.random.default_rng(0))
+    policy = linear()
+    policy.act = lambda theta, obs: np.ones(1)  # whatever it sees: no NaN reaches the rewards
+    evaluate = policy_evaluator(policy, (Counter, True), 2, np.random.default_rng(0))
     values, measures = evaluate(np.zeros((2, 3)))
     assert np.isnan(values).all() and np.isnan(measures["rollout"].obs).all()
 
