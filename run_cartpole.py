@@ -168,6 +168,7 @@ CONTINUOUS_SETTINGS["ppo"] = {
     "batch_size": 64,
     "value_weight": 0.05,
 }
+CONTINUOUS_SETTINGS["es"] = {"normalise_obs": True, "n_candidates": 4, "log_std": -2.0, "learning_rate": 0.03}
 
 TASK = Task(
     description=__doc__.splitlines()[0],

@@ -46,8 +46,8 @@ class Contest(NamedTuple):
 
 EVERY = tuple(run_cartpole.TASK.settings)
 CONTESTS = {
-    "CartPole-v1": Contest(EVERY, 50_000, 10, "--episodes 100"),
-    "Swimmer-v5": Contest(EVERY, 100_000, 3, "--episodes 3"),
+    "CartPole-v1": Contest(EVERY, 50_000, 10, "--episodes 30 --evaluate-every 10"),
+    "Swimmer-v5": Contest(EVERY, 100_000, 3, "--episodes 3 --evaluate-every 10"),
     "quadruped": Contest(tuple(quadruped.METHODS), 300 * WALK_STEPS, 3, unit="speed over unseen walks, m/s"),
 }
 
@@ -74,7 +74,7 @@ def play(task, algo, seed):
         result = json.loads((pathlib.Path(folder) / "result.json").read_text())
         rows = [row for row in read_metrics(folder) if "eval_return_mean" in row]
     rows.append(result)
-    return [row["env_steps"] for row in rows], [row["eval_return_mean"] for row in rows]
+    return [min(row["env_steps"], contest.steps) for row in rows], [row["eval_return_mean"] for row in rows]
 
 
 def interquartile_mean(x):
@@ -92,8 +92,8 @@ def with_interval(x, rng, n_resamples=2000):
 
 
 def at(grid, steps, values):
-    """The latest of the evaluations at each number of steps of the grid; before the first of them, the first."""
-    return np.array(values)[np.maximum(np.searchsorted(steps, grid, side="right") - 1, 0)]
+    """The latest of the evaluations at each number of steps of the grid, which begins no earlier than they do."""
+    return np.array(values)[np.searchsorted(steps, grid, side="right") - 1]
 
 
 def draw(path, results):
@@ -102,8 +102,8 @@ def draw(path, results):
     figure = Figure(figsize=(5 * len(results), 5.5), layout="constrained")
     for axes, (task, algos) in zip(np.atleast_1d(figure.subplots(1, len(results))), results.items()):
         contest = CONTESTS[task]
-        grid = np.linspace(0, contest.steps, 60)
         for algo, seeds in algos.items():
+            grid = np.linspace(max(steps[0] for steps, _ in seeds.values()), contest.steps, 60)
             curves = np.stack([at(grid, *curve) for curve in seeds.values()], axis=-1)
             mean, low, high = with_interval(curves, rng)
             style = "-" if algo in run_cartpole.SETTINGS else "--"

@@ -24,8 +24,8 @@ def test_the_interval_of_normal_numbers_covers_their_mean_about_as_often_as_it_s
 
 
 def test_between_evaluations_the_last_one_holds():
-    held = at(np.array([0, 9, 10, 25, 30, 99]), [10, 20, 30], [1.0, 2.0, 3.0])
-    np.testing.assert_array_equal(held, [1, 1, 1, 2, 3, 3])
+    held = at(np.array([10, 19, 20, 25, 30, 99]), [10, 20, 30], [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(held, [1, 1, 2, 2, 3, 3])
 
 
 def test_it_draws_a_panel_a_task(tmp_path):

@@ -188,7 +188,7 @@ def test_a_learning_rate_of_0_stops_all_learning_and_1_gives_it_back(algo):
     for name in names:
         np.testing.assert_array_equal(exp.arrays[name], before[name])
     exp.set_learning_rate(1)
-    train(exp, 1)
+    train(exp, 3)  # in one alone all candidates may do equally well
     for name in names:
         assert not np.array_equal(exp.arrays[name], before[name])
 
