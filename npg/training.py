@@ -73,7 +73,8 @@ class Player:
         self.envs = self.envs or self.make_envs(self.episodes)
         if normaliser(self.envs):
             set_normaliser(self.envs, **normaliser(self.training_envs), update=False)
-        return play(self.envs, self.act, *self.seeded(*stream))[0]
+        with np.errstate(all="ignore"):  # what is not finite ends a run with a message of its own
+            return play(self.envs, self.act, *self.seeded(*stream))[0]
 
 
 def _environment(task, config):

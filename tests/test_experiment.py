@@ -344,7 +344,7 @@ def test_a_learning_rate_of_0_reaches_asynchronous_workers(closing):
 def test_workers_explore_differently(closing, monkeypatch):
     seen = []
     monkeypatch.setattr(experiment, "start_pool", lambda actors, *args, **kwargs: seen.extend(actors))
-    exp = make("a3c", n_workers=5, epsilon=[0.0, 0.1, 0.2], temperature=[1.0, 2.0])
+    exp = make("a3c", n_workers=5, epsilons=[0.0, 0.1, 0.2], temperatures=[1.0, 2.0])
     with pytest.raises(TypeError):  # None is no context
         next(exp.updates)
     logits = np.array([0.0, 2.0])
