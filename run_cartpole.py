@@ -132,7 +132,7 @@ GRADIENT_FREE = {
     "finite-difference": {
         **SEARCH,
         "scheme": "forward",
-        "epsilon": 0.1,
+        "epsilon": 0.3,
         "n_candidates": 15,
         "learning_rate": 0.1,
         "anneal": False,
