@@ -32,6 +32,11 @@ ROWS = {
     "a2c": "--algo a2c --steps 200000",
     "a2c-shared": "--algo a2c --shared --steps 200000",
     "q-actor-critic": "--algo q-actor-critic --steps 500000",
+    "a3c": "--algo a3c --workers 2",
+    "es": "--algo es",
+    "hill-climbing": "--algo hill-climbing",
+    "genetic": "--algo genetic",
+    "finite-difference": "--algo finite-difference",
     "pendulum": "--env Pendulum-v1 --target -200 --steps 200000",
 }
 TITLES = {
@@ -42,6 +47,11 @@ TITLES = {
     "actor-critic-shared": "actor-critic, shared network",
     "a2c-shared": "A2C, shared network",
     "q-actor-critic": "Q actor-critic",
+    "a3c": "A3C, 2 workers",
+    "es": "evolution strategy",
+    "hill-climbing": "hill climbing",
+    "genetic": "genetic algorithm",
+    "finite-difference": "finite differences",
     "pendulum": "PPO on Pendulum, Gaussian",
 }
 MOST_SEEDS = {"pendulum": 5}
@@ -63,8 +73,9 @@ def run(flags, seed):
 
 def draw(path, curves):
     """One panel a row: each seed's evaluations until solved, the last one marked."""
-    figure = Figure(figsize=(12, 5.5), layout="constrained")
-    panels = figure.subplots(2, 4).flat
+    n_rows = -(-len(curves) // 4)
+    figure = Figure(figsize=(12, 2.7 * n_rows), layout="constrained")
+    panels = list(figure.subplots(n_rows, 4, squeeze=False).flat)
     for axes, (row, seeds) in zip(panels, curves.items()):
         for steps, returns in seeds:
             axes.plot(steps / 1000, returns, color="#6baed6", linewidth=1)
@@ -73,6 +84,8 @@ def draw(path, curves):
         axes.set(xlim=(0, None), ylim=(-1600, 0) if row == "pendulum" else (0, 510))
         axes.axhline(-200 if row == "pendulum" else 475, color="#a50f15", linestyle="--", linewidth=1)
         axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(curves) :]:
+        axes.set_axis_off()
     figure.supxlabel("environment steps in training, thousands (each line ends where its seed is solved)")
     figure.supylabel("mean return of 100 unseen episodes")
     figure.savefig(path, dpi=110)
