@@ -34,6 +34,7 @@ class PongVectorEnv(gymnasium.vector.VectorEnv):
 
     inputs  "half" or "difference"
     sticky  probability that a frame repeats the last frame's action instead of taking the new one
+    num_threads   of ale-py that play; 0: one a core
 
     Four frames a step; a game begins with up to 30 frames of no action, drawn from the seed. NEXT_STEP autoreset.
     """
@@ -42,10 +43,10 @@ class PongVectorEnv(gymnasium.vector.VectorEnv):
     single_observation_space = gymnasium.spaces.Box(-1, 2, (6400,), np.int8)
     single_action_space = gymnasium.spaces.Discrete(2)
 
-    def __init__(self, num_envs, inputs="half", sticky=0.0):
+    def __init__(self, num_envs, inputs="half", sticky=0.0, num_threads=0):
         self.games = _ale_py().vector_env.AtariVectorEnv(
             "pong", num_envs, img_height=210, img_width=160, stack_num=1, maxpool=False, frameskip=4,
-            repeat_action_probability=sticky, use_fire_reset=False,
+            repeat_action_probability=sticky, use_fire_reset=False, num_threads=num_threads,
         )
         self.num_envs, self.inputs = num_envs, INPUTS[inputs]
         self.observation_space = batch_space(self.single_observation_space, num_envs)

@@ -37,6 +37,7 @@ class Task(NamedTuple):
     target: Callable  # env → mean return at which training stops, or None
     flags: dict = {}  # what only this script's settings need of argparse, as in FLAGS
     environment: tuple = ("normalise_obs",)  # settings that are the environment's
+    environment_in_worker: dict = {}  # further arguments of `make_envs` in a process that is one of several
     make_sampler: Callable = Sampler
     make_network: Callable = MLP
     evaluate_always: tuple = ()  # algorithms whose every update is evaluated, because it takes many episodes
@@ -102,7 +103,7 @@ def _prepare(task, config, folder, executor):
     settings = {k: v for k, v in config["settings"].items() if k not in ("envs", "anneal", "act", *task.environment)}
     n_envs, workers = config["settings"]["envs"], None
     if config.get("workers"):
-        make_envs = functools.partial(task.make_envs, config["env"], n_envs, **options)
+        make_envs = functools.partial(task.make_envs, config["env"], n_envs, **options, **task.environment_in_worker)
         workers = Workers(config["workers"], make_envs, executor)
     if workers and algo not in GRADIENT_FREE:
         if options.get("normalise_obs"):
