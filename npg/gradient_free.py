@@ -272,9 +272,10 @@ def policy_evaluator(policy, make_env, n_episodes, rng, obs_rms=None, common=Tru
     def evaluate(thetas):
         f = functools.partial(play, policy, n_episodes, obs_rms and (obs_rms.mean, obs_rms.var))
         rew, lengths, mean, var, count = map(np.array, zip(*evaluate_each(f, thetas, rng, common, executor)))
-        mean, var = (moments.astype(obs_rms.mean.dtype if obs_rms else np.float64) for moments in (mean, var))
-        for of_one_candidate in zip(mean, var, count.tolist()) if obs_rms else ():
-            obs_rms.update_from_moments(*of_one_candidate)
+        if obs_rms:
+            mean, var = mean.astype(obs_rms.mean.dtype), var.astype(obs_rms.mean.dtype)
+            for of_one_candidate in zip(mean, var, count.tolist()):
+                obs_rms.update_from_moments(*of_one_candidate)
         rollout = Evaluations(mean, rew, rew.ravel().tolist(), lengths.ravel().tolist(), int(lengths.sum()))
         return rew.mean(axis=1), {"rollout": rollout}
 

@@ -547,8 +547,8 @@ def test_seconds_leave_evaluation_out(call, tmp_path, monkeypatch):
 def test_the_learning_rate_falls_in_a_line_from_its_initial_value_to_0(call, tmp_path, monkeypatch):
     fractions, build = [], training.build
 
-    def spy(*args):
-        experiment = build(*args)
+    def spy(*args, **kwargs):
+        experiment = build(*args, **kwargs)
         set_rate = experiment.set_learning_rate
         return experiment._replace(set_learning_rate=lambda fraction: fractions.append(fraction) or set_rate(fraction))
 

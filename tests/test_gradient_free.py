@@ -574,10 +574,11 @@ def test_a_nan_observation_makes_the_value_nan():
 
 def cartpole(executor, n=3):
     rng, policy = np.random.default_rng(0), Policy(MLP((4, 2)), Categorical(2))
-    theta, obs_rms = policy.init(rng), RunningMeanStd(shape=(4,))
+    theta, obs_rms = policy.init(rng), RunningMeanStd(shape=(4,), dtype=np.float32)
     evaluate = policy_evaluator(policy, (make_env, "CartPole-v1"), 2, rng, obs_rms, executor=executor)
     method = EvolutionStrategy(theta, Adam(theta, 0.1), 0.3, 6)
     updates = [update for update, _ in zip(search(method, evaluate, rng), range(n))]
+    assert obs_rms.mean.dtype == obs_rms.var.dtype == np.float32
     return theta, obs_rms.mean, obs_rms.var, [update["rollout"].episode_lengths for update in updates]
 
 
