@@ -144,12 +144,14 @@ class Pool(Executor):
         self._idle, self._turn, self._closed = set(range(n)), 0, False
         self._waiting = collections.deque()  # (future, message) of calls that found every worker busy
         self._inboxes = [queue.SimpleQueue() for _ in range(n)]
-        self._threads = [threading.Thread(target=self._serve, args=(k,), daemon=True) for k in range(n)]
+        started = [Future() for _ in range(n)]
+        self._threads = [threading.Thread(target=self._serve, args=(k, started[k]), daemon=True) for k in range(n)]
         atexit.register(self.kill_workers)
         try:
-            for worker, thread in zip(self._workers, self._threads):
-                worker.start()
+            for thread in self._threads:
                 thread.start()
+            for future in started:
+                future.result()
         except BaseException:
             self.kill_workers()
             raise
@@ -213,8 +215,16 @@ class Pool(Executor):
         else:
             self.kill_workers()
 
-    def _serve(self, k):
-        """The thread of worker k: one call after the other until None comes."""
+    def _serve(self, k, started):
+        """The thread of worker k: one call after the other until None comes.
+
+        It also starts the processes, for no Ctrl-C interrupts a thread other than the main one half-way.
+        """
+        try:
+            started.set_result(self._workers[k].start())
+        except Exception as error:
+            started.set_exception(error)
+            return
         while (call := self._inboxes[k].get()) is not None:
             future, message = call
             value = error = None
@@ -265,13 +275,15 @@ class _Worker:
         self.process, self.starts, self.condemned = None, 0, False
 
     def start(self):
+        if self.condemned:
+            raise _Failure("the pool was shut down")
         self.starts, self.ready = self.starts + 1, False
         with _starting, _inheritance():
             self.connection, theirs = self.context.Pipe()
             with theirs:
                 process = self.context.Process(target=_work, args=(theirs, *self.at_start))
                 process.start()
-                self.process = process  # before a Ctrl-C held back till now is raised
+        self.process = process
         if self.condemned:
             process.kill()
 
