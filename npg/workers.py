@@ -138,19 +138,20 @@ class Pool(Executor):
         if retries < 0:
             raise ValueError(f"retries: expected at least 0, got {retries}")
         self.n, self.timeout, self.retries = n, timeout, retries
-        starting = threading.Lock()
         context = multiprocessing.get_context(start_method or "spawn")
-        self._workers = [_Worker(context, starting, (initializer, tuple(initargs))) for _ in range(n)]
+        self._workers = [_Worker(context, (initializer, tuple(initargs))) for _ in range(n)]
         self._lock = threading.Lock()  # of what follows
         self._idle, self._turn, self._closed = set(range(n)), 0, False
         self._waiting = collections.deque()  # (future, message) of calls that found every worker busy
         self._inboxes = [queue.SimpleQueue() for _ in range(n)]
-        self._threads = [threading.Thread(target=self._serve, args=(k,), daemon=True) for k in range(n)]
+        started = [Future() for _ in range(n)]
+        self._threads = [threading.Thread(target=self._serve, args=(k, started[k]), daemon=True) for k in range(n)]
         atexit.register(self.kill_workers)
         try:
-            for worker, thread in zip(self._workers, self._threads):
-                worker.start()
+            for thread in self._threads:
                 thread.start()
+            for future in started:
+                future.result()
         except BaseException:
             self.kill_workers()
             raise
@@ -214,8 +215,16 @@ class Pool(Executor):
         else:
             self.kill_workers()
 
-    def _serve(self, k):
-        """The thread of worker k: one call after the other until None comes."""
+    def _serve(self, k, started):
+        """The thread of worker k: one call after the other until None comes.
+
+        It also starts the processes, for no Ctrl-C interrupts a thread other than the main one half-way.
+        """
+        try:
+            started.set_result(self._workers[k].start())
+        except Exception as error:
+            started.set_exception(error)
+            return
         while (call := self._inboxes[k].get()) is not None:
             future, message = call
             value = error = None
@@ -255,28 +264,32 @@ class _Failure(Exception):
     """One attempt at a call failed: the message says how, the cause is what the call raised."""
 
 
+_starting = threading.RLock()  # one at a time: a process forked while another starts would hold that one's pipes open
+
+
 class _Worker:
     """One process at a time, and the connection to it; no call but `condemn` from two threads at once."""
 
-    def __init__(self, context, starting, at_start):
+    def __init__(self, context, at_start):
         self.context, self.at_start = context, at_start
-        self.starting = starting  # a process forked while another starts would hold that one's pipes open
         self.process, self.starts, self.condemned = None, 0, False
 
     def start(self):
+        if self.condemned:
+            raise _Failure("the pool was shut down")
         self.starts, self.ready = self.starts + 1, False
-        with self.starting, _inheritance():
+        with _starting, _inheritance():
             self.connection, theirs = self.context.Pipe()
             with theirs:
                 process = self.context.Process(target=_work, args=(theirs, *self.at_start))
                 process.start()
-                self.process = process  # before a Ctrl-C held back till now is raised
+        self.process = process
         if self.condemned:
             process.kill()
 
     def call(self, message, seconds):
         """The value of a pickled call (fn, args, kwargs); _Failure if it cannot be had within that time."""
-        if self.process is None or not self.process.is_alive():
+        if not self.process.is_alive():
             try:
                 self.start()
             except OSError as error:
@@ -315,26 +328,22 @@ class _Worker:
 
     def kill(self):
         """The process is gone afterwards."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.connection.close()
-            self.process = None
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
 
     def condemn(self):
         """Kill the process, and any other that is being started; from any thread."""
         self.condemned = True
-        process = self.process
-        if process is not None:
-            process.kill()
+        if self.process is not None:  # not yet, where an earlier one's start failed
+            self.process.kill()
 
     def end(self):
         """Let the process come to its end; kill it if it will not."""
-        if self.process is not None:
-            with contextlib.suppress(OSError):
-                self.connection.send_bytes(b"")
-            self.process.join(timeout=1)
-            self.kill()
+        with contextlib.suppress(OSError):
+            self.connection.send_bytes(b"")
+        self.process.join(timeout=1)
+        self.kill()
 
 
 class _Origin(Exception):

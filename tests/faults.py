@@ -10,6 +10,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 
 import numpy as np
@@ -75,7 +76,26 @@ class Unreadable:
         return int, ("no number",)
 
 
-FAULTS = {f.__name__: f for f in (spin, sleep, stop, kill, leave, exit, raise_error, raise_unpicklable, unpicklable)}
+class KillsSoon:
+    """Its process is killed some milliseconds after this has been pickled."""
+
+    def __reduce__(self):
+        threading.Thread(target=kill_soon, daemon=True).start()
+        return KillsSoon, ()
+
+
+def kill_soon():
+    for _ in range(10):
+        time.sleep(0.001)  # each needs the interpreter's lock anew, so that these are milliseconds of writing
+    kill()
+
+
+def kill_while_answering():
+    return bytes(100_000_000), KillsSoon()
+
+
+FAULTS = spin, sleep, stop, kill, kill_while_answering, leave, exit, raise_error, raise_unpicklable, unpicklable
+FAULTS = {f.__name__: f for f in FAULTS}
 
 
 def once(path, fault):
@@ -137,9 +157,19 @@ def count(key):
     return counter[0]
 
 
+def in_a_pool_of_its_own(x):
+    with Pool(1, "fork") as pool:
+        return pool.submit(same, x).result()
+
+
 def hang(path, fault):
     write_pid(path)
     FAULTS[fault]()
+
+
+def abandon_a_pool(path):
+    Pool(1, "fork").submit(hang, path, "sleep")
+    pid_once_there(path)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,14 @@ def test_a_worker_killed_while_it_runs_is_replaced_and_its_call_repeated(pools, 
 
 
 @at_least_fork
+def test_a_worker_killed_while_a_long_answer_is_on_its_way_is_replaced(method, tmp_path):
+    with Pool(1, method) as pool:
+        call = pool.submit(faults.once, tmp_path / "pid", "kill_while_answering")
+        assert call.result(LIMIT) != pid_in(tmp_path / "pid")
+        assert pool.restarted == 1
+
+
+@at_least_fork
 def test_a_worker_killed_while_idle_is_replaced_at_the_next_call(pools, method):
     pool = pools(method)
     before = pool.restarted
@@ -297,6 +305,19 @@ def test_calls_can_be_cancelled_before_they_begin():
         pool.shutdown(wait=False, cancel_futures=True)
         running.result(LIMIT)
         assert last.cancelled()
+
+
+def test_a_pool_that_nobody_ends_ends_with_the_script_though_its_call_never_would(tmp_path):
+    script = "import faults, sys; faults.abandon_a_pool(sys.argv[1])"
+    here = pathlib.Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": f"{here.parent}:{here}"}
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "pid")], env=env, check=True, timeout=LIMIT)
+    assert not lives(pid_in(tmp_path / "pid"))
+
+
+def test_a_worker_may_have_a_pool_of_its_own():
+    with Pool(1, "fork") as pool:
+        assert pool.submit(faults.in_a_pool_of_its_own, 7).result(LIMIT) == 7
 
 
 @at_least_spawn
