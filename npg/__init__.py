@@ -18,6 +18,8 @@ Read the modules in this order; each imports only from those before it.
     reinforce        REINFORCE
     actor_critic     the lecture's five steps, A2C, Q actor-critic
     replay           the experience buffer and importance weights; PPO
+    workers          processes that compute: a pool that outlives its workers, arrays that they share
+    a3c              A3C, Algorithm S3; A2C over several workers; gradients applied as they arrive
     gradient_free    search that knows only f(θ): hill climbing, genetic, finite differences, evolution strategies
     tabular          every trajectory of a small MDP enumerated: exact gradients, and the exact moments of estimators
     environments     Gymnasium's environments, wrapped for the policies

@@ -22,6 +22,7 @@ import numpy as np
 
 from npg.distributions import Gaussian
 from npg.returns import standardise
+from npg.workers import kept
 
 
 def search(method, evaluate, rng):
@@ -307,9 +308,4 @@ def play_episodes(env, policy, n, moments, theta, seed):
 
 def play_in_worker(make_env, *arguments):
     """`play_episodes` in an environment that this process makes once and keeps."""
-    return play_episodes(_kept(*make_env), *arguments)
-
-
-@functools.cache
-def _kept(make, *arguments):
-    return make(*arguments)
+    return play_episodes(kept(make_env, functools.partial(*make_env)), *arguments)
