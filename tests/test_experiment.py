@@ -301,6 +301,14 @@ def test_a2c_with_one_worker_is_a2c_with_none(closing):
         assert_equal(there.arrays, here.arrays)
 
 
+@pytest.mark.parametrize("algo", ["es", "genetic"])
+def test_candidates_evaluated_by_workers_are_those_evaluated_here(closing, algo):
+    here, there = make(algo), closing(make(algo, n_workers=2))
+    for exp in (here, there):
+        train(exp, 3)
+    assert_equal(there.arrays, here.arrays)
+
+
 def test_synchronous_workers_go_on_bit_for_bit_from_the_arrays_and_a_reset(closing):
     uninterrupted, resumed = (closing(make("a2c", n_workers=2)) for _ in range(2))
     train(uninterrupted, 3)
