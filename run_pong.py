@@ -13,7 +13,7 @@ import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the other core is the emulator's
 
-from npg.cli import main
+from npg.cli import main, unit
 from npg.distributions import Bernoulli
 from npg.pong import INPUTS, LitMLP, RallySampler, make_env, make_envs
 from npg.training import Task
@@ -102,7 +102,7 @@ SETTINGS = {
 FLAGS = {
     "baseline": ({"choices": ["none", "state"]}, "subtracted from Ψ; the others ask for one return a game"),
     "inputs": ({"choices": sorted(INPUTS)}, "what of two frames the network sees"),
-    "sticky": ({"type": float}, "probability that a frame repeats the last action"),
+    "sticky": ({"type": unit}, "probability that a frame repeats the last action"),
 }
 
 TASK = Task(

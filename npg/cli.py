@@ -50,7 +50,7 @@ def _name(text):
     return text
 
 
-_count, _unit, _positive = _number(int, 1), _number(float, 0, 1), _number(float, 0, open_low=True)
+_count, unit, _positive = _number(int, 1), _number(float, 0, 1), _number(float, 0, open_low=True)
 _choice = lambda names: {"choices": sorted(names)}
 _SWITCH = {"action": argparse.BooleanOptionalAction}
 
@@ -61,10 +61,10 @@ FLAGS = {
     "report_every": ({"type": _count}, "steps of all workers together that make a row of metrics, an update"),
     "statistics": (_choice(["shared", "own"]), "RMSProp's mean squares: all workers' in common, or each one's"),
     "rms_epsilon": ({"type": _positive}, "ε under RMSProp's root"),
-    "epsilons": ({"type": _unit, "nargs": "+"}, "chances of a random action: workers take one each, in turn"),
+    "epsilons": ({"type": unit, "nargs": "+"}, "chances of a random action: workers take one each, in turn"),
     "temperatures": ({"type": _positive, "nargs": "+"}, "temperatures of the policy: workers take one each, in turn"),
-    "gamma": ({"type": _unit}, "discount γ"),
-    "lam": ({"type": _unit}, "λ of the generalised advantage estimate"),
+    "gamma": ({"type": unit}, "discount γ"),
+    "lam": ({"type": unit}, "λ of the generalised advantage estimate"),
     "learning_rate": ({"type": _positive}, "step size for θ: Adam's; a3c's is RMSProp's; es, kohl-stone: plain"),
     "critic_learning_rate": ({"type": _positive}, "Adam's step size for the critic or baseline"),
     "anneal": (_SWITCH, "lower the learning rates to 0 over --steps"),
@@ -94,7 +94,7 @@ FLAGS = {
     "scheme": (_choice([*SCHEMES, "kohl-stone"]), "of finite differences"),
     "epsilon": ({"type": _positive}, "ε of finite differences"),
     "widen": ({"type": _number(float, 1)}, "factor on σ after a success"),
-    "narrow": ({"type": _unit}, "factor on σ after a failure"),
+    "narrow": ({"type": unit}, "factor on σ after a failure"),
     "patience": ({"type": _count}, "failures in a row before a restart"),
     "n_parents": ({"type": _count}, "candidates that have children"),
     "n_elite": ({"type": _count}, "candidates that live on"),
