@@ -132,9 +132,14 @@ TRAIN, TEST = 0, 1  # what a stream of random numbers is for
 
 
 def learn(name, budget, seed, executor=None, quiet=True):
-    """θ before and after each iteration [K + 1, 12], walks made until then [K + 1], and seconds that it took."""
+    """θ before and after each iteration [K + 1, 12], walks made until then [K + 1], and seconds that it took.
+
+    A learning rate falls linearly to 0 over the budget: steps of constant length never settle.
+    """
     rng = np.random.default_rng([seed, TRAIN])
     method = METHODS[name](np.zeros(len(GAIT)))
+    optimizer = getattr(method, "optimizer", None)
+    rate = optimizer and optimizer.learning_rate
     thetas, walks, started = [method.theta.copy()], [0], time.perf_counter()
     with tqdm(total=budget, unit=" walks", desc=name, disable=quiet, dynamic_ncols=True) as bar:
         for progress in search(method, evaluator(walk, rng, executor=executor), rng):
@@ -144,6 +149,8 @@ def learn(name, budget, seed, executor=None, quiet=True):
             bar.update(progress["evaluations"])
             if walks[-1] + progress["evaluations"] > budget:
                 return np.array(thetas), np.array(walks), time.perf_counter() - started
+            if optimizer:
+                optimizer.learning_rate = rate * (1 - walks[-1] / budget)
 
 
 def test(thetas, n, seed, executor=None):

@@ -119,6 +119,13 @@ def test_no_method_walks_more_often_than_it_may(name, monkeypatch):
     assert len(set(walked)) == len(walks) - 1  # the candidates of an iteration meet the same noise
 
 
+def test_kohl_and_stones_steps_shorten_linearly_to_0_over_the_budget(monkeypatch):
+    monkeypatch.setattr(quadruped, "walk", lambda theta, seed: theta.sum())
+    thetas, walks, _ = learn("kohl-stone", 200, seed=0)
+    lengths = np.linalg.norm(np.diff(thetas, axis=0), axis=1)
+    np.testing.assert_allclose(lengths, lengths[0] * (1 - walks[:-1] / 200), rtol=1e-12)
+
+
 def test_the_command_prints_the_numbers_and_draws_the_curve_and_the_film(tmp_path, monkeypatch, capsys):
     path, films = tmp_path / "figure.png", []
     monkeypatch.setattr(quadruped, "film", lambda *args: films.append(args))
