@@ -168,7 +168,7 @@ CONTINUOUS_SETTINGS["ppo"] = {
     "batch_size": 64,
     "value_weight": 0.05,
 }
-CONTINUOUS_SETTINGS["es"] = {"normalise_obs": True, "n_candidates": 4, "log_std": -2.0, "learning_rate": 0.03}
+CONTINUOUS_SETTINGS["es"] = {"n_candidates": 8, "log_std": 0.0, "learning_rate": 1.0}
 
 TASK = Task(
     description=__doc__.splitlines()[0],
