@@ -148,10 +148,11 @@ class Pool(Executor):
         self._threads = [threading.Thread(target=self._serve, args=(k, started[k]), daemon=True) for k in range(n)]
         atexit.register(self.kill_workers)
         try:
-            for thread in self._threads:
-                thread.start()
-            for future in started:
-                future.result()
+            with _no_interrupts():
+                for thread in self._threads:
+                    thread.start()
+                for future in started:
+                    future.result()
         except BaseException:
             self.kill_workers()
             raise
@@ -218,7 +219,7 @@ class Pool(Executor):
     def _serve(self, k, started):
         """The thread of worker k: one call after the other until None comes.
 
-        It also starts the processes, for no Ctrl-C interrupts a thread other than the main one half-way.
+        It also starts the processes: in the main thread a Ctrl-C could interrupt that half-way.
         """
         try:
             started.set_result(self._workers[k].start())
@@ -264,7 +265,7 @@ class _Failure(Exception):
     """One attempt at a call failed: the message says how, the cause is what the call raised."""
 
 
-_starting = threading.RLock()  # one at a time: a process forked while another starts would hold that one's pipes open
+_starting = threading.Lock()  # one at a time: a process forked while another starts would hold that one's pipes open
 
 
 class _Worker:
@@ -278,7 +279,7 @@ class _Worker:
         if self.condemned:
             raise _Failure("the pool was shut down")
         self.starts, self.ready = self.starts + 1, False
-        with _starting, _inheritance():
+        with _starting, _one_blas_thread():
             self.connection, theirs = self.context.Pipe()
             with theirs:
                 process = self.context.Process(target=_work, args=(theirs, *self.at_start))
@@ -354,11 +355,20 @@ class _Origin(Exception):
 
 
 @contextlib.contextmanager
-def _inheritance():
-    """What a process inherits that starts meanwhile: one BLAS thread; Ctrl-C held back until it can be ignored."""
-    before = {name: os.environ.get(name) for name in BLAS_THREADS}
-    ensure_running()  # of multiprocessing's resource tracker, whose own start would let Ctrl-C through again
+def _no_interrupts():
+    """Ctrl-C waits until the end; what starts meanwhile, threads and processes, and what these start, never see it."""
+    ensure_running()  # multiprocessing's resource tracker, whose own start would let Ctrl-C through again
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def _one_blas_thread():
+    """The environment of a process that starts meanwhile."""
+    before = {name: os.environ.get(name) for name in BLAS_THREADS}
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     try:
         yield
@@ -368,11 +378,12 @@ def _inheritance():
                 del os.environ[name]
             else:
                 os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _work(connection, initializer, initargs):
     """The life of a worker process: answers calls until an empty message comes."""
+    global _starting
+    _starting = threading.Lock()  # a forked one's is locked
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
