@@ -976,8 +976,8 @@ def test_no_worker_outlives_its_run(call, tmp_path, end, code):
     folder = tmp_path / "run"
     process = start(*tiny("a3c", "--steps 10000000 --checkpoint-every 2").split(), "--out", folder)
     assert wait_for_rows(folder, 3, process)
-    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [pid for pid in children if alive(pid)]
+    of_each_thread = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
+    workers = [pid for path in of_each_thread for pid in path.read_text().split() if alive(pid)]
     assert len(workers) >= 2
     process.send_signal(end)
     _, err = process.communicate(timeout=60)
