@@ -97,19 +97,23 @@ def at(grid, steps, values):
 
 
 def draw(path, results):
-    """One panel a task, one line an algorithm with its interval; searches dashed."""
+    """Two panels a task, policy gradients and searches, where it has both; one line an algorithm with its interval."""
     rng = np.random.default_rng(0)
-    figure = Figure(figsize=(5 * len(results), 5.5), layout="constrained")
-    for axes, (task, algos) in zip(np.atleast_1d(figure.subplots(1, len(results))), results.items()):
+    panels = []
+    for task, algos in results.items():
+        for kind in ("policy gradients", "searches"):
+            of_kind = {a: s for a, s in algos.items() if (a in run_cartpole.SETTINGS) == (kind == "policy gradients")}
+            panels += [(task, kind, of_kind)] if of_kind else []
+    figure = Figure(figsize=(4.2 * len(panels), 4.5), layout="constrained")
+    for axes, (task, kind, algos) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels):
         contest = CONTESTS[task]
         for algo, seeds in algos.items():
             grid = np.linspace(max(steps[0] for steps, _ in seeds.values()), contest.steps, 60)
             curves = np.stack([at(grid, *curve) for curve in seeds.values()], axis=-1)
             mean, low, high = with_interval(curves, rng)
-            style = "-" if algo in run_cartpole.SETTINGS else "--"
-            (line,) = axes.plot(grid / 1000, mean, style, label=algo)
-            axes.fill_between(grid / 1000, low, high, color=line.get_color(), alpha=0.15, lw=0)
-        axes.set(title=task, ylabel=contest.unit, xlim=(0, None))
+            (line,) = axes.plot(grid / 1000, mean, label=algo)
+            axes.fill_between(grid / 1000, low, high, color=line.get_color(), alpha=0.1, lw=0)
+        axes.set(title=f"{task}: {kind}", ylabel=contest.unit, xlim=(0, None), ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     figure.supxlabel("environment steps in training, thousands")
