@@ -22,7 +22,15 @@ from torch import distributions as D
 from torch.nn import functional as F
 
 from npg.actor_critic import a2c
-from npg.distributions import Bernoulli, Categorical, Gaussian, GaussianMixture, MultivariateGaussian
+from npg.distributions import (
+    Bernoulli,
+    Categorical,
+    Exploring,
+    Gaussian,
+    GaussianMixture,
+    MultivariateGaussian,
+    Tempered,
+)
 from npg.network import ACTIVATIONS, MLP, LinearPreferences
 from npg.optimizers import SGD
 from npg.policy import Critic, SharedActorCritic
@@ -69,6 +77,11 @@ def distribution_of(distribution, params):
         L[(..., *torch.tril_indices(n, n))] = params[..., n:]
         diagonal = torch.diagonal(L, dim1=-2, dim2=-1)
         return D.MultivariateNormal(params[..., :n], scale_tril=L - torch.diag_embed(diagonal - diagonal.exp()))
+    if isinstance(distribution, Tempered):
+        return distribution_of(distribution.distribution, params / distribution.temperature)
+    if isinstance(distribution, Exploring):
+        p = distribution_of(distribution.distribution, params)
+        return type(p)(probs=(1 - distribution.epsilon) * p.probs + distribution.epsilon / n)
     assert isinstance(distribution, GaussianMixture)
     logits, mean, log_std = params.split([distribution.m, distribution.m * n, distribution.m * n], dim=-1)
     mean, std = (x.unflatten(-1, (distribution.m, n)) for x in (mean, log_std.exp()))
