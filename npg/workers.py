@@ -276,6 +276,7 @@ class _Worker:
         self.process, self.starts, self.condemned = None, 0, False
 
     def start(self):
+        """A fresh process takes the place of the last one."""
         if self.condemned:
             raise _Failure("the pool was shut down")
         self.starts, self.ready = self.starts + 1, False
