@@ -9,56 +9,18 @@ worker processes counts, as it does for whoever waits.
 """
 
 import argparse
-import contextlib
-import functools
-import io
-import json
-import pathlib
-import tempfile
-import time
 
-from timing import machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+from timing import machine, training_rate, with_spread  # isort: skip  # before NumPy: it sets the number of threads
 
 import numpy as np
+from learning import run
 from matplotlib.figure import Figure
 
-import run_cartpole
 import run_pong
-from npg.experiment import Workers, build
-from npg.runs import read_metrics
 from npg.workers import available_cores
 
 PAPER = {1: 1.0, 2: 2.1, 4: 3.7, 8: 6.9, 16: 12.5}  # speed-up in time to score, Mnih et al. 2016, Table 2
 COLORS = {"A3C, 1": "#9ecae1", "A3C, 2": "#3182bd", "A3C, 4": "#08519c", "A3C, 8": "#08306b", "A2C, 2": "#e6550d"}
-
-
-def throughput(n, seconds):
-    """Pong's steps a second with n workers."""
-    task = run_pong.TASK
-    settings = dict(task.settings["a3c"])
-    n_envs, options = settings.pop("envs"), {name: settings.pop(name) for name in task.environment}
-    settings = {name: value for name, value in settings.items() if name not in ("anneal", "act")}
-    envs = task.make_envs(task.env, 1, **options)
-    workers = Workers(n, functools.partial(task.make_envs, task.env, n_envs, **options, **task.environment_in_worker))
-    kind = task.make_sampler, task.make_network
-    experiment = build("a3c", envs, task.distribution(envs), 0, settings, *kind, workers=workers)
-    with contextlib.closing(experiment.updates) as updates:
-        next(updates)
-        steps, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds:
-            steps += next(updates)["rollout"].env_steps
-        return steps / (time.perf_counter() - began)
-
-
-def learn(flags, seed):
-    """Steps and seconds until solved, infinite if not, and the evaluations on the way: steps, seconds, returns."""
-    with tempfile.TemporaryDirectory() as folder:
-        with contextlib.redirect_stdout(io.StringIO()):
-            run_cartpole.main(run_cartpole.TASK, [*flags.split(), "--seed", str(seed), "--quiet", "--out", folder])
-        result = json.loads((pathlib.Path(folder) / "result.json").read_text())
-        rows = [row for row in read_metrics(folder) if "eval_return_mean" in row]
-        curve = np.array([[row[name] for name in ("env_steps", "seconds", "eval_return_mean")] for row in rows]).T
-        return (result["env_steps"], result["seconds"]) if result["solved"] else (np.inf, np.inf), curve
 
 
 def median_curve(curves, axis, grid):
@@ -94,13 +56,13 @@ def main():
     speeds = {n: [] for n in args.workers}
     for k in range(args.rounds):
         for n in args.workers[:: 1 if k % 2 == 0 else -1]:
-            speeds[n].append(throughput(n, args.seconds))
+            speeds[n].append(training_rate(run_pong.TASK, "a3c", args.seconds, workers=n))
     one = np.array(speeds[args.workers[0]])
     solved, curves = {}, {}
     rows = {f"A3C, {n}": f"--algo a3c --workers {n} --steps 200000" for n in args.workers}
     rows["A2C, 2"] = "--algo a2c --workers 2 --steps 200000"
     for name, flags in rows.items():
-        results = [learn(flags, seed) for seed in range(args.first_seed, args.first_seed + args.seeds)]
+        results = [run(flags, seed) for seed in range(args.first_seed, args.first_seed + args.seeds)]
         solved[name], curves[name] = np.array([r for r, _ in results]).T, [curve for _, curve in results]
     base = np.median(solved[f"A3C, {args.workers[0]}"][1])
     print(machine("npg", "numpy", "ale-py"), f", {cores} cores available\n")

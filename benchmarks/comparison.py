@@ -10,23 +10,20 @@ interval. Each run is added to --results when it ends and not made again: with a
 
 import argparse
 import concurrent.futures
-import contextlib
-import io
 import json
 import os
 import pathlib
 import sys
-import tempfile
 from typing import NamedTuple
 
 from timing import machine  # isort: skip  # before NumPy: it sets the number of threads
 
 import numpy as np
+from learning import outcome
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import run_cartpole
-from npg.runs import read_metrics
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 import quadruped
@@ -65,14 +62,10 @@ def walk(task, algo, seed):
 
 def play(task, algo, seed):
     contest = CONTESTS[task]
-    with tempfile.TemporaryDirectory() as folder:
-        argv = f"--env {task} --algo {algo} --seed {seed} --steps {contest.steps} {contest.flags}".split()
-        with contextlib.redirect_stdout(io.StringIO()):
-            code = run_cartpole.main(run_cartpole.TASK, [*argv, "--target", "1e9", "--quiet", "--out", folder])
-        if code:
-            raise SystemExit(f"run_cartpole.py {' '.join(argv)} ended with exit code {code}")
-        result = json.loads((pathlib.Path(folder) / "result.json").read_text())
-        rows = [row for row in read_metrics(folder) if "eval_return_mean" in row]
+    flags = f"--env {task} --algo {algo} --steps {contest.steps} {contest.flags} --target 1e9"
+    result, rows = outcome(flags, seed)
+    if result is None:
+        raise SystemExit(f"run_cartpole.py {flags} --seed {seed} diverged")
     rows.append(result)
     return [min(row["env_steps"], contest.steps) for row in rows], [row["eval_return_mean"] for row in rows]
 

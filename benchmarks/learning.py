@@ -61,18 +61,23 @@ TITLES = {
 MOST_SEEDS = {"pendulum": 5}
 
 
-def run(flags, seed):
-    """(steps, seconds) until solved, infinite if not, and the evaluations on the way: steps and mean returns."""
+def outcome(flags, seed):
+    """Of a run of run_cartpole.py in a folder of its own: result.json, None if it diverged, and rows of evaluations."""
     with tempfile.TemporaryDirectory() as folder:
+        argv = [*flags.split(), "--seed", str(seed), "--quiet", "--out", folder]
         with contextlib.redirect_stdout(io.StringIO()):
-            argv = [*flags.split(), "--seed", str(seed), "--quiet", "--out", folder]
             code = run_cartpole.main(run_cartpole.TASK, argv)
         if code not in (0, 3):  # done, diverged
             raise SystemExit(f"run_cartpole.py {' '.join(argv)} ended with exit code {code}")
-        result = json.loads((pathlib.Path(folder) / "result.json").read_text()) if code == 0 else {"solved": False}
-        rows = [row for row in read_metrics(folder) if "eval_return_mean" in row]
-        curve = np.array([(row["env_steps"], row["eval_return_mean"]) for row in rows]).T
-        return (result["env_steps"], result["seconds"]) if result["solved"] else (np.inf, np.inf), curve
+        result = json.loads((pathlib.Path(folder) / "result.json").read_text()) if code == 0 else None
+        return result, [row for row in read_metrics(folder) if "eval_return_mean" in row]
+
+
+def run(flags, seed):
+    """(steps, seconds) until solved, infinite if not, and the evaluations on the way: steps, seconds, mean returns."""
+    result, rows = outcome(flags, seed)
+    curve = np.array([[row[name] for name in ("env_steps", "seconds", "eval_return_mean")] for row in rows]).T
+    return (result["env_steps"], result["seconds"]) if result and result["solved"] else (np.inf, np.inf), curve
 
 
 def draw(path, curves):
@@ -81,7 +86,7 @@ def draw(path, curves):
     figure = Figure(figsize=(12, 2.7 * n_rows), layout="constrained")
     panels = list(figure.subplots(n_rows, 4, squeeze=False).flat)
     for axes, (row, seeds) in zip(panels, curves.items()):
-        for steps, returns in seeds:
+        for steps, _, returns in seeds:
             axes.plot(steps / 1000, returns, color="#6baed6", linewidth=1)
             axes.plot(steps[-1] / 1000, returns[-1], "o", color="#08519c", markersize=4)
         axes.set_title(f"{TITLES[row]}, {len(seeds)} seeds", fontsize=9)

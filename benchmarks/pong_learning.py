@@ -16,11 +16,10 @@ import pathlib
 
 from timing import machine  # isort: skip  # before NumPy: it sets the number of threads
 
-import numpy as np
 from matplotlib.figure import Figure
 
 import run_pong
-from npg.runs import read_metrics
+from npg.runs import read_metrics, recent_return
 
 ROWS = {  # flags of run_pong.py, seeds, colour
     "default": ("", 5, "#08519c"),
@@ -47,9 +46,8 @@ def run(folder, flags, seed):
 def recent_scores(folder, n=30):
     """Minutes of training, and the mean score of the last `n` training games, at every update that ended a game."""
     rows = [row for row in read_metrics(folder) if "return_mean" in row]
-    minutes, episodes, score = np.array([(row["seconds"] / 60, row["episodes"], row["return_mean"]) for row in rows]).T
-    recent = [score[(episodes > last - n) & (episodes <= last)].mean() for last in episodes]
-    return minutes, np.array(recent)
+    minutes = [row["seconds"] / 60 for row in rows]
+    return minutes, [recent_return(rows[: k + 1], n) for k in range(len(rows))]
 
 
 def draw(path, results):

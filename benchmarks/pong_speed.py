@@ -23,21 +23,16 @@ BLAS = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "MKL", "OMP")}
 
 def training(seconds):
     """Steps a second of `python run_pong.py`, its start and its evaluations left out."""
-    from npg.experiment import build
+    from timing import training_rate
+
     from run_pong import TASK
 
-    settings = dict(TASK.settings[TASK.algo])
-    envs = TASK.make_envs(TASK.env, settings.pop("envs"), **{name: settings.pop(name) for name in TASK.environment})
-    for name in ("anneal", "act"):
-        del settings[name]
-    experiment = build(TASK.algo, envs, TASK.distribution(envs), 0, settings, TASK.make_sampler, TASK.make_network)
-    next(experiment.updates)
-    return rate(lambda: next(experiment.updates)["rollout"].env_steps, seconds)
+    return training_rate(TASK, TASK.algo, seconds)
 
 
 def emulator(seconds):
     """Steps a second of ale-py's vector environment, as `npg.pong` uses it, with random actions."""
-    import numpy as np
+    from timing import np, rate
 
     from npg.pong import DOWN, UP, PongVectorEnv
     from run_pong import SETTINGS
@@ -80,14 +75,6 @@ def script(seconds, path):
         return counted["steps"] / seconds
     finally:
         sys.stdout = sys.__stdout__
-
-
-def rate(work, seconds):
-    """Steps a second of work() → steps, called until the seconds are over."""
-    steps, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        steps += work()
-    return steps / (time.perf_counter() - began)
 
 
 def in_turn(name, *arguments):

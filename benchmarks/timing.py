@@ -3,6 +3,7 @@
 Import it before NumPy: it sets one thread for every BLAS. It also makes the run scripts importable.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
@@ -37,6 +38,25 @@ def seconds_of(f, repeats=1):
     for _ in range(repeats):
         f()
     return (time.perf_counter() - started) / repeats
+
+
+def rate(work, seconds):
+    """Steps a second of work() → steps, called until the seconds are over."""
+    steps, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        steps += work()
+    return steps / (time.perf_counter() - began)
+
+
+def training_rate(task, algo, seconds, workers=None):
+    """Environment steps a second of a run script's training with its defaults, its start and evaluations left out."""
+    from npg.training import make_experiment
+
+    config = {"env": task.env, "algo": algo, "seed": 0, "settings": task.settings[algo], "workers": workers}
+    _, experiment = make_experiment(task, config)
+    with contextlib.closing(experiment.updates) as updates:
+        next(updates)
+        return rate(lambda: next(updates)["rollout"].env_steps, seconds)
 
 
 def interleaved(a, b, rounds=21, at_least=0.005):

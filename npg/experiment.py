@@ -91,21 +91,20 @@ def build(
     if workers is None and algo == "a3c" or workers is not None and algo not in PARALLEL:
         raise ValueError(f"workers: expected {'some' if algo == 'a3c' else 'None'} for {algo}, got {workers}")
     settings = dict(settings)
-    if algo in GRADIENT_FREE:
-        return _build_gradient_free(algo, envs, distribution, seed, settings, make_network, make_env, workers)
     hidden, activation = settings.pop("hidden"), settings.pop("activation")
     n_obs = envs.single_observation_space.shape[0]
     network = lambda n_out, n_in=n_obs: make_network((n_in, *hidden, n_out), activation)
+    if algo in GRADIENT_FREE:
+        return _build_gradient_free(algo, envs, distribution, network, seed, settings, make_env, workers)
+    model, rng = _model(algo, distribution, network, settings), np.random.default_rng([seed, INIT])
+    theta = model.init(rng)
     if workers:
-        return _build_on_workers(algo, distribution, network, seed, settings, make_sampler, workers)
-    rng = np.random.default_rng([seed, INIT])
+        return _build_on_workers(algo, model, theta, seed, settings, make_sampler, workers)
     sampler = make_sampler(envs, seed, TRAIN, 0)
     if settings.pop("ahead", False):
         sampler = AheadSampler(sampler, seed, TRAIN, 0)
     rate = settings.pop("learning_rate")
     critic_rate = settings.pop("critic_learning_rate", rate)
-    model = _model(algo, distribution, network, settings)
-    theta = model.init(rng)
     vectors = {"theta": theta}
     optimizers = {"theta": Adam(theta, rate)}
     learn = (sampler, model, theta, optimizers["theta"])
@@ -154,15 +153,14 @@ def _experiment(model, theta, updates, vectors, optimizers, reset):
     return Experiment(model, theta, updates, {**vectors, **memory}, reset, set_learning_rate)
 
 
-def _build_gradient_free(algo, envs, distribution, seed, settings, make_network, make_env, workers):
+def _build_gradient_free(algo, envs, distribution, network, seed, settings, make_env, workers):
     """As `build`; each candidate plays as many episodes as `envs` has environments, in environments of its own.
 
     `envs` itself is only asked for its spaces and, where it normalises observations, holds their moments.
     """
     if isinstance(distribution, Gaussian):
         distribution = Deterministic(distribution.n)
-    sizes = (envs.single_observation_space.shape[0], *settings.pop("hidden"), distribution.n_params)
-    policy = Policy(make_network(sizes, settings.pop("activation")), distribution)
+    policy = Policy(network(distribution.n_params), distribution)
     theta, rng = policy.init(np.random.default_rng([seed, INIT])), np.random.default_rng([seed, TRAIN, 0])
     obs_rms, common = getattr(envs, "obs_rms", None), settings.pop("common_seeds")
     method, optimizers = _method(algo, theta, settings)
@@ -197,9 +195,9 @@ def _method(algo, theta, settings):
             settings["sigma_optimizer"] = optimizers["sigma"] = SGD(theta, rate)
         return EvolutionStrategy(theta, optimizers["theta"], sigma, **settings), optimizers
     return {"hill-climbing": HillClimbing, "genetic": Genetic}[algo](theta, sigma, **settings), {}
-def _build_on_workers(algo, distribution, network, seed, settings, make_sampler, workers):
-    model = _model(algo, distribution, network, settings)
-    theta = model.init(np.random.default_rng([seed, INIT]))
+
+
+def _build_on_workers(algo, model, theta, seed, settings, make_sampler, workers):
     rate, epsilon = settings.pop("learning_rate"), settings.pop("rms_epsilon", 1e-5)
     optimizer = RMSProp(theta, rate, epsilon=epsilon) if algo == "a3c" else Adam(theta, rate)
     epsilons, temperatures = settings.pop("epsilons", [0.0]), settings.pop("temperatures", [1.0])

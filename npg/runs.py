@@ -248,13 +248,8 @@ class Run:
         return row
 
     def recent_return(self, n=30):
-        """Mean return of the last training episodes, about `n`; −inf before the first."""
-        recent = []
-        for row in reversed(self.rows):
-            if row["episodes"] <= self.episodes - n:
-                break
-            recent += [row["return_mean"]] if "return_mean" in row else []
-        return float(np.mean(recent)) if recent else -np.inf
+        """As the function of that name, of this run's rows."""
+        return recent_return(self.rows, n)
 
     def _worth_evaluating(self):
         threshold = self.config.get("evaluate_from")
@@ -269,6 +264,16 @@ class Run:
         write_atomically(path, lambda file: file.write(text.getvalue().encode()))
         self.metrics_file = open(path, "a", newline="", buffering=1)
         self.metrics = csv.DictWriter(self.metrics_file, self.columns)
+
+
+def recent_return(rows, n=30):
+    """Mean return of the last training episodes, about `n`, in rows of metrics.csv; −inf before the first."""
+    recent = []
+    for row in reversed(rows):
+        if row["episodes"] <= rows[-1]["episodes"] - n:
+            break
+        recent += [row["return_mean"]] if "return_mean" in row else []
+    return float(np.mean(recent)) if recent else -np.inf
 
 
 def steps_of_worker(k):

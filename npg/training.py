@@ -99,6 +99,13 @@ def prepare(task, config, folder, executor=None):
 
 
 def _prepare(task, config, folder, executor):
+    envs, experiment = make_experiment(task, config, executor)
+    player = Player(task, config, envs, experiment, executor)
+    return Run(folder, config, experiment, envs, player.returns), player
+
+
+def make_experiment(task, config, executor=None):
+    """The environments and the `Experiment` of a config, of which env, algo, seed, settings and workers are asked."""
     algo, options = config["algo"], _environment(task, config)
     settings = {k: v for k, v in config["settings"].items() if k not in ("envs", "anneal", "act", *task.environment)}
     n_envs, workers = config["settings"]["envs"], None
@@ -111,9 +118,7 @@ def _prepare(task, config, folder, executor):
         n_envs = 1
     envs = task.make_envs(config["env"], n_envs, **options)
     kind, make_env = (task.make_sampler, task.make_network), (task.make_env, config["env"])
-    experiment = build(algo, envs, task.distribution(envs), config["seed"], settings, *kind, make_env, workers)
-    player = Player(task, config, envs, experiment, executor)
-    return Run(folder, config, experiment, envs, player.returns), player
+    return envs, build(algo, envs, task.distribution(envs), config["seed"], settings, *kind, make_env, workers)
 
 
 def load(task, folder, **overrides):
