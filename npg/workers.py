@@ -388,9 +388,10 @@ def _work(connection, initializer, initargs):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    connection.send_bytes(_outcome(initializer or (lambda: None), *initargs))
-    while message := connection.recv_bytes():
-        connection.send_bytes(_outcome(_made, message))
+    with contextlib.suppress(EOFError, OSError):  # the parent may be gone before `_end_with_parent` can tell
+        connection.send_bytes(_outcome(initializer or (lambda: None), *initargs))
+        while message := connection.recv_bytes():
+            connection.send_bytes(_outcome(_made, message))
 
 
 def _end_with_parent():
