@@ -10,13 +10,11 @@ Writes the learning curves, and with each method's gait a GIF: initial, in train
 """
 
 import argparse
-import concurrent.futures
 import contextlib
 import functools
 import importlib.util
 import os
 import pathlib
-import signal
 import sys
 import time
 from typing import NamedTuple
@@ -31,6 +29,7 @@ from tqdm import tqdm
 from npg import plots
 from npg.gradient_free import EvolutionStrategy, Genetic, HillClimbing, KohlStone, evaluator, search
 from npg.optimizers import SGD, Adam
+from npg.workers import Pool, available_cores
 
 
 class Number(NamedTuple):
@@ -226,7 +225,7 @@ def main(argv=None):
     add("--method", nargs="+", choices=METHODS, default=["kohl-stone"], metavar="M", help=f"of {names} (kohl-stone)")
     add("--evaluations", type=at_least(16), default=1000, metavar="N", help="walks of each method (%(default)s)")
     add("--seed", type=at_least(0), default=0, metavar="N", help="of everything random (%(default)s)")
-    add("--workers", type=at_least(1), default=os.cpu_count(), metavar="N", help="processes that walk (%(default)s)")
+    add("--workers", type=at_least(1), default=available_cores(), metavar="N", help="processes that walk (%(default)s)")
     figure = "figure to write; the GIF goes beside it (%(default)s)"
     add("--out", type=pathlib.Path, default="docs/figures/quadruped.png", metavar="PNG", help=figure)
     add("--quiet", action="store_true", help="no progress bar")
@@ -237,8 +236,7 @@ def main(argv=None):
         parser.error(f"argument --out: no folder {args.out.parent}")
 
     curves, learned = {}, {}
-    pool = functools.partial(concurrent.futures.ProcessPoolExecutor, args.workers, initializer=ignore_interrupts)
-    with pool() if args.workers > 1 else contextlib.nullcontext() as executor:
+    with Pool(args.workers) if args.workers > 1 else contextlib.nullcontext() as executor:
         for name in args.method:
             thetas, walks, seconds = learn(name, args.evaluations, args.seed, executor, args.quiet)
             shown = np.unique(np.linspace(0, len(thetas) - 1, 13).round().astype(int))
@@ -254,11 +252,6 @@ def main(argv=None):
     except Exception as error:  # a missing graphics library raises almost anything
         print(f"no GIF, for nothing can be rendered here: {error!r}; try MUJOCO_GL=egl, osmesa or glfw")
     return curves
-
-
-def ignore_interrupts():
-    """Ctrl-C is the main process's alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+#!/usr/bin/env python
+"""What a second worker gives the gradient-free searches: evaluations a second by one worker and by two.
+
+    python benchmarks/evaluations.py                  an evaluation is a walk of examples/quadruped.py, 10 s simulated
+
+`search` waits for all candidates of an iteration, so with few of them a worker idles while the other walks the last.
+Beside it what the machine itself gives: loops that share nothing, in place of walks.
+"""
+
+import argparse
+import pathlib
+import sys
+import time
+
+from timing import machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+
+import numpy as np
+
+from npg.gradient_free import evaluator
+from npg.workers import Pool
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+
+
+def loop(theta, seed):
+    """An evaluation that needs nothing but a processor, about as long as a walk."""
+    return float(sum(k * k for k in range(1_000_000)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--candidates", type=int, nargs="+", default=[15, 64], metavar="P", help="at a time (15 64)")
+    parser.add_argument("--evaluations", type=int, default=600, help="by each number of workers (600)")
+    args = parser.parse_args()
+    from quadruped import walk
+
+    print(machine("numpy", "gymnasium", "mujoco"), "\n")
+    print("| evaluation | at a time | by 1 worker, 1/s | by 2 workers, 1/s | ratio |")
+    print("|---|---|---|---|---|")
+    with Pool(1) as one, Pool(2) as two:
+        for f in (walk, loop):
+            for n_candidates in args.candidates:
+                rounds = 1 + args.evaluations // n_candidates
+                rng, rates = np.random.default_rng(0), {one: [], two: []}
+                for k in range(rounds):
+                    thetas = rng.integers(-1, 2, (n_candidates, 12)).astype(float)
+                    for pool in (one, two)[:: 1 if k % 2 else -1]:
+                        began = time.perf_counter()
+                        evaluator(f, np.random.default_rng(k), executor=pool)(thetas)
+                        rates[pool].append(n_candidates / (time.perf_counter() - began))
+                by_one, by_two = (np.array(rates[pool][1:]) for pool in (one, two))  # the first makes environments
+                columns = with_spread(by_one), with_spread(by_two), with_spread(by_two / by_one, "{:.2f}")
+                print("| " + " | ".join([f.__name__, str(n_candidates), *columns]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
