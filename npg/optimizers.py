@@ -62,13 +62,14 @@ class Adam:
     def step(self, theta, dtheta):
         """One step up the gradient dtheta, in place."""
         self.t += 1
-        self.m *= self.beta1
-        self.m += (1 - self.beta1) * dtheta
-        self.v *= self.beta2
-        self.v += (1 - self.beta2) * dtheta**2
         t = int(self.t)
         m_scale, v_scale = 1 / (1 - self.beta1**t), (1 - self.beta2**t) ** -0.5
-        theta += (self.learning_rate * m_scale) * self.m / (v_scale * np.sqrt(self.v) + self.epsilon)
+        for part, g, m, v, rate in _blocks(theta, dtheta, self.m, self.v, self.learning_rate):
+            m *= self.beta1
+            m += (1 - self.beta1) * g
+            v *= self.beta2
+            v += (1 - self.beta2) * g**2
+            part += (rate * m_scale) * m / (v_scale * np.sqrt(v) + self.epsilon)
 
 
 def _blocks(theta, *others):

@@ -127,7 +127,8 @@ def ppo(
 
     With importance="clipped" and a buffer of capacity 1, the default, it is PPO (Schulman et al. 2017, Algorithm 1).
     `standardise` gives the advantages of each minibatch mean 0 and standard deviation 1. θ is improved in place; yields
-    the measures of each update (`grad_norm` of its last minibatch; `kl` is mean(ρ − 1 − log ρ), estimating KL(b ‖ π)).
+    the measures of each update, all but `explained_variance` of its last minibatch; `kl` is mean(ρ − 1 − log ρ), which
+    estimates KL(b ‖ π).
     """
     buffer = ExperienceBuffer(capacity=1) if buffer is None else buffer
     while True:
@@ -150,12 +151,12 @@ def ppo(
             )
             norm = clip_norm(dtheta, max_grad_norm)
             optimizer.step(theta, dtheta)
-        log_ratio = model.log_prob(theta, obs, act) - logp
+        log_ratio = model.log_prob(theta, batch.obs, batch.act) - batch.logp
         ratio = np.exp(log_ratio)
         yield {
             "rollout": rollout,
             "grad_norm": norm,
-            "entropy": model.entropy(theta, obs).mean(),
+            "entropy": model.entropy(theta, batch.obs).mean(),
             "explained_variance": returns.explained_variance(ret, val),
             "kl": float(np.mean(ratio - 1 - log_ratio)),
             "effective_sample_size": effective_sample_size(ratio) / len(ratio),

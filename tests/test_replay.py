@@ -224,7 +224,7 @@ def test_ppo_reports_how_far_the_update_has_moved_the_policy():
     sampler, model = MODELS["shared, learned sigma"]
     theta = random_theta(model)
     updated = theta.copy()
-    update = next(ppo(sampler(1), model, updated, Adam(theta, 0.01), 200, epochs=1))
+    update = next(ppo(sampler(1), model, updated, Adam(theta, 0.01), 200, epochs=8, batch_size=ONE_BATCH))
     obs, act = update["rollout"].steps()
     log_ratio = model.log_prob(updated, obs, act) - model.log_prob(theta, obs, act)
     samples = np.exp(log_ratio) - 1 - log_ratio
