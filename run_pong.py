@@ -34,7 +34,7 @@ SETTINGS = {
         **COMMON,
         "envs": 32,
         "n_steps": 64,
-        "ahead": True,
+        "ahead": 2,
         "lam": 0.98,
         "learning_rate": 1.2e-3,
         "shared": True,

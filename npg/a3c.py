@@ -25,7 +25,7 @@ import numpy as np
 from npg.actor_critic import advantage_gradient
 from npg.distributions import Exploring, Tempered
 from npg.optimizers import clip_norm, state
-from npg.rollout import Rollout, play
+from npg.rollout import Rollout, joined, play
 from npg.workers import Pool, kept, shared_array
 
 OBJECTIVE = {"gamma": 0.99, "lam": 0.95, "value_weight": 0.5, "entropy_weight": 0.0, "standardise": False}
@@ -80,12 +80,6 @@ def summary(rollout, norm):
     return Rollout(*(x[rows].copy() if isinstance(x, np.ndarray) else x for x in rollout[:-1]))
 
 
-def together(rollouts):
-    """One rollout of several summaries."""
-    add = lambda parts: np.concatenate(parts) if isinstance(parts[0], np.ndarray) else sum(parts, type(parts[0])())
-    return Rollout(*map(add, zip(*(rollout[:-1] for rollout in rollouts))))
-
-
 def mean_of(measures):
     """[{name: number}] → {name: mean}."""
     return {name: float(np.mean([m[name] for m in measures])) for name in measures[0]}
@@ -112,7 +106,7 @@ def parallel_a2c(executor, actors, theta, optimizer, max_grad_norm=0.5):
         norm = clip_norm(dtheta, max_grad_norm)
         optimizer.step(theta, dtheta)
         yield {
-            "rollout": together(rollouts),
+            "rollout": joined(rollouts, axis=0),
             "grad_norm": norm,
             "worker_steps": [rollout.env_steps for rollout in rollouts],
             **mean_of(measures),
@@ -227,7 +221,7 @@ def actor_learner(k, t_stop, learning_rate, max_grad_norm=None):
             rollouts.append(summary(rollout, norm))
             measures.append({"grad_norm": norm, "staleness": staleness, **measured})
             if shared.steps.sum() >= t_stop or not np.isfinite(norm) or time.monotonic() > began + ROUND_SECONDS:
-                return together(rollouts), measures
+                return joined(rollouts, axis=0), measures
 
 
 @contextlib.contextmanager
@@ -260,7 +254,7 @@ def a3c(pool, shared, report_every=2000, max_grad_norm=0.5):
         rollouts, measures = zip(*pool.map(call, range(len(shared.steps))))
         worker_steps = np.array(shared.steps) - before
         yield {
-            "rollout": together(rollouts)._replace(env_steps=int(worker_steps.sum())),
+            "rollout": joined(rollouts, axis=0)._replace(env_steps=int(worker_steps.sum())),
             "worker_steps": worker_steps.tolist(),
             **mean_of(sum(measures, [])),
         }

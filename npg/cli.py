@@ -82,7 +82,7 @@ FLAGS = {
     "batch_size": ({"type": _count}, "steps in a minibatch"),
     "importance": (_choice(IMPORTANCE), "weights of reused experience"),
     "capacity": ({"type": _count}, "rollouts that the experience buffer holds"),
-    "ahead": (_SWITCH, "draw the next rollout while learning from the last"),
+    "ahead": ({"type": _number(int, 0)}, "threads that draw the next rollout during learning from the last (0: none)"),
     "subtract_value": (_SWITCH, "weigh by Q(s,a) − V(s) instead of Q(s,a)"),
     "standardise": (_SWITCH, "give the weights of a batch mean 0 and standard deviation 1"),
     "value_weight": ({"type": _number(float, 0)}, "weight of the critic's loss beside the actor's"),

@@ -2,10 +2,10 @@
 
 `settings` is a flat dict of plain values, saved with every run: hidden, activation, learning_rate; for a Gaussian
 policy sigma and log_std; for actor-critics shared, and critic_learning_rate where the critic has its own; for reinforce
-baseline, with epochs and batch_size of the state baseline; for ppo capacity of the experience buffer, and ahead, if
-its rollouts are drawn by an `AheadSampler`; for a3c statistics, rms_epsilon, and the lists epsilons and temperatures,
-whose entries the workers take in turn; for gradient-free methods common_seeds, and scheme, sigma and log_std where they
-have them. Everything else is a keyword argument of the algorithm itself (`npg.reinforce.reinforce`,
+baseline, with epochs and batch_size of the state baseline; for ppo capacity of the experience buffer, and ahead, not 0
+if an `AheadSampler` draws its rollouts; for a3c statistics, rms_epsilon, and the lists epsilons and temperatures, whose
+entries the workers take in turn; for gradient-free methods common_seeds, and scheme, sigma and log_std where they have
+them. Everything else is a keyword argument of the algorithm itself (`npg.reinforce.reinforce`,
 `npg.actor_critic.a2c`, `npg.gradient_free.Genetic`, …).
 """
 
@@ -75,12 +75,22 @@ class Workers(NamedTuple):
 
 
 def build(
-    algo, envs, distribution, seed, settings, make_sampler=Sampler, make_network=MLP, make_env=None, workers=None
+    algo,
+    envs,
+    distribution,
+    seed,
+    settings,
+    make_sampler=Sampler,
+    make_network=MLP,
+    make_env=None,
+    workers=None,
+    more_envs=(),
 ):
     """The `Experiment` of one algorithm on a Gymnasium vector environment; see the module for `settings`.
 
     make_env   for gradient-free methods: (function, *arguments) that makes one such environment
     workers    `Workers`, which a3c needs; `envs` then only show what environments are like
+    more_envs  as envs, for `ahead`: each for one more of the samplers whose environments stand side by side
 
     Synchronous workers of this machine repeat and resume bit for bit as one process does. Asynchronous ones depend on
     their timing: a run resumes from its θ, optimizer and counters, but no two are equal, and `reset` is only for the
@@ -100,9 +110,11 @@ def build(
     theta = model.init(rng)
     if workers:
         return _build_on_workers(algo, model, theta, seed, settings, make_sampler, workers)
-    sampler = make_sampler(envs, seed, TRAIN, 0)
-    if settings.pop("ahead", False):
-        sampler = AheadSampler(sampler, seed, TRAIN, 0)
+    if settings.pop("ahead", 0):
+        samplers = [make_sampler(part, seed, TRAIN, 0, k) for k, part in enumerate((envs, *more_envs))]
+        sampler = AheadSampler(samplers, seed, TRAIN, 0)
+    else:
+        sampler = make_sampler(envs, seed, TRAIN, 0)
     rate = settings.pop("learning_rate")
     critic_rate = settings.pop("critic_learning_rate", rate)
     vectors = {"theta": theta}

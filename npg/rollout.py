@@ -127,33 +127,46 @@ class Sampler:
         return returns, lengths
 
 
-class AheadSampler:
-    """Draws the next rollout in a thread while the last one is learned from, so that neither waits for the other.
+def joined(rollouts, axis):
+    """One rollout of several by one θ: time after time (axis 0), or environments side by side (axis 1)."""
 
-    The policy that acts is then one update older than the one that learns: only an algorithm with importance weights
-    may use this, with log b from the rollout's `theta`. What is drawn ahead when a run ends, or is reset, is lost.
+    def add(parts):
+        return np.concatenate(parts, axis) if isinstance(parts[0], np.ndarray) else sum(parts, type(parts[0])())
+
+    return Rollout(*map(add, zip(*(rollout[:-1] for rollout in rollouts))), rollouts[0].theta)
+
+
+class AheadSampler:
+    """Draws the next rollout in threads while the last one is learned from, so that neither waits for the other.
+
+    Each of `samplers` has environments and a thread of its own: while those of one step, the policy acts in another's.
+
+    The policy that acts is one update older than the one that learns: only an algorithm with importance weights may use
+    this, with log b from the rollout's `theta`. What is drawn ahead when a run ends, or is reset, is lost.
     """
 
-    def __init__(self, sampler, *seeds):
-        self.sampler, self.thread, self.ahead = sampler, ThreadPoolExecutor(1), None
-        self.rng = np.random.default_rng([*seeds, 1])  # the learner's; the sampler in the thread has one of its own
+    def __init__(self, samplers, *seeds):
+        self.samplers, self.threads, self.ahead = samplers, ThreadPoolExecutor(len(samplers)), []
+        self.rng = np.random.default_rng([*seeds, len(samplers)])  # the learner's; each sampler has one of its own
 
     def reset(self, *seeds):
-        """As `Sampler.reset`."""
-        if self.ahead:
-            self.ahead.result()
-        self.ahead = None
-        self.sampler.reset(*seeds)
-        self.rng.bit_generator.state = np.random.default_rng([*seeds, 1]).bit_generator.state
+        """As `Sampler.reset`; sampler k's seeds end with k."""
+        for part in self.ahead:
+            part.result()
+        self.ahead = []
+        for k, sampler in enumerate(self.samplers):
+            sampler.reset(*seeds, k)
+        self.rng.bit_generator.state = np.random.default_rng([*seeds, len(self.samplers)]).bit_generator.state
 
     def steps(self, policy, theta, n_steps):
-        """As `Sampler.steps`; the actions are those of the θ of the call before."""
-        rollout = (self.ahead or self._draw(policy, theta, n_steps)).result()
+        """As `Sampler.steps`, environments side by side; the actions are those of the θ of the call before."""
+        rollouts = [part.result() for part in self.ahead or self._draw(policy, theta, n_steps)]
         self.ahead = self._draw(policy, theta, n_steps)
-        return rollout
+        return joined(rollouts, axis=1)
 
     def _draw(self, policy, theta, n_steps):
-        return self.thread.submit(self.sampler.steps, policy, theta.copy(), n_steps)
+        theta = theta.copy()
+        return [self.threads.submit(sampler.steps, policy, theta, n_steps) for sampler in self.samplers]
 
 
 def play(envs, act, *seeds):

@@ -116,9 +116,13 @@ def make_experiment(task, config, executor=None):
         if options.get("normalise_obs"):
             raise ValueError("normalise_obs: every worker would have moments of its own")
         n_envs = 1
-    envs = task.make_envs(config["env"], n_envs, **options)
+    n_parts = max(1, settings.get("ahead", 0))
+    if n_envs % n_parts:
+        raise ValueError(f"envs: expected a multiple of ahead, {n_parts}, got {n_envs}")
+    envs, *more = (task.make_envs(config["env"], n_envs // n_parts, **options) for _ in range(n_parts))
     kind, make_env = (task.make_sampler, task.make_network), (task.make_env, config["env"])
-    return envs, build(algo, envs, task.distribution(envs), config["seed"], settings, *kind, make_env, workers)
+    policy = task.distribution(envs), config["seed"], settings
+    return envs, build(algo, envs, *policy, *kind, make_env, workers, more)
 
 
 def load(task, folder, **overrides):

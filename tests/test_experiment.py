@@ -32,7 +32,7 @@ for algo, settings in SETTINGS.items():
 GAUSSIAN = {"sigma": "learned", "log_std": -0.5}
 VARIANTS = [(algo, {}) for algo in SERIAL] + [
     ("ppo", {"shared": True, "importance": "truncated"}),
-    ("ppo", {"ahead": True}),
+    ("ppo", {"ahead": 1}),
     ("a2c", {"shared": True}),
     ("actor-critic", {"estimation": "td", "proximal": 0.1}),
     *(("reinforce", {"baseline": baseline}) for baseline in BASELINES if baseline != "state"),

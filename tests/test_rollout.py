@@ -386,7 +386,7 @@ def test_a_rollout_names_the_parameters_that_drew_it():
 def test_what_is_drawn_ahead_is_what_would_have_been_drawn_by_the_theta_of_the_call_before():
     rng, envs = np.random.default_rng(0), lambda: cartpoles("vector_entry_point")
     thetas = [rng.standard_normal(CARTPOLE_POLICY.size).astype(np.float32) for _ in range(4)]
-    plain, ahead, theta = Sampler(envs(), 1), AheadSampler(Sampler(envs(), 1), 1), thetas[0].copy()
+    plain, ahead, theta = Sampler(envs(), 1), AheadSampler([Sampler(envs(), 1)], 1), thetas[0].copy()
     for acting, learning in zip([thetas[0], *thetas], thetas):
         theta[...] = learning
         rollout = ahead.steps(CARTPOLE_POLICY, theta, 20)
@@ -394,9 +394,27 @@ def test_what_is_drawn_ahead_is_what_would_have_been_drawn_by_the_theta_of_the_c
         assert_same(rollout, plain.steps(CARTPOLE_POLICY, acting, 20))
 
 
+def test_samplers_that_draw_ahead_stand_side_by_side_and_each_draws_from_its_own_seeds():
+    envs, theta = lambda: cartpoles("vector_entry_point"), uniform(CARTPOLE_POLICY)
+    ahead = AheadSampler([Sampler(envs(), 1, k) for k in range(3)], 1)
+    for _again in range(2):
+        plain = [Sampler(envs(), 1, k) for k in range(3)]
+        for _ in range(2):
+            rollout = ahead.steps(CARTPOLE_POLICY, theta, 40)
+            alone = [sampler.steps(CARTPOLE_POLICY, theta, 40) for sampler in plain]
+            n = alone[0].act.shape[1]
+            for k, part in enumerate(alone):
+                for whole, own in zip(rollout[:6], part[:6]):
+                    np.testing.assert_array_equal(whole[:, k * n : (k + 1) * n], own)
+            assert rollout.episode_returns == sum((part.episode_returns for part in alone), [])
+            assert rollout.episode_lengths == sum((part.episode_lengths for part in alone), [])
+            assert rollout.env_steps == sum(part.env_steps for part in alone) == rollout.valid.sum()
+        ahead.reset(1)
+
+
 def test_a_reset_forgets_what_was_drawn_ahead():
     envs, theta = lambda: cartpoles("vector_entry_point"), uniform(CARTPOLE_POLICY)
-    used, fresh = AheadSampler(Sampler(envs(), 5), 5), AheadSampler(Sampler(envs(), 1, 2), 1, 2)
+    used, fresh = AheadSampler([Sampler(envs(), 5)], 5), AheadSampler([Sampler(envs(), 1, 2)], 1, 2)
     used.steps(CARTPOLE_POLICY, theta, 7)
     used.rng.random(3)
     used.reset(1, 2)
@@ -406,7 +424,7 @@ def test_a_reset_forgets_what_was_drawn_ahead():
 
 
 def test_an_error_while_drawing_ahead_reaches_the_learner():
-    sampler = AheadSampler(Sampler(two_counters(), 1), 1)
+    sampler = AheadSampler([Sampler(two_counters(), 1)], 1)
     broken = SimpleNamespace(act=lambda theta, obs, rng: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sampler.steps(broken, np.zeros(1), 2)
