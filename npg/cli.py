@@ -274,9 +274,13 @@ def _train(task, args, parser, config, folder, executor):
         run.save()
         print(f"{parser.prog}: {error}; the last good checkpoint is in {folder}", file=sys.stderr)
         return 3
-    except WorkerError as error:
+    except Exception as error:  # a cluster's may be of any kind, also what a call raised there
+        if executor is None and not isinstance(error, WorkerError):
+            raise
         run.save()
-        print(f"{parser.prog}: {' '.join(str(error).split())}; the last checkpoint is in {folder}", file=sys.stderr)
+        where = "" if executor is None else f"{type(error).__name__} on the cluster: "
+        message = where + " ".join(str(error).split())
+        print(f"{parser.prog}: {message}; the last checkpoint is in {folder}", file=sys.stderr)
         return 2
     verdict = "" if result["target"] is None else "solved: " if result["solved"] else "not solved: "
     print(

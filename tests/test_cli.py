@@ -3,6 +3,7 @@
 Most tests call `main` in this process; where a process must die, it is forked from this one or really started.
 """
 
+import contextlib
 import importlib.util
 import json
 import multiprocessing
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -956,6 +958,29 @@ def test_workers_that_fail_again_and_again_end_the_run_with_one_line_and_a_check
     assert_refused(result, tmp_path / "run", "worker 1: gave up after 4 attempts")
     assert read_checkpoint(tmp_path / "run")["update"] == 1
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("algo", ["a2c", "a3c"])
+def test_a_call_that_fails_for_good_on_a_cluster_ends_the_run_with_one_line_and_a_checkpoint(
+    algo, call, tmp_path, monkeypatch
+):
+    class Cluster(ThreadPoolExecutor):
+        calls = 0
+
+        def submit(self, *args):
+            self.calls += 1
+            return super().submit(*args) if self.calls <= 6 else super().submit(int, "no\nnumber")
+
+    @contextlib.contextmanager
+    def cluster(address):
+        with Cluster(1) as executor:
+            yield executor
+
+    monkeypatch.setattr(cli, "_cluster", cluster)
+    flags = "--steps 4000 --checkpoint-every 1 --cluster tcp://127.0.0.1:9"
+    result = call(tiny(algo, f"--workers 2 {flags}"), out=tmp_path / "run")
+    assert_refused(result, tmp_path / "run", "ValueError on the cluster: invalid literal")
+    assert read_checkpoint(tmp_path / "run")["update"] >= 1
 
 
 def test_observations_that_each_worker_would_normalise_by_itself_are_refused(call, tmp_path):
