@@ -27,7 +27,7 @@ COMMON = {
     "anneal": True,
     "standardise": True,
     "max_grad_norm": 0.5,
-    "act": "most-likely",
+    "act": "sampled",  # the most likely actions may keep a rally going for ever
 }
 SETTINGS = {
     "ppo": {
@@ -58,12 +58,12 @@ SETTINGS = {
     "a3c": {
         **COMMON,
         "envs": 16,
-        "n_steps": 32,
+        "n_steps": 16,
         "lam": 0.98,
-        "learning_rate": 5e-4,
+        "learning_rate": 1e-3,
         "shared": True,
-        "value_weight": 0.5,
-        "entropy_weight": 0.005,
+        "value_weight": 2.0,
+        "entropy_weight": 0.01,
         "report_every": 8192,
         "statistics": "shared",
         "rms_epsilon": 1e-9,
@@ -96,7 +96,6 @@ SETTINGS = {
         "batch_size": 512,
         "max_grad_norm": None,
         "entropy_weight": 0.0,
-        "act": "sampled",
     },
 }
 FLAGS = {
