@@ -60,6 +60,8 @@ BUGS = {
          "(terminated | truncated) & valid, truncated & valid, valid"),
         ("observations not copied", "obs = np.array(self.obs)  #", "obs = self.obs  #"),
         ("rewards of a second episode counted", "rew=np.where(over, 0, rollout.rew)", "rew=rollout.rew"),
+        ("drawn ahead: the learner's own θ", "theta = theta.copy()", "theta = theta[:]"),
+        ("drawn ahead: all samplers alike", "sampler.reset(*seeds, k)", "sampler.reset(*seeds)"),
     ],
     "returns": [
         ("bootstrapping through a terminal", "gamma * ~terminated * val[1:] - val[:-1]", "gamma * val[1:] - val[:-1]"),
