@@ -89,7 +89,7 @@ def main():
     add("--rounds", type=int, default=5, help="measurements of throughput with each (5)")
     add("--pong-seeds", type=int, default=3, help="of each, on Pong: minutes each (3)")
     add("--pong-score", type=float, default=0.0, help="at which Pong stops (0)")
-    add("--pong-steps", type=int, default=8_000_000, help="at most, and the learning rate's way to 0 (8,000,000)")
+    add("--pong-steps", type=int, default=3_000_000, help="at most, and the learning rate's way to 0 (3,000,000)")
     add("--figure", metavar="PNG", help="draw score against wall time and against steps")
     args = parser.parse_args()
     speeds = {n: [] for n in args.workers}
