@@ -98,9 +98,9 @@ def main():
             speeds[n].append(training_rate(run_pong.TASK, "a3c", args.seconds, workers=n))
     one = np.array(speeds[args.workers[0]])
     print(machine("npg", "numpy", "ale-py"), f", {cores} cores available\n")
-    print("| A3C on Pong | steps/s | against 1 |\n|---|---|---|")
+    print("| Pong, workers of A3C | steps/s | against 1 |\n|---|---|---|")
     for n, speed in speeds.items():
-        print(f"| {n} workers | {with_spread(speed, '{:.0f}')} | {with_spread(np.array(speed) / one, '{:.2f}')} |")
+        print(f"| {n} | {with_spread(speed, '{:.0f}')} | {with_spread(np.array(speed) / one, '{:.2f}')} |")
 
     curves, of = {}, lambda n: range(args.first_seed, args.first_seed + n)
     if args.pong_seeds:
