@@ -13,14 +13,14 @@ import collections
 import contextlib
 import time
 
-from timing import machine, training_rate, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+from timing import default_experiment, machine, training_rate, with_spread  # isort: skip  # before NumPy: threads
 
 import numpy as np
 from learning import run
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 import run_pong
-from npg.training import make_experiment
 from npg.workers import available_cores
 
 PAPER = {1: 1.0, 2: 2.1, 4: 3.7, 8: 6.9, 16: 12.5}  # speed-up in time to score, Mnih et al. 2016, Table 2
@@ -28,11 +28,12 @@ COLORS = {"A3C, 1": "#9ecae1", "A3C, 2": "#3182bd", "A3C, 4": "#08519c", "A3C, 8
 
 
 def pong(n_workers, seed, score, budget):
-    """Steps, seconds [K] and mean score of the last 30 games [K] after each update of A3C, until that is `score`."""
-    task, curve, games, steps = run_pong.TASK, [], collections.deque(maxlen=30), 0
-    config = {"env": task.env, "algo": "a3c", "seed": seed, "settings": task.settings["a3c"], "workers": n_workers}
-    _, experiment = make_experiment(task, config)
-    began = time.perf_counter()
+    """(steps, seconds) until A3C's last 30 games average `score`, infinite if they never do, and the way there.
+
+    The way: steps, seconds and that average [3, K], after each update from the thirtieth game on.
+    """
+    experiment = default_experiment(run_pong.TASK, "a3c", seed, n_workers)
+    way, games, steps, began = [], collections.deque(maxlen=30), 0, time.perf_counter()
     with contextlib.closing(experiment.updates) as updates:
         while steps < budget:
             experiment.set_learning_rate(1 - steps / budget)
@@ -40,10 +41,10 @@ def pong(n_workers, seed, score, budget):
             steps += rollout.env_steps
             games.extend(rollout.episode_returns)
             if len(games) == games.maxlen:
-                curve.append((steps, time.perf_counter() - began, np.mean(games)))
-                if curve[-1][2] >= score:
-                    break
-    return np.array(curve).T
+                way.append((steps, time.perf_counter() - began, np.mean(games)))
+                if way[-1][2] >= score:
+                    return way[-1][:2], np.array(way).T
+    return (np.inf, np.inf), np.reshape(way, (-1, 3)).T
 
 
 def median_curve(curves, axis, grid):
@@ -54,7 +55,8 @@ def median_curve(curves, axis, grid):
 def draw(path, tasks):
     """Score against wall time and against steps: the median over seeds, from where all have one, to where all ended."""
     figure = Figure(figsize=(10, 3.6 * len(tasks)), layout="constrained")
-    for row, (task, curves) in zip(figure.subplots(len(tasks), 2, squeeze=False), tasks.items()):
+    for row, (task, runs) in zip(figure.subplots(len(tasks), 2, squeeze=False), tasks.items()):
+        curves = {name: [curve for _, curve in seeds] for name, seeds in runs.items()}
         for axes, axis, label in zip(row, (1, 0), ("seconds, start of the workers included", "environment steps")):
             for name, seeds in curves.items():
                 grid = np.linspace(max(c[axis, 0] for c in seeds), max(c[axis, -1] for c in seeds), 200)
@@ -65,16 +67,21 @@ def draw(path, tasks):
     figure.savefig(path, dpi=110)
 
 
-def table(title, ends):
-    """Steps and seconds to the score, `ends` [seeds, 2] of each, and how often the seconds go into the first's."""
-    base = np.median(next(iter(ends.values()))[:, 1])
-    print(f"\n| {title} | steps | seconds | against 1 | Table 2 | seconds of each seed |\n|---|---|---|---|---|---|")
-    for name, (steps, seconds) in ((name, each.T) for name, each in ends.items()):
+@np.errstate(invalid="ignore")  # a spread that reaches into what is infinite is not a number
+def table(title, runs):
+    """Steps and seconds to the score of each {name: [((steps, seconds), …)]}, and the speed-up over the first."""
+    print(f"\n| {title} | reached | steps | seconds | against 1 | Table 2 | seconds of each seed |")
+    print("|---|---|---|---|---|---|---|")
+    ends = {name: np.array([end for end, _ in seeds]).T for name, seeds in runs.items()}
+    base = np.median(next(iter(ends.values()))[1])
+    for name, (steps, seconds) in ends.items():
         kind, n = name.split(", ")
-        spread = with_spread(steps, "{:,.0f}"), with_spread(seconds)
+        reached = f"{np.isfinite(steps).sum()} of {len(steps)}"
+        spread = with_spread(steps, "{:,.0f}"), with_spread(seconds, "{:.2f}")
         paper = str(PAPER.get(int(n), "")) if kind == "A3C" else ""
-        each = " ".join(f"{s:.1f}" for s in seconds)
-        print("| " + " | ".join([name, *spread, f"{base / np.median(seconds):.2f}", paper, each]) + " |", flush=True)
+        each = " ".join(f"{s:.2f}" for s in seconds)
+        columns = name, reached, *spread, f"{base / np.median(seconds):.2f}", paper, each
+        print("| " + " | ".join(columns) + " |", flush=True)
 
 
 def main():
@@ -102,20 +109,19 @@ def main():
     for n, speed in speeds.items():
         print(f"| {n} | {with_spread(speed, '{:.0f}')} | {with_spread(np.array(speed) / one, '{:.2f}')} |")
 
-    curves, of = {}, lambda n: range(args.first_seed, args.first_seed + n)
+    runs, of = {}, lambda n: range(args.first_seed, args.first_seed + n)
     if args.pong_seeds:
         goal = args.pong_score, args.pong_steps
-        curves["Pong"] = {f"A3C, {n}": [pong(n, seed, *goal) for seed in of(args.pong_seeds)] for n in args.workers}
-        ends = {name: np.array([curve[:2, -1] for curve in seeds]) for name, seeds in curves["Pong"].items()}
-        table(f"Pong, to a score of {args.pong_score:g}", ends)
+        seeds = of(args.pong_seeds)
+        runs["Pong"] = {f"A3C, {n}": [pong(n, seed, *goal) for seed in tqdm(seeds, f"Pong, {n}")] for n in args.workers}
+        table(f"Pong, to a score of {args.pong_score:g}", runs["Pong"])
     if args.seeds:
         rows = {f"A3C, {n}": f"--algo a3c --workers {n} --steps 200000" for n in args.workers}
         rows["A2C, 2"] = "--algo a2c --workers 2 --steps 200000"
-        runs = {name: [run(flags, seed) for seed in of(args.seeds)] for name, flags in rows.items()}
-        curves["CartPole"] = {name: [curve for _, curve in seeds] for name, seeds in runs.items()}
-        table("CartPole, to solved", {name: np.array([end for end, _ in seeds]) for name, seeds in runs.items()})
+        runs["CartPole"] = {name: [run(flags, seed) for seed in of(args.seeds)] for name, flags in rows.items()}
+        table("CartPole, to solved", runs["CartPole"])
     if args.figure:
-        draw(args.figure, curves)
+        draw(args.figure, runs)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ interval. Each run is added to --results when it ends and not made again: with a
 import argparse
 import concurrent.futures
 import json
-import os
 import pathlib
 import sys
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import run_cartpole
+from npg.workers import available_cores
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 import quadruped
@@ -120,7 +120,7 @@ def main():
     add("--algos", nargs="+", metavar="ALGO", help="only these of each task's (all)")
     add("--seeds", type=int, help=f"how many ({', '.join(f'{task} {c.seeds}' for task, c in CONTESTS.items())})")
     add("--first-seed", type=int, default=0, help="the others follow it (0)")
-    add("--workers", type=int, default=os.cpu_count(), help="runs side by side, one thread each (%(default)s)")
+    add("--workers", type=int, default=available_cores(), help="runs side by side, one thread each (%(default)s)")
     add("--results", type=pathlib.Path, default="runs/comparison.json", help="where runs are kept (%(default)s)")
     add("--figure", metavar="PNG", default="docs/figures/comparison.png", help="figure to write (%(default)s)")
     args = parser.parse_args()

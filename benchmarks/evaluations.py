@@ -20,6 +20,7 @@ from npg.gradient_free import evaluator
 from npg.workers import Pool
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+from quadruped import walk
 
 
 def loop(theta, seed):
@@ -32,8 +33,6 @@ def main():
     parser.add_argument("--candidates", type=int, nargs="+", default=[15, 64], metavar="P", help="at a time (15 64)")
     parser.add_argument("--evaluations", type=int, default=600, help="by each number of workers (600)")
     args = parser.parse_args()
-    from quadruped import walk
-
     print(machine("numpy", "gymnasium", "mujoco"), "\n")
     print("| evaluation | at a time | by 1 worker, 1/s | by 2 workers, 1/s | ratio |")
     print("|---|---|---|---|---|")

@@ -48,13 +48,17 @@ def rate(work, seconds):
     return steps / (time.perf_counter() - began)
 
 
-def training_rate(task, algo, seconds, workers=None):
-    """Environment steps a second of a run script's training with its defaults, its start and evaluations left out."""
+def default_experiment(task, algo, seed=0, workers=None):
+    """The `Experiment` that a run script makes of its defaults."""
     from npg.training import make_experiment
 
-    config = {"env": task.env, "algo": algo, "seed": 0, "settings": task.settings[algo], "workers": workers}
-    _, experiment = make_experiment(task, config)
-    with contextlib.closing(experiment.updates) as updates:
+    config = {"env": task.env, "algo": algo, "seed": seed, "settings": task.settings[algo], "workers": workers}
+    return make_experiment(task, config)[1]
+
+
+def training_rate(task, algo, seconds, workers=None):
+    """Environment steps a second of a run script's training with its defaults, its start and evaluations left out."""
+    with contextlib.closing(default_experiment(task, algo, workers=workers).updates) as updates:
         next(updates)
         return rate(lambda: next(updates)["rollout"].env_steps, seconds)
 
