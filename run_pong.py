@@ -27,7 +27,7 @@ COMMON = {
     "anneal": True,
     "standardise": True,
     "max_grad_norm": 0.5,
-    "act": "sampled",  # the most likely actions may keep a rally going for ever
+    "act": "sharpened",  # the most likely actions may keep a rally going for ever
 }
 SETTINGS = {
     "ppo": {

@@ -25,6 +25,7 @@ import numpy as np
 from npg.actor_critic import advantage_gradient
 from npg.distributions import Exploring, Tempered
 from npg.optimizers import clip_norm, state
+from npg.policy import ActorCritic
 from npg.rollout import Rollout, joined, play
 from npg.workers import Pool, kept, shared_array
 
@@ -49,15 +50,17 @@ class Actor(NamedTuple):
 
 
 def exploring(model, epsilon=0.0, temperature=1.0):
-    """The same model, over the same θ, that acts by logits / T and with probability ε at random."""
+    """The same policy or actor-critic, over the same θ, that acts by logits / T and with probability ε at random."""
     distribution = model.distribution
     if temperature != 1:
         distribution = Tempered(distribution, temperature)
     if epsilon:
         distribution = Exploring(distribution, epsilon)
     twin = copy.copy(model)
-    twin.policy = copy.copy(model.policy)
-    twin.distribution = twin.policy.distribution = distribution
+    twin.distribution = distribution
+    if isinstance(model, ActorCritic):
+        twin.policy = copy.copy(model.policy)
+        twin.policy.distribution = distribution
     return twin
 
 

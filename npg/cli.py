@@ -25,7 +25,7 @@ from npg.network import ACTIVATIONS
 from npg.reinforce import WEIGHTS
 from npg.replay import IMPORTANCE
 from npg.runs import FORMAT, Diverged, RunError, parse_period, read_config, write_weights
-from npg.training import PRETRAINED, frames, load, prepare, train
+from npg.training import ACT, PRETRAINED, frames, load, prepare, train
 from npg.workers import WorkerError, available_cores
 
 
@@ -100,7 +100,7 @@ FLAGS = {
     "n_elite": ({"type": _count}, "candidates that live on"),
     "crossover": (_SWITCH, "children of two parents"),
     "normalise_obs": (_SWITCH, "remove the observations' running mean and variance"),
-    "act": (_choice(["most-likely", "sampled"]), "which of the policy's actions evaluations and --gif play"),
+    "act": (_choice(ACT), "the policy's actions in evaluations and --gif; sharpened: at temperature 0.3"),
 }
 PLAYING = "seed", "episodes", "act"  # what may differ from training's where a policy only plays
 

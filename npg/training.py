@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from npg import plots
-from npg.a3c import parallel_play
+from npg.a3c import exploring, parallel_play
+from npg.distributions import Gaussian
 from npg.environments import UnsupportedEnvironment, normaliser, set_normaliser
 from npg.experiment import EVALUATE, GRADIENT_FREE, Workers, build
 from npg.network import MLP
@@ -18,6 +19,7 @@ from npg.rollout import Sampler, play
 from npg.runs import Run, RunError, read_checkpoint, read_config, read_weights
 
 PRETRAINED = "pretrained"  # goes where a run's folder goes
+ACT = {"most-likely": 0.0, "sharpened": 0.3, "sampled": 1.0}  # temperature of the policy where it only plays
 
 
 class Task(NamedTuple):
@@ -47,12 +49,19 @@ class Task(NamedTuple):
 
 
 class Player:
-    """Plays episodes that training never sees, by the policy's most likely actions or by sampled ones."""
+    """Plays episodes that training never sees, at the temperature that the config's `act` stands for."""
 
     def __init__(self, task, config, envs, experiment, executor=None):
         self.make_envs = functools.partial(task.make_envs, config["env"], **_environment(task, config))
         self.seed, self.training_envs, self.experiment, self.envs = config["seed"], envs, experiment, None
-        self.rng = np.random.default_rng() if config["settings"].get("act") == "sampled" else None
+        self.policy, act = experiment.policy, config["settings"].get("act", "most-likely")
+        if act not in ACT:
+            raise ValueError(f"act: expected one of {', '.join(ACT)}, got {act!r}")
+        if act == "sharpened":
+            if isinstance(self.policy.distribution, Gaussian):
+                raise ValueError("act: only a policy over discrete actions can be sharpened, and this is a Gaussian")
+            self.policy = exploring(self.policy, temperature=ACT[act])
+        self.rng = np.random.default_rng() if ACT[act] else None
         self.episodes, self.executor, self.n_parts = config["episodes"], executor, config.get("workers")
 
     def seeded(self, *stream):
@@ -64,12 +73,12 @@ class Player:
 
     def act(self, obs):
         """The actions for observations [N, n_obs], or the action for one [n_obs]."""
-        return self.experiment.policy.act(self.experiment.theta, obs, self.rng)
+        return self.policy.act(self.experiment.theta, obs, self.rng)
 
     def returns(self, *stream):
         """Returns of one episode in each environment, seeded from the run's seed and `stream`."""
         if self.executor and self.rng is None and not normaliser(self.training_envs):
-            policy, seeds = (self.experiment.policy, self.experiment.theta), self.seeded(*stream)
+            policy, seeds = (self.policy, self.experiment.theta), self.seeded(*stream)
             return parallel_play(self.executor, self.make_envs, *policy, self.episodes, self.n_parts, *seeds)
         self.envs = self.envs or self.make_envs(self.episodes)
         if normaliser(self.envs):

@@ -452,6 +452,8 @@ def test_a_worker_explores_as_it_was_told_and_is_scored_as_what_it_did(model):
         np.testing.assert_array_equal(explorer.value(theta, obs), model.value(theta, obs))
     assert model.distribution is model.policy.distribution and isinstance(model.distribution, Categorical)
     np.testing.assert_array_equal(exploring(model).log_prob(theta, obs, act), model.log_prob(theta, obs, act))
+    alone = exploring(model.policy, temperature=4).log_prob(model.actor(theta), obs, act)
+    np.testing.assert_array_equal(alone, exploring(model, temperature=4).log_prob(theta, obs, act))
 
 
 def test_an_evaluation_in_parts_is_what_its_parts_are():

@@ -308,6 +308,7 @@ CONFIGS = {
     "an unknown environment": lambda text: edited(text, lambda config: config.update(env="Nowhere-v0")),
     "a word for a seed": lambda text: edited(text, lambda config: config.update(seed="three")),
     "an unknown activation": lambda text: edited(text, lambda config: config["settings"].update(activation="gelu")),
+    "unknown actions": lambda text: edited(text, lambda config: config["settings"].update(act="best")),
     "a bad period": lambda text: edited(text, lambda config: config.update(checkpoint_every="often")),
 }
 
@@ -591,15 +592,21 @@ def test_evaluate_plays_the_saved_policy_greedily(call, copy, monkeypatch):
 
 
 def test_evaluate_plays_sampled_actions_where_asked_to(call, copy):
-    """A policy of zeros: always to the left when most likely actions are played, a coin's throws when sampled."""
-    rewritten(copy / "checkpoint.npz", theta=np.zeros_like(read_checkpoint(copy)["theta"]))
+    """A policy of zeros but for one bias: always to the right, a coin's throws, or one that is loaded more."""
+    theta = np.zeros_like(read_checkpoint(copy)["theta"])
+    theta[4 * 8 + 8 + 8 * 2 + 1] = 0.5  # the bias of action 1
+    rewritten(copy / "checkpoint.npz", theta=theta)
 
     def mean(flags):
         return float(re.search(r"return ([\d.]+)", call(f"--episodes 50 {flags}", evaluate=copy).out).group(1))
 
     assert mean("--act most-likely") == mean("") < 11
-    assert mean("--act sampled") > 16
+    assert 11 < mean("--act sharpened") < 14 < mean("--act sampled")
     assert mean("--act sampled") == mean("--act sampled")
+
+
+def test_a_gaussian_cannot_be_sharpened(call, tmp_path):
+    assert_refused(call("--env Pendulum-v1 --act sharpened", out=tmp_path / "run"), "act: only a policy over discrete")
 
 
 def test_a_deterministic_policy_has_no_actions_to_sample(call, tmp_path):
