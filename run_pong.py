@@ -110,7 +110,7 @@ TASK = Task(
     algo="ppo",
     settings=SETTINGS,
     continuous_settings={},
-    steps=1_500_000,
+    steps=2_000_000,
     evaluate_every=25,
     episodes=30,
     make_envs=make_envs,
@@ -122,7 +122,7 @@ TASK = Task(
     environment_in_worker={"num_threads": 1},
     make_sampler=RallySampler,
     make_network=LitMLP,
-    evaluate_within=8.0,
+    evaluate_within=5.0,
     checkpoint_every="100",
     pretrained=pathlib.Path(__file__).with_name("npg") / "pong.npz",
 )

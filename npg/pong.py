@@ -6,8 +6,16 @@ observation, since one does not show where the ball is going. It holds −1, 0, 
     "difference"   x_t − x_{t−1}        Karpathy's input. What rests, such as a paddle, cannot be seen
     "half"         2 x_t − x_{t−1}      x_t − ½ x_{t−1}, doubled: 1 rests, 2 has just come, −1 has just gone
 
+Karpathy halves the court to every second pixel. The paddle moves in every second frame, and the player acts in every
+fourth, so there are two kinds of games. They differ in whether the ball, two pixels wide and one further in each frame,
+is at an even or at an odd column when it is seen, and every second pixel hides just that. "half" therefore lights a
+number where any of four pixels is lit.
+
 Everything here needs ale-py, which is imported when an environment is made: `pip install 'npg[atari]'`.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -19,13 +27,36 @@ from npg.rollout import Sampler
 
 BACKGROUNDS = 87, 107  # grey levels of the court: during a game, and in the moment before it
 NOTHING, UP, DOWN = 0, 2, 3  # actions of the Atari; the policy's are 0, DOWN, and 1, UP
-INPUTS = {"difference": lambda x, before: x - before, "half": lambda x, before: 2 * x - before}
 
 
-def preprocess(frames):
+def every_second(lit):
+    """[..., 160, 160] → [..., 80, 80], one pixel of four."""
+    return lit[..., ::2, ::2]
+
+
+def any_of_four(lit):
+    """[..., 160, 160] → [..., 80, 80], True where one pixel of four is."""
+    rows = lit[..., ::2, :] | lit[..., 1::2, :]
+    return rows[..., ::2] | rows[..., 1::2]
+
+
+class Inputs(NamedTuple):
+    """What the player sees: how the court is halved, and what is made of a frame and the one before."""
+
+    halve: Callable
+    combine: Callable
+
+
+INPUTS = {
+    "difference": Inputs(every_second, lambda x, before: x - before),
+    "half": Inputs(any_of_four, lambda x, before: 2 * x - before),
+}
+
+
+def preprocess(frames, halve):
     """Grey frames [..., 210, 160] → what stands out from the background, int8 0 or 1, [..., 6400]."""
-    court = frames[..., 34:194:2, ::2]
-    lit = (court != BACKGROUNDS[0]) & (court != BACKGROUNDS[1])
+    court = frames[..., 34:194, :]
+    lit = halve((court != BACKGROUNDS[0]) & (court != BACKGROUNDS[1]))
     return lit.reshape(*lit.shape[:-2], 6400).view(np.int8)
 
 
@@ -55,17 +86,17 @@ class PongVectorEnv(gymnasium.vector.VectorEnv):
     def reset(self, *, seed=None, options=None):
         """New games: observations [num_envs, 6400] and ale-py's infos."""
         frames, infos = self.games.reset(seed=seed)
-        self.frame = preprocess(frames[:, 0])
+        self.frame = preprocess(frames[:, 0], self.inputs.halve)
         self.ended = np.zeros(self.num_envs, bool)
-        return self.inputs(self.frame, self.frame), infos
+        return self.inputs.combine(self.frame, self.frame), infos
 
     def step(self, actions):
         """Observations [num_envs, 6400]; rewards ±1 at a point; terminated, truncated; ale-py's infos."""
         frames, rew, terminated, truncated, infos = self.games.step(np.where(actions == 1, UP, DOWN))
-        frame = preprocess(frames[:, 0])
+        frame = preprocess(frames[:, 0], self.inputs.halve)
         before = np.where(self.ended[:, None], frame, self.frame)  # in a game's first frame nothing has moved
         self.frame, self.ended = frame, terminated | truncated
-        return self.inputs(frame, before), rew, terminated, truncated, infos
+        return self.inputs.combine(frame, before), rew, terminated, truncated, infos
 
 
 class PongEnv(gymnasium.Wrapper):
@@ -88,14 +119,14 @@ class PongEnv(gymnasium.Wrapper):
         frame, info = self.env.reset(seed=seed)
         for _ in range(self.env.np_random.integers(8)):  # else every game were the same
             frame, *_ = self.env.step(NOTHING)
-        self.frame = preprocess(frame)
-        return self.inputs(self.frame, self.frame), info
+        self.frame = preprocess(frame, self.inputs.halve)
+        return self.inputs.combine(self.frame, self.frame), info
 
     def step(self, action):
         """As `PongVectorEnv.step`, for one game."""
         frame, *rest = self.env.step(UP if action == 1 else DOWN)
-        self.frame, before = preprocess(frame), self.frame
-        return self.inputs(self.frame, before), *rest
+        self.frame, before = preprocess(frame, self.inputs.halve), self.frame
+        return self.inputs.combine(self.frame, before), *rest
 
 
 def make_envs(name, n, **options):

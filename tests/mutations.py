@@ -126,6 +126,14 @@ BUGS = {
         ("the buffer keeps the oldest", "experience][-self.capacity :]", "experience][: self.capacity]"),
         ("effective sample size without the square", "np.sum(ratio) ** 2 /", "np.sum(ratio) /"),
     ],
+    "pong": [
+        ("every second column, not any of two", "rows[..., ::2] | rows[..., 1::2]", "rows[..., ::2]"),
+        ("the difference taken backwards", "lambda x, before: x - before", "lambda x, before: before - x"),
+        ("only one of two backgrounds erased", " & (court != BACKGROUNDS[1])", ""),
+        ("a game begins with the ghost of the last", "np.where(self.ended[:, None], frame, self.frame)", "self.frame"),
+        ("credit runs on over points", "rollout.terminated | (rollout.rew != 0)", "rollout.terminated"),
+        ("dW of the last chunk alone", "dW[lit] += dsmall", "dW[lit] = dsmall"),
+    ],
     "gradient_free": [
         ("hill climbing: a lucky x replaces θ unasked", "if values[1] > values[0]:", "if max(values[1:]) > values[0]:"),
         ("hill climbing: θ ← x without a comparison", "if values[1] > values[0]:", "if True:"),
@@ -180,7 +188,8 @@ def run_tests(modules, old="", new=""):
         copy = pathlib.Path(folder)
         for name in ("npg", "tests"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "oracle"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
+        for path in (ROOT / "pyproject.toml", *ROOT.glob("run_*.py")):
+            shutil.copy(path, copy)
         path = copy / "npg" / f"{modules[0]}.py"
         path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:cacheprovider"]

@@ -12,7 +12,17 @@ from npg.distributions import Bernoulli
 from npg.environments import UnsupportedEnvironment
 from npg.network import MLP
 from npg.policy import Policy
-from npg.pong import INPUTS, LitMLP, PongEnv, PongVectorEnv, RallySampler, make_envs, preprocess
+from npg.pong import (
+    INPUTS,
+    LitMLP,
+    PongEnv,
+    PongVectorEnv,
+    RallySampler,
+    any_of_four,
+    every_second,
+    make_envs,
+    preprocess,
+)
 from npg.rollout import play
 from npg.runs import read_weights
 
@@ -34,12 +44,12 @@ def envs():
         env.close()
 
 
-def hand_made_frame():
-    """The score and the walls, which are outside the court; a paddle at the lower right; a ball."""
+def hand_made_frame(ball=80):
+    """The score and the walls, which are outside the court; a paddle at the lower right; a ball at that column."""
     frame = np.full((210, 160), BACKGROUND, np.uint8)
     frame[:34] = frame[194:] = BALL
     frame[178:194, 140:144] = PADDLE
-    frame[100:104, 80:82] = BALL
+    frame[100:104, ball : ball + 2] = BALL
     return frame
 
 
@@ -47,8 +57,9 @@ def alternate(t, n):
     return np.full(n, t // 8 % 2)
 
 
-def test_a_frame_becomes_80_by_80_without_walls_and_background():
-    seen = preprocess(hand_made_frame()).reshape(80, 80)
+@pytest.mark.parametrize("halve", [every_second, any_of_four])
+def test_a_frame_becomes_80_by_80_without_walls_and_background(halve):
+    seen = preprocess(hand_made_frame(), halve).reshape(80, 80)
     expected = np.zeros((80, 80))
     expected[72:80, 70:72] = 1
     expected[33:35, 40] = 1
@@ -56,24 +67,40 @@ def test_a_frame_becomes_80_by_80_without_walls_and_background():
     assert seen.dtype == np.int8
 
 
+def test_any_of_four_shows_where_every_second_hides_how_the_ball_lies_between_the_pixels():
+    seen = lambda halve, ball: preprocess(hand_made_frame(ball), halve)
+    np.testing.assert_array_equal(seen(every_second, 79), seen(every_second, 80))
+    columns = lambda ball: np.nonzero(seen(any_of_four, ball).reshape(80, 80)[33])[0].tolist()
+    assert columns(79) == [39, 40] and columns(80) == [40]
+
+
+@pytest.mark.parametrize("halve", [every_second, any_of_four])
+@pytest.mark.parametrize("pixel", [(1, 1), (0, 1), (1, 0), (0, 0)])
+def test_one_lit_pixel_of_four(halve, pixel):
+    lit = np.zeros((160, 160), bool)
+    lit[20 + pixel[0], 30 + pixel[1]] = True
+    halved = halve(lit)
+    assert halved[10, 15] == halved.any() == (halve is any_of_four or pixel == (0, 0))
+
+
 def test_both_backgrounds_are_erased():
-    assert not preprocess(np.full((210, 160), 87, np.uint8)).any()
-    assert not preprocess(np.full((210, 160), 107, np.uint8)).any()
+    assert not preprocess(np.full((210, 160), 87, np.uint8), any_of_four).any()
+    assert not preprocess(np.full((210, 160), 107, np.uint8), any_of_four).any()
 
 
 def test_frames_are_preprocessed_in_batches():
     frames = np.stack([hand_made_frame(), np.full((210, 160), BACKGROUND, np.uint8)])
-    seen = preprocess(frames[None])
+    seen = preprocess(frames[None], any_of_four)
     assert seen.shape == (1, 2, 6400)
-    np.testing.assert_array_equal(seen[0, 0], preprocess(frames[0]))
+    np.testing.assert_array_equal(seen[0, 0], preprocess(frames[0], any_of_four))
     assert not seen[0, 1].any()
 
 
 def test_inputs_tell_what_rests_what_comes_and_what_goes():
     before, now = np.array([0, 1, 0, 1], np.int8), np.array([0, 1, 1, 0], np.int8)  # dark, rests, comes, goes
-    np.testing.assert_array_equal(INPUTS["difference"](now, before), [0, 0, 1, -1])
-    np.testing.assert_array_equal(INPUTS["half"](now, before), [0, 1, 2, -1])
-    assert all(f(now, before).dtype == np.int8 for f in INPUTS.values())
+    np.testing.assert_array_equal(INPUTS["difference"].combine(now, before), [0, 0, 1, -1])
+    np.testing.assert_array_equal(INPUTS["half"].combine(now, before), [0, 1, 2, -1])
+    assert all(inputs.combine(now, before).dtype == np.int8 for inputs in INPUTS.values())
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
@@ -84,7 +111,7 @@ def test_observations_are_bytes_that_combine_two_frames(envs, inputs):
         assert obs.shape == (3, 6400) and obs.dtype == np.int8 and env.observation_space.contains(obs)
         before = env.frame
         obs, *_ = env.step(alternate(t, 3))
-        np.testing.assert_array_equal(obs, INPUTS[inputs](env.frame, before))
+        np.testing.assert_array_equal(obs, INPUTS[inputs].combine(env.frame, before))
     assert obs.any()
 
 
