@@ -57,8 +57,8 @@ SETTINGS = {
     },
     "a3c": {
         **COMMON,
-        "envs": 16,
-        "n_steps": 16,
+        "envs": 8,
+        "n_steps": 64,
         "lam": 0.98,
         "learning_rate": 1e-3,
         "shared": True,
