@@ -18,6 +18,7 @@ from timing import default_experiment, machine, training_rate, with_spread  # is
 import numpy as np
 from learning import run
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from tqdm import tqdm
 
 import run_pong
@@ -60,10 +61,11 @@ def draw(path, tasks):
         for axes, axis, label in zip(row, (1, 0), ("seconds, start of the workers included", "environment steps")):
             for name, seeds in curves.items():
                 grid = np.linspace(max(c[axis, 0] for c in seeds), max(c[axis, -1] for c in seeds), 200)
-                axes.plot(grid, median_curve(seeds, axis, grid), color=COLORS.get(name), label=f"{name} workers")
+                axes.plot(grid, median_curve(seeds, axis, grid), color=COLORS.get(name), label=name)
             axes.set(xlim=(0, None), xlabel=label, ylabel=f"{task}: score, median of the seeds")
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="lower right", title="workers")
     figure.savefig(path, dpi=110)
 
 

@@ -63,7 +63,7 @@ def draw(path, results):
     axes.set_ylabel("score, mean of the last 30 training games")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="center left")
     figure.savefig(path, dpi=120)
 
 
@@ -73,6 +73,7 @@ def main():
                         help=f"{', '.join(ROWS)} (default sticky)")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="others than each row's own")
     parser.add_argument("--runs", type=pathlib.Path, default="runs/pong", help="folder of the runs (runs/pong)")
+    parser.add_argument("--ended", action="store_true", help="train nothing: only the runs that have ended")
     parser.add_argument("--figure", metavar="PNG", help="draw every seed's score against minutes")
     args = parser.parse_args()
     print(machine("npg", "numpy", "ale-py"), "\n")
@@ -82,6 +83,8 @@ def main():
         flags, seeds, _ = ROWS[row]
         for seed in args.seeds or seeds:
             folder = args.runs / f"{row}-seed{seed}"
+            if args.ended and not (folder / "result.json").exists():
+                continue
             result = run(folder, flags, seed)
             results.setdefault(row, []).append((folder, result))
             print(

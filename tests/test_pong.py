@@ -67,7 +67,7 @@ def test_a_frame_becomes_80_by_80_without_walls_and_background(halve):
     assert seen.dtype == np.int8
 
 
-def test_any_of_four_shows_where_every_second_hides_how_the_ball_lies_between_the_pixels():
+def test_any_of_four_tells_even_columns_from_odd_ones():
     seen = lambda halve, ball: preprocess(hand_made_frame(ball), halve)
     np.testing.assert_array_equal(seen(every_second, 79), seen(every_second, 80))
     columns = lambda ball: np.nonzero(seen(any_of_four, ball).reshape(80, 80)[33])[0].tolist()
