@@ -100,7 +100,7 @@ FLAGS = {
     "n_elite": ({"type": _count}, "candidates that live on"),
     "crossover": (_SWITCH, "children of two parents"),
     "normalise_obs": (_SWITCH, "remove the observations' running mean and variance"),
-    "act": (_choice(ACT), "the policy's actions in evaluations and --gif; sharpened: at temperature 0.3"),
+    "act": (_choice(ACT), f"actions in evaluations and --gif; sharpened: at temperature {ACT['sharpened']}"),
 }
 PLAYING = "seed", "episodes", "act"  # what may differ from training's where a policy only plays
 
