@@ -21,7 +21,7 @@ from npg.training import Task
 COMMON = {
     "hidden": [200],
     "activation": "relu",
-    "inputs": "half",
+    "inputs": "trail",
     "sticky": 0.0,
     "gamma": 0.99,
     "anneal": True,
@@ -100,7 +100,7 @@ SETTINGS = {
 }
 FLAGS = {
     "baseline": ({"choices": ["none", "state"]}, "subtracted from Ψ; the others ask for one return a game"),
-    "inputs": ({"choices": sorted(INPUTS)}, "what of two frames the network sees"),
+    "inputs": ({"choices": sorted(INPUTS)}, "what of the last frames the network sees"),
     "sticky": ({"type": unit}, "probability that a frame repeats the last action"),
 }
 

@@ -69,7 +69,7 @@ def ball_and_activity(model, theta, seed=0):
     sampler, balls, hidden = RallySampler(envs, seed), [], []
     for _ in range(WINDOWS):
         obs = sampler.steps(model, theta, ROWS).obs.reshape(-1, 80, 80)
-        just_come = obs == 2
+        just_come = obs == envs.inputs.weights[0]
         just_come[:, :, :10] = just_come[:, :, 70:] = False  # the paddles
         just_come = just_come.reshape(len(obs), 6400)
         seen = just_come.any(axis=1)

@@ -1,15 +1,17 @@
 """Pong from pixels (the lecture's last part, after Karpathy 2016): what the player sees, and many games side by side.
 
-A frame is cut to the court, halved to 80 × 80 and its background erased: 6400 numbers, 0 or 1. Two of them make an
-observation, since one does not show where the ball is going. It holds −1, 0, 1 or 2, so bytes hold it:
+A frame is cut to the court, halved to 80 × 80 and its background erased: 6400 numbers, 0 or 1. Two or three of them
+make an observation, since one does not show what moves where:
 
-    "difference"   x_t − x_{t−1}        Karpathy's input. What rests, such as a paddle, cannot be seen
-    "half"         2 x_t − x_{t−1}      x_t − ½ x_{t−1}, doubled: 1 rests, 2 has just come, −1 has just gone
+    "difference"   x_t − x_{t−1}                Karpathy's input. What rests, such as a paddle, cannot be seen
+    "half"         2 x_t − x_{t−1}              x_t − ½ x_{t−1}, doubled: 1 rests, 2 has just come, −1 has just gone
+    "trail"        4 x_t − 2 x_{t−1} − x_{t−2}  the same for three: no two histories of a pixel look alike
 
-Karpathy halves the court to every second pixel. The paddle moves in every second frame, and the player acts in every
-fourth, so there are two kinds of games. They differ in whether the ball, two pixels wide and one further in each frame,
-is at an even or at an odd column when it is seen, and every second pixel hides just that. "half" therefore lights a
-number where any of four pixels is lit.
+The player acts in every fourth frame and the paddle, which is slow to turn, moves in every second. So games are of two
+kinds, begun after an even or an odd number of idle frames. Karpathy halves the court to every second pixel, which hides
+of which: whether the ball, two pixels wide and one further in each frame, is seen at even or at odd columns. "half" and
+"trail" light a number where any of four pixels is lit. And in even games two frames do not tell which way the paddle is
+turning, or where it will be next; three do.
 
 Everything here needs ale-py, which is imported when an environment is made: `pip install 'npg[atari]'`.
 """
@@ -41,15 +43,26 @@ def any_of_four(lit):
 
 
 class Inputs(NamedTuple):
-    """What the player sees: how the court is halved, and what is made of a frame and the one before."""
+    """What the player sees: how the court is halved, and Σ_k w_k x_{t−k}."""
 
     halve: Callable
-    combine: Callable
+    weights: tuple
+
+    def combine(self, frames):
+        """The observation of frames (x_t, x_{t−1}, …), as many as there are weights; bytes hold it."""
+        return sum(weight * x for weight, x in zip(self.weights, frames, strict=True))
+
+    @property
+    def space(self):
+        """Of observations [6400]."""
+        low, high = (sum(pick(weight, 0) for weight in self.weights) for pick in (min, max))
+        return gymnasium.spaces.Box(low, high, (6400,), np.int8)
 
 
 INPUTS = {
-    "difference": Inputs(every_second, lambda x, before: x - before),
-    "half": Inputs(any_of_four, lambda x, before: 2 * x - before),
+    "difference": Inputs(every_second, (1, -1)),
+    "half": Inputs(any_of_four, (2, -1)),
+    "trail": Inputs(any_of_four, (4, -2, -1)),
 }
 
 
@@ -63,7 +76,7 @@ def preprocess(frames, halve):
 class PongVectorEnv(gymnasium.vector.VectorEnv):
     """`num_envs` games to 21 by ale-py's own threads: observations [num_envs, 6400], actions DOWN 0 or UP 1.
 
-    inputs  "half" or "difference"
+    inputs  "difference", "half" or "trail"
     sticky  probability that a frame repeats the last frame's action instead of taking the new one
     num_threads   of ale-py that play; 0: one a core
 
@@ -71,38 +84,38 @@ class PongVectorEnv(gymnasium.vector.VectorEnv):
     """
 
     metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
-    single_observation_space = gymnasium.spaces.Box(-1, 2, (6400,), np.int8)
     single_action_space = gymnasium.spaces.Discrete(2)
 
-    def __init__(self, num_envs, inputs="half", sticky=0.0, num_threads=0):
+    def __init__(self, num_envs, inputs="trail", sticky=0.0, num_threads=0):
         self.games = _ale_py().vector_env.AtariVectorEnv(
             "pong", num_envs, img_height=210, img_width=160, stack_num=1, maxpool=False, frameskip=4,
             repeat_action_probability=sticky, use_fire_reset=False, num_threads=num_threads,
         )
         self.num_envs, self.inputs = num_envs, INPUTS[inputs]
+        self.single_observation_space = self.inputs.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(self, *, seed=None, options=None):
         """New games: observations [num_envs, 6400] and ale-py's infos."""
-        frames, infos = self.games.reset(seed=seed)
-        self.frame = preprocess(frames[:, 0], self.inputs.halve)
+        screens, infos = self.games.reset(seed=seed)
+        self.frames = _at_rest(preprocess(screens[:, 0], self.inputs.halve), self.inputs)
         self.ended = np.zeros(self.num_envs, bool)
-        return self.inputs.combine(self.frame, self.frame), infos
+        return self.inputs.combine(self.frames), infos
 
     def step(self, actions):
         """Observations [num_envs, 6400]; rewards ±1 at a point; terminated, truncated; ale-py's infos."""
-        frames, rew, terminated, truncated, infos = self.games.step(np.where(actions == 1, UP, DOWN))
-        frame = preprocess(frames[:, 0], self.inputs.halve)
-        before = np.where(self.ended[:, None], frame, self.frame)  # in a game's first frame nothing has moved
-        self.frame, self.ended = frame, terminated | truncated
-        return self.inputs.combine(frame, before), rew, terminated, truncated, infos
+        screens, rew, terminated, truncated, infos = self.games.step(np.where(actions == 1, UP, DOWN))
+        frame, begins = preprocess(screens[:, 0], self.inputs.halve), self.ended[:, None]
+        self.frames = [frame, *(np.where(begins, frame, x) for x in self.frames[:-1])]
+        self.ended = terminated | truncated
+        return self.inputs.combine(self.frames), rew, terminated, truncated, infos
 
 
 class PongEnv(gymnasium.Wrapper):
     """One game with the same observations and actions, to be rendered."""
 
-    def __init__(self, render_mode=None, inputs="half", sticky=0.0):
+    def __init__(self, render_mode=None, inputs="trail", sticky=0.0):
         gymnasium.register_envs(_ale_py())
         super().__init__(
             gymnasium.make(
@@ -110,23 +123,23 @@ class PongEnv(gymnasium.Wrapper):
                 render_mode=render_mode,
             )
         )
-        self.observation_space = PongVectorEnv.single_observation_space
-        self.action_space = PongVectorEnv.single_action_space
         self.inputs = INPUTS[inputs]
+        self.observation_space = self.inputs.space
+        self.action_space = PongVectorEnv.single_action_space
 
     def reset(self, *, seed=None, options=None):
         """As `PongVectorEnv.reset`, for one game."""
-        frame, info = self.env.reset(seed=seed)
+        screen, info = self.env.reset(seed=seed)
         for _ in range(self.env.np_random.integers(8)):  # else every game were the same
-            frame, *_ = self.env.step(NOTHING)
-        self.frame = preprocess(frame, self.inputs.halve)
-        return self.inputs.combine(self.frame, self.frame), info
+            screen, *_ = self.env.step(NOTHING)
+        self.frames = _at_rest(preprocess(screen, self.inputs.halve), self.inputs)
+        return self.inputs.combine(self.frames), info
 
     def step(self, action):
         """As `PongVectorEnv.step`, for one game."""
-        frame, *rest = self.env.step(UP if action == 1 else DOWN)
-        self.frame, before = preprocess(frame, self.inputs.halve), self.frame
-        return self.inputs.combine(self.frame, before), *rest
+        screen, *rest = self.env.step(UP if action == 1 else DOWN)
+        self.frames = [preprocess(screen, self.inputs.halve), *self.frames[:-1]]
+        return self.inputs.combine(self.frames), *rest
 
 
 def make_envs(name, n, **options):
@@ -139,6 +152,11 @@ def make_envs(name, n, **options):
 def make_env(name, render_mode=None, **options):
     """One game to be rendered, for the command line."""
     return PongEnv(render_mode, **options)
+
+
+def _at_rest(frame, inputs):
+    """The frames (x_t, x_{t−1}, …) of a game's beginning, where nothing has moved yet."""
+    return [frame] * len(inputs.weights)
 
 
 def _ale_py():

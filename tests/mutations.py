@@ -128,9 +128,10 @@ BUGS = {
     ],
     "pong": [
         ("every second column, not any of two", "rows[..., ::2] | rows[..., 1::2]", "rows[..., ::2]"),
-        ("the difference taken backwards", "lambda x, before: x - before", "lambda x, before: before - x"),
+        ("the difference taken backwards", "(1, -1)", "(-1, 1)"),
         ("only one of two backgrounds erased", " & (court != BACKGROUNDS[1])", ""),
-        ("a game begins with the ghost of the last", "np.where(self.ended[:, None], frame, self.frame)", "self.frame"),
+        ("a game begins with the ghost of the last", "np.where(begins, frame, x)", "x"),
+        ("the trail forgets its third frame", "x in self.frames[:-1])]", "x in self.frames[:1] * 2)]"),
         ("credit runs on over points", "rollout.terminated | (rollout.rew != 0)", "rollout.terminated"),
         ("dW of the last chunk alone", "dW[lit] += dsmall", "dW[lit] = dsmall"),
     ],
