@@ -19,7 +19,7 @@ from npg.rollout import Sampler, play
 from npg.runs import Run, RunError, read_checkpoint, read_config, read_weights
 
 PRETRAINED = "pretrained"  # goes where a run's folder goes
-ACT = {"most-likely": 0.0, "sharpened": 0.3, "sampled": 1.0}  # temperature of the policy where it only plays
+ACT = {"most-likely": 0.0, "sharpened": 0.6, "sampled": 1.0}  # temperature of the policy where it only plays
 
 
 class Task(NamedTuple):

@@ -594,7 +594,7 @@ def test_evaluate_plays_the_saved_policy_greedily(call, copy, monkeypatch):
 def test_evaluate_plays_sampled_actions_where_asked_to(call, copy):
     """A policy of zeros but for one bias: always to the right, a coin's throws, or one that is loaded more."""
     theta = np.zeros_like(read_checkpoint(copy)["theta"])
-    theta[4 * 8 + 8 + 8 * 2 + 1] = 0.5  # the bias of action 1
+    theta[4 * 8 + 8 + 8 * 2 + 1] = 0.8  # the bias of action 1
     rewritten(copy / "checkpoint.npz", theta=theta)
 
     def mean(flags):
