@@ -64,7 +64,7 @@ SETTINGS = {
         "learning_rate": 2e-3,
         "shared": False,
         "standardise": True,
-        "value_weight": 0.05,
+        "value_weight": 0.5,
         "entropy_weight": 0.01,
         "max_grad_norm": 0.5,
         "report_every": 2000,

@@ -18,7 +18,6 @@ import tempfile
 from timing import machine  # isort: skip  # before NumPy: it sets the number of threads
 
 import numpy as np
-from matplotlib.figure import Figure
 
 import run_cartpole
 from npg.runs import read_metrics
@@ -82,6 +81,8 @@ def run(flags, seed):
 
 def draw(path, curves):
     """One panel a row: each seed's evaluations until solved, the last one marked."""
+    from matplotlib.figure import Figure  # not above: every worker imports this file
+
     n_rows = -(-len(curves) // 4)
     figure = Figure(figsize=(12, 2.7 * n_rows), layout="constrained")
     panels = list(figure.subplots(n_rows, 4, squeeze=False).flat)
