@@ -22,8 +22,8 @@ import run_pong
 from npg.runs import read_metrics, recent_return
 
 ROWS = {  # flags of run_pong.py, seeds fixed beforehand and not used in tuning, colour
-    "default": ("", range(220, 225), "#08519c"),
-    "sticky": ("--sticky 0.25 --target 15", range(220, 222), "#31a354"),
+    "default": ("", range(230, 235), "#08519c"),
+    "sticky": ("--sticky 0.25 --target 15", range(230, 232), "#31a354"),
     "reinforce": ("--algo reinforce --target -5 --evaluate-every 10 --steps 4000000", range(200, 202), "#636363"),
 }
 LABELS = {
