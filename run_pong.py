@@ -57,6 +57,7 @@ SETTINGS = {
     },
     "a3c": {
         **COMMON,
+        "inputs": "half",
         "envs": 8,
         "n_steps": 64,
         "lam": 0.98,

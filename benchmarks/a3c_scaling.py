@@ -75,7 +75,8 @@ def draw(path, tasks):
                 grid = np.linspace(max(c[axis, 0] for c in seeds), max(c[axis, -1] for c in seeds), 200)
                 axes.plot(grid, median_curve(seeds, axis, grid), color=COLORS.get(name), label=name)
             axes.set(xlim=(0, None), xlabel=label, ylabel=f"{task}: score, median of the seeds")
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            if label == "environment steps":
+                axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="lower right", title="workers")
     figure.savefig(path, dpi=110)

@@ -32,6 +32,7 @@ from npg.runs import read_weights
 from run_pong import TASK
 
 GAMES, ROWS, WINDOWS = 32, 256, 16  # side by side, steps of each in a rollout, rollouts
+LABEL_WINDOWS = 64  # rollouts of the untrained player, who wins so few rallies
 UP, DOWN = "#08519c", "#e6550d"
 
 
@@ -115,7 +116,7 @@ def pretended_labels(seed=0):
     policy, (teacher, taught) = Policy(LitMLP((6400, 200, 1), "relu"), Bernoulli()), trained_player()
     theta, envs = policy.init(np.random.default_rng(seed)), PongVectorEnv(GAMES)
     sampler, rollouts, columns = RallySampler(envs, seed), [], []
-    for _ in trange(WINDOWS, unit=" rollouts"):
+    for _ in trange(LABEL_WINDOWS, unit=" rollouts"):
         rollout = sampler.steps(policy, theta, ROWS)
         whole = whole_rallies(rollout)
         steps_left = discounted_sum(np.ones(rollout.rew.shape), ~rollout.terminated)[whole] - 1
@@ -174,7 +175,7 @@ def main():
     error = agrees.std() / np.sqrt(len(agrees))
     print(f"{len(agrees):,} labels, {won.mean():.1%} of won rallies; {agrees.mean():.1%} ± {error:.1%} of all agree")
     for name, on in {
-        "won, 36 to 39 steps before": won & (36 <= steps_left) & (steps_left < 40),
+        "won, 36 to 47 steps before": won & (36 <= steps_left) & (steps_left < 48),
         "lost, 4 to 15 steps before": ~won & (4 <= steps_left) & (steps_left < 16),
     }.items():
         print(f"{name}: {agrees[on].mean():.1%} ± {agrees[on].std() / np.sqrt(on.sum()):.1%} of {on.sum():,}")

@@ -46,7 +46,7 @@ class Inputs(NamedTuple):
     """What the player sees: how the court is halved, and Σ_k w_k x_{t−k}."""
 
     halve: Callable
-    weights: tuple
+    weights: tuple  # w_0, of the frame x_t, and those of the frames before it
 
     def combine(self, frames):
         """The observation of frames (x_t, x_{t−1}, …), as many as there are weights; bytes hold it."""
