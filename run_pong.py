@@ -57,7 +57,7 @@ SETTINGS = {
     },
     "a3c": {
         **COMMON,
-        "inputs": "half",
+        "inputs": "half",  # with which the rest was tuned
         "envs": 8,
         "n_steps": 64,
         "lam": 0.98,
