@@ -39,7 +39,7 @@ def every_second(lit):
 def any_of_four(lit):
     """[..., 160, 160] → [..., 80, 80], True where one pixel of four is."""
     rows = lit[..., ::2, :] | lit[..., 1::2, :]
-    return rows[..., ::2] | rows[..., 1::2]
+    return rows.view(np.uint16) != 0  # neighbours as one number: half the time of rows[..., ::2] | rows[..., 1::2]
 
 
 class Inputs(NamedTuple):
@@ -106,8 +106,10 @@ class PongVectorEnv(gymnasium.vector.VectorEnv):
     def step(self, actions):
         """Observations [num_envs, 6400]; rewards ±1 at a point; terminated, truncated; ale-py's infos."""
         screens, rew, terminated, truncated, infos = self.games.step(np.where(actions == 1, UP, DOWN))
-        frame, begins = preprocess(screens[:, 0], self.inputs.halve), self.ended[:, None]
-        self.frames = [frame, *(np.where(begins, frame, x) for x in self.frames[:-1])]
+        frame, earlier = preprocess(screens[:, 0], self.inputs.halve), self.frames[:-1]
+        if self.ended.any():  # a new game has no past
+            earlier = [np.where(self.ended[:, None], frame, x) for x in earlier]
+        self.frames = [frame, *earlier]
         self.ended = terminated | truncated
         return self.inputs.combine(self.frames), rew, terminated, truncated, infos
 
@@ -213,7 +215,9 @@ class LitMLP(MLP):
             part = rows[start : start + self.chunk]
             lit = np.flatnonzero(np.append(part[:, :-1].any(axis=0), True))  # one at least, even in the dark
             small = MLP((len(lit), *self.sizes[1:]), self.activation)
-            small_theta = np.concatenate([W[lit].ravel(), theta[W.size :]])
+            small_theta = np.empty(small.size, theta.dtype)
+            W.take(lit, axis=0, out=small.layers(small_theta)[0][0], mode="clip")
+            small_theta[len(lit) * self.sizes[1] :] = theta[W.size :]
             y[start : start + self.chunk], small_cache = small.forward(small_theta, part[:, lit])
             cache.append((lit, small, small_theta, small_cache))
         return y.reshape(*x.shape[:-1], self.n_out), cache

@@ -107,9 +107,10 @@ class Sampler:
             rows.append((obs, act, np.array(rew, np.float32), terminated & valid, truncated & valid, valid))
             self.ended = rows[-1][3] | rows[-1][4]
             finished |= self.ended
-        obs, act, rew, terminated, truncated, valid = (np.stack(column) for column in zip(*rows))
+        obs, *columns = zip(*rows)
+        obs = np.stack([*obs, self.obs])
+        act, rew, terminated, truncated, valid = map(np.stack, columns)
         rew[~valid] = 0
-        obs = np.concatenate([obs, np.array(self.obs)[None]])
         returns, lengths = self._finished_episodes(rew, terminated | truncated, valid)
         return Rollout(obs, act, rew, terminated, truncated, valid, returns, lengths, int(valid.sum()), theta)
 
