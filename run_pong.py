@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Pong from pixels, in minutes, in plain NumPy: 6400 numbers in, 200 hidden units, the probability of UP out.
 
-    python run_pong.py                                        the fastest that reliably wins
-    python run_pong.py --algo reinforce                       Karpathy's own method, on difference frames
-    python run_pong.py --evaluate pretrained                  full games to 21 of the player that comes along
+    python run_pong.py                                        PPO, the fastest that reliably wins
+    python run_pong.py --algo reinforce --target -5           Karpathy's own method, on difference frames
+    python run_pong.py --evaluate pretrained                  full games to 21 of the pretrained player
     python run_pong.py --gif pretrained
 """
 

@@ -68,7 +68,7 @@ def median_curve(curves, axis, grid):
 
 
 def draw(path, tasks):
-    """Score against wall time and against steps: the median over seeds, from where all have one, to where all ended."""
+    """Score against wall time and against steps: the median over seeds, until nine of ten have ended."""
     from matplotlib.figure import Figure  # not above: every worker imports this file
     from matplotlib.ticker import EngFormatter
 
@@ -77,9 +77,10 @@ def draw(path, tasks):
         curves = {name: [curve for _, curve in seeds] for name, seeds in runs.items()}
         for axes, axis, label in zip(row, (1, 0), ("seconds, start of the workers included", "environment steps")):
             for name, seeds in curves.items():
-                grid = np.linspace(max(c[axis, 0] for c in seeds), max(c[axis, -1] for c in seeds), 200)
+                grid = np.linspace(max(c[axis, 0] for c in seeds), np.percentile([c[axis, -1] for c in seeds], 90), 200)
                 axes.plot(grid, median_curve(seeds, axis, grid), color=COLORS.get(name), label=name)
-            axes.set(xlim=(0, None), xlabel=label, ylabel=f"{task}: score, median of the seeds")
+            axes.set(xlim=(0, None), xlabel=label, ylabel="score, median of the seeds")
+            axes.set_title(task, fontsize=10)
             if label == "environment steps":
                 axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.spines[["top", "right"]].set_visible(False)
@@ -96,13 +97,13 @@ def table(title, runs, starts):
     print(f"\n| {title} | reached | steps | seconds | against 1 | start left out | Table 2 | seconds of each seed |")
     print("|---|---|---|---|---|---|---|---|")
     ends = {name: np.array([end for end, _ in seeds]).T for name, seeds in runs.items()}
+    workers = {name: int(name.split(", ")[1]) for name in runs}
     medians = {name: np.median(seconds) for name, (_, seconds) in ends.items()}
-    training = {name: median - starts[int(name.split(", ")[1])] for name, median in medians.items()}
+    training = {name: median - starts[workers[name]] for name, median in medians.items()}
     for name, (steps, seconds) in ends.items():
-        kind, n = name.split(", ")
         reached = f"{np.isfinite(steps).sum()} of {len(steps)}"
         spread = with_spread(steps, "{:,.0f}"), with_spread(seconds, "{:.2f}")
-        paper = str(PAPER.get(int(n), "")) if kind == "A3C" else ""
+        paper = str(PAPER.get(workers[name], "")) if name.startswith("A3C") else ""
         each = " ".join(f"{s:.2f}" for s in seconds)
         ratios = (next(iter(of.values())) / of[name] for of in (medians, training))
         columns = name, reached, *spread, *map("{:.2f}".format, ratios), paper, each

@@ -23,7 +23,7 @@ from npg.runs import read_metrics, recent_return
 
 ROWS = {  # flags of run_pong.py, seeds fixed beforehand and not used in tuning, colour
     "default": ("", range(230, 235), "#08519c"),
-    "sticky": ("--sticky 0.25 --target 15", range(230, 232), "#31a354"),
+    "sticky": ("--sticky 0.25 --target 15 --steps 5000000", range(230, 232), "#31a354"),
     "reinforce": ("--algo reinforce --target -5 --evaluate-every 10 --steps 4000000", range(200, 202), "#636363"),
 }
 LABELS = {

@@ -7,7 +7,7 @@ Each takes the gradient of `a2c`, `advantage_gradient`. What differs is only who
     asynchronous_gradients   each worker's as it arrives, at the θ that was current when the worker began
     actor_learner, a3c       each worker applies its own, at once, to a θ in shared memory
 
-The first three take any `concurrent.futures.Executor`, so that the workers may be a cluster's.
+`parallel_a2c` and `asynchronous_gradients` take any `concurrent.futures.Executor`: their workers may be a cluster's.
 """
 
 import contextlib
@@ -199,8 +199,10 @@ def start_pool(actors, shared, lock=None, **options):
 def actor_learner(k, t_stop, learning_rate, max_grad_norm=None):
     """Algorithm S3 (Mnih et al. 2016): worker k's share of the steps until T ≥ t_stop, at least one segment.
 
-    Other than there, a gradient is a mean over its segment's steps, dθ and dθ_v are clipped as one, and the entropy
-    term of the paper's §4 is in. Returns the `summary` of all its rollouts, and the measures of each segment.
+    Other than there, it may play in several environments, a segment then ends when all have met a terminal state;
+    R − V is `advantage_gradient`'s A, by λ; a gradient is a mean over its segment's steps; dθ and dθ_v are clipped as
+    one, and left out if not finite, which ends the share; the entropy term of the paper's §4 is in. After ROUND_SECONDS
+    it returns in any case: the `summary` of all its rollouts, and the measures of each segment.
     """
     shared, actors, lock = _given
     actor, optimizer, theta_shared = actors[k], shared.optimizers[k], np.asarray(shared.theta)
@@ -245,6 +247,8 @@ def _one_at_a_time(path):
 
 def a3c(pool, shared, report_every=2000, max_grad_norm=0.5):
     """A3C: the workers of a `start_pool` run `actor_learner` on one θ; yields measures every `report_every` steps.
+
+    (Of slow environments, every ROUND_SECONDS.)
 
     Between these rounds no worker runs, and θ is at rest. Of a worker that dies, hangs or raises only the unfinished
     segment is lost: θ and all counts are in shared memory.

@@ -1,7 +1,7 @@
 """Actor-critic: a learned value in place of a single rollout's return. Each algorithm is a small change to the last.
 
 `actor_critic`    the five steps of the slide "Actor-Critic": fit V, then one-step advantages
-`a2c`             actor and critic in one gradient, n-step or GAE(λ) advantages, entropy bonus
+`a2c`             actor and critic in one gradient, GAE(λ) advantages (λ = 1: as many steps as there are), entropy bonus
 `q_actor_critic`  Q_w(s, a) in place of the return
 
 All of them drop the γᵗ of `returns.discounted_reward_to_go`, as everybody does, and divide by the number of steps where
