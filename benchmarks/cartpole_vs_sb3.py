@@ -11,7 +11,7 @@ alone. The two take turns, seed by seed, with one thread each.
 import argparse
 import time
 
-from timing import machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+from timing import default_experiment, machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from npg.environments import default_distribution, make_envs
-from npg.experiment import EVALUATE, build
+from npg.environments import make_envs
+from npg.experiment import EVALUATE
 from npg.rollout import play
 from run_cartpole import SETTINGS, TASK
 
@@ -66,15 +66,12 @@ class Judge:
 
 def with_npg(seed):
     """The judge's verdict on `run_cartpole.py`'s defaults."""
-    settings = dict(SETTINGS[TASK.algo])
-    envs = make_envs(ENV, settings.pop("envs"), settings.pop("normalise_obs"))
-    anneal = settings.pop("anneal")
-    experiment = build(TASK.algo, envs, default_distribution(envs), seed, settings)
+    experiment = default_experiment(TASK, TASK.algo, seed)
     judge, env_steps, update = Judge(lambda obs: experiment.policy.act(experiment.theta, obs), seed), 0, 0
     while not judge.is_solved(env_steps) and env_steps < TASK.steps:
         if update % int(TASK.checkpoint_every) == 0:
             experiment.reset(update)  # as a run does at its checkpoints
-        if anneal:
+        if SETTINGS[TASK.algo]["anneal"]:
             experiment.set_learning_rate(1 - env_steps / TASK.steps)
         env_steps += next(experiment.updates)["rollout"].env_steps
         update += 1

@@ -117,7 +117,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--tasks", nargs="+", choices=CONTESTS, default=list(CONTESTS), metavar="TASK", help=", ".join(CONTESTS))
-    add("--algos", nargs="+", metavar="ALGO", help="only these of each task's (all)")
+    algos = sorted({algo for contest in CONTESTS.values() for algo in contest.algos})
+    add("--algos", nargs="+", choices=algos, metavar="ALGO", help="only these of each task's (all)")
     add("--seeds", type=int, help=f"how many ({', '.join(f'{task} {c.seeds}' for task, c in CONTESTS.items())})")
     add("--first-seed", type=int, default=0, help="the others follow it (0)")
     add("--workers", type=int, default=available_cores(), help="runs side by side, one thread each (%(default)s)")

@@ -75,8 +75,9 @@ def outcome(flags, seed):
 def run(flags, seed):
     """(steps, seconds) until solved, infinite if not, and the evaluations on the way: steps, seconds, mean returns."""
     result, rows = outcome(flags, seed)
-    curve = np.array([[row[name] for name in ("env_steps", "seconds", "eval_return_mean")] for row in rows]).T
-    return (result["env_steps"], result["seconds"]) if result and result["solved"] else (np.inf, np.inf), curve
+    curve = np.array([[row[name] for name in ("env_steps", "seconds", "eval_return_mean")] for row in rows])
+    end = (result["env_steps"], result["seconds"]) if result and result["solved"] else (np.inf, np.inf)
+    return end, curve.reshape(-1, 3).T
 
 
 def draw(path, curves):
@@ -87,7 +88,7 @@ def draw(path, curves):
     figure = Figure(figsize=(12, 2.7 * n_rows), layout="constrained")
     panels = list(figure.subplots(n_rows, 4, squeeze=False).flat)
     for axes, (row, seeds) in zip(panels, curves.items()):
-        for steps, _, returns in seeds:
+        for steps, _, returns in filter(np.size, seeds):
             axes.plot(steps / 1000, returns, color="#6baed6", linewidth=1)
             axes.plot(steps[-1] / 1000, returns[-1], "o", color="#08519c", markersize=4)
         axes.set_title(f"{TITLES[row]}, {len(seeds)} seeds", fontsize=9)

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 import run_pong
 from npg.runs import read_metrics, recent_return
+from npg.workers import available_cores
 
 ROWS = {  # flags of run_pong.py, seeds fixed beforehand and not used in tuning, colour
     "default": ("", range(230, 235), "#08519c"),
@@ -59,7 +60,8 @@ def draw(path, results):
             axes.plot(*recent_scores(folder), color=ROWS[row][2], linewidth=1, label=None if k else LABELS[row])
             axes.plot(result["seconds"] / 60, result["eval_return_mean"], "x", color=ROWS[row][2])
     axes.axhline(18, color="#a50f15", linestyle="--", linewidth=1)
-    axes.set(xscale="log", xlim=(0.1, None), ylim=(-21.5, 21.5), xlabel="minutes of training, 2 cores")
+    axes.set(xscale="log", xlim=(0.1, None), ylim=(-21.5, 21.5))
+    axes.set_xlabel(f"minutes of training, {available_cores()} cores")
     axes.set_ylabel("score, mean of the last 30 training games")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.spines[["top", "right"]].set_visible(False)

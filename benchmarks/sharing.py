@@ -26,7 +26,7 @@ from npg.policy import SharedActorCritic
 from npg.pong import LitMLP, RallySampler, make_envs
 from npg.workers import Pool, shared_array
 
-SETTINGS = run_pong.SETTINGS.get("a3c", run_pong.SETTINGS["a2c"])
+SETTINGS = run_pong.SETTINGS["a3c"]
 MODEL = SharedActorCritic(LitMLP((6400, *SETTINGS["hidden"], 2), SETTINGS["activation"]), Bernoulli())
 WARM_UP = 5
 
@@ -54,7 +54,8 @@ def updates(n, lock):
 
 def segments(n):
     """(ms of sampling, ms of the gradient) [n, 2] of whole segments."""
-    envs = make_envs("Pong", SETTINGS["envs"], inputs=SETTINGS["inputs"], sticky=SETTINGS["sticky"])
+    options = {name: SETTINGS[name] for name in run_pong.TASK.environment}
+    envs = make_envs("Pong", SETTINGS["envs"], **options, **run_pong.TASK.environment_in_worker)
     sampler, theta = RallySampler(envs, 0), MODEL.init(np.random.default_rng(0))
     times = np.empty((WARM_UP + n, 3))
     for row in times:

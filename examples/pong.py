@@ -25,10 +25,10 @@ from tqdm import trange
 
 from npg import plots
 from npg.distributions import Bernoulli
-from npg.policy import Policy, SharedActorCritic
+from npg.policy import Policy
 from npg.pong import LitMLP, PongEnv, PongVectorEnv, RallySampler
 from npg.returns import discounted_sum, reward_to_go
-from npg.runs import read_weights
+from npg.training import PRETRAINED, load
 from run_pong import TASK
 
 GAMES, ROWS, WINDOWS = 32, 256, 16  # side by side, steps of each in a rollout, rollouts
@@ -38,8 +38,8 @@ UP, DOWN = "#08519c", "#e6550d"
 
 def trained_player():
     """(model, θ) of the player that comes with the package."""
-    model = SharedActorCritic(LitMLP((6400, 200, 2), "relu"), Bernoulli())
-    return model, read_weights(TASK.pretrained)[1].astype(np.float32)
+    run, _ = load(TASK, PRETRAINED)
+    return run.experiment.policy, run.experiment.theta
 
 
 def first_points(model, theta, n_points, seed=0):

@@ -67,13 +67,14 @@ def exploring(model, epsilon=0.0, temperature=1.0):
 def environments(actor, age):
     """This process's `Sampler`: the one of earlier calls, or a new one, for the first time or where that one is lost.
 
-    `age` is a number that has grown since the worker's last one began, 0 for the first.
+    `age` is a number that has grown since the worker's last one began, 0 for the first. (On a cluster another actor may
+    have made the sampler here: new seeds stay its maker's, for no two processes may play the same episodes.)
     """
-    make = lambda: SimpleNamespace(seeds=actor.seeds, sampler=actor.make_sampler(*actor.its_seeds(age)))
+    make = lambda: SimpleNamespace(actor=actor, age=age, sampler=actor.make_sampler(*actor.its_seeds(age)))
     memory = kept(actor.run, make)
-    if memory.seeds != actor.seeds:
-        memory.sampler.reset(*actor.its_seeds(0))
-        memory.seeds = actor.seeds
+    if memory.actor.seeds != actor.seeds:
+        memory.actor = memory.actor._replace(seeds=actor.seeds)
+        memory.sampler.reset(*memory.actor.its_seeds(memory.age))
     return memory.sampler
 
 

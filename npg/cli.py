@@ -29,13 +29,13 @@ from npg.training import ACT, PRETRAINED, frames, load, prepare, train
 from npg.workers import WorkerError, available_cores
 
 
-def _number(kind, low, high=np.inf, open_low=False):
-    """An argparse type: a `kind` in [low, high], or (low, high]."""
+def _number(kind, low, high=np.inf, open_low=False, infinite=False):
+    """An argparse type: a `kind` in [low, high], or (low, high]; finite, unless `high` may be `infinite`."""
 
     def parse(text):
         value = kind(text)
-        if value != value:
-            raise argparse.ArgumentTypeError("expected a number, got nan")
+        if not (np.isfinite(value) or infinite and value == high):
+            raise argparse.ArgumentTypeError(f"expected a finite number, got {text}")
         if not (low < value if open_low else low <= value) or value > high:
             raise argparse.ArgumentTypeError(f"expected {low} {'<' if open_low else '≤'} number ≤ {high}, got {text}")
         return value
@@ -51,6 +51,7 @@ def _name(text):
 
 
 _count, unit, _positive = _number(int, 1), _number(float, 0, 1), _number(float, 0, open_low=True)
+_limit = _number(float, 0, open_low=True, infinite=True)
 _choice = lambda names: {"choices": sorted(names)}
 _SWITCH = {"action": argparse.BooleanOptionalAction}
 
@@ -87,7 +88,7 @@ FLAGS = {
     "standardise": (_SWITCH, "give the weights of a batch mean 0 and standard deviation 1"),
     "value_weight": ({"type": _number(float, 0)}, "weight of the critic's loss beside the actor's"),
     "entropy_weight": ({"type": _number(float, 0)}, "weight β of the entropy bonus"),
-    "max_grad_norm": ({"type": _positive}, "longest gradient; longer ones are scaled down"),
+    "max_grad_norm": ({"type": _limit}, "longest gradient; longer ones are scaled down (inf: none is)"),
     "n_candidates": ({"type": _count}, "policies tried in an iteration; of finite differences, kohl-stone's alone"),
     "common_seeds": (_SWITCH, "the same episodes for all candidates of an iteration"),
     "shaping": (_choice(SHAPING), "of the candidates' returns"),
@@ -102,7 +103,7 @@ FLAGS = {
     "normalise_obs": (_SWITCH, "remove the observations' running mean and variance"),
     "act": (_choice(ACT), f"actions in evaluations and --gif; sharpened: at temperature {ACT['sharpened']}"),
 }
-PLAYING = "seed", "episodes", "act"  # what may differ from training's where a policy only plays
+PLAYING = "seed", "episodes", "act", "sticky"  # what may differ from training's where a policy only plays
 
 
 def _default_text(settings, name):
@@ -235,7 +236,7 @@ def _cluster(address):
 
 
 def _load(task, folder, args):
-    return load(task, folder, **{name: getattr(args, name) for name in (*PLAYING, *task.environment)})
+    return load(task, folder, **{name: getattr(args, name, None) for name in PLAYING})
 
 
 def _train_command(task, args, parser):
@@ -246,6 +247,8 @@ def _train_command(task, args, parser):
         config, folder = read_config(args.resume), pathlib.Path(args.resume)
         config["steps"] = args.steps or config["steps"]
         config["cluster"] = args.cluster or config.get("cluster")
+        if args.cluster and not config.get("workers"):
+            parser.error("--cluster has no meaning for a run without workers")
     else:
         config = _new_config(task, args, parser)
         folder = pathlib.Path(args.out) if args.out else _new_folder(config)
@@ -345,7 +348,7 @@ def main(task, argv=None):
     try:
         if modes and modes[0] in commands:
             for name in vars(args):
-                allowed = (*commands, *task.environment, *PLAYING, "quiet")
+                allowed = (*commands, *PLAYING, "quiet")
                 if getattr(args, name) is not None and name not in allowed:
                     parser.error(f"{_flag(name)} has no meaning with {_flag(modes[0])}")
             return commands[modes[0]](task, args)
@@ -354,7 +357,8 @@ def main(task, argv=None):
         print(f"{parser.prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{parser.prog}: {error.filename}: {error.strerror}", file=sys.stderr)
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
+        print(f"{parser.prog}: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -56,10 +56,12 @@ def _check(name, array, last):
         raise ValueError(f"{name}: expected shape [..., {last}], got {np.shape(array)}")
 
 
-def _one_an_action(params, act):
+def _one_of(n, params, act):
     act = np.asarray(act)
     if act.shape != params.shape[:-1]:
-        raise ValueError(f"act: expected one whole number an action, shape {params.shape[:-1]}, got {act.shape}")
+        raise ValueError(f"act: expected one whole number a row of params, shape {params.shape[:-1]}, got {act.shape}")
+    if act.size and not (act.min() >= 0 and act.max() < n):
+        raise ValueError(f"act: expected whole numbers from 0 to {n - 1}, got {act.min()} to {act.max()}")
     return act
 
 
@@ -86,13 +88,13 @@ class Categorical:
     def log_prob(self, params, act):
         """log π(a) = h_a − log Σ_b e^{h_b}."""
         _check("params", params, self.n)
-        taken = _one_an_action(params, act)[..., None]
+        taken = _one_of(self.n, params, act)[..., None]
         return np.take_along_axis(params, taken, axis=-1)[..., 0] - logsumexp(params)
 
     def grad_log_prob(self, params, act):
         """∂ log π(a) / ∂h_b = 1[a = b] − π(b): the slide's ∇h(s,a) − Σ_b π(b) ∇h(s,b)."""
         _check("params", params, self.n)
-        taken = _one_an_action(params, act)[..., None] == np.arange(self.n)
+        taken = _one_of(self.n, params, act)[..., None] == np.arange(self.n)
         return taken - np.exp(log_softmax(params))
 
     def entropy(self, params):
@@ -129,12 +131,12 @@ class Bernoulli:
     def log_prob(self, params, act):
         """log π(1) = −softplus(−z),  log π(0) = −softplus(z)."""
         _check("params", params, 1)
-        return -softplus((1 - 2 * _one_an_action(params, act).astype(params.dtype)) * params[..., 0])
+        return -softplus((1 - 2 * _one_of(self.n, params, act).astype(params.dtype)) * params[..., 0])
 
     def grad_log_prob(self, params, act):
         """∂ log π(a) / ∂z = a − σ(z)."""
         _check("params", params, 1)
-        return _one_an_action(params, act).astype(params.dtype)[..., None] - sigmoid(params)
+        return _one_of(self.n, params, act).astype(params.dtype)[..., None] - sigmoid(params)
 
     def entropy(self, params):
         """H = softplus(z) − z σ(z)."""

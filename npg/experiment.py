@@ -34,8 +34,8 @@ from npg.gradient_free import (
 from npg.network import MLP
 from npg.optimizers import SGD, Adam, RMSProp, state
 from npg.policy import ActorCritic, Critic, Policy, SharedActorCritic
-from npg.reinforce import reinforce
-from npg.replay import ExperienceBuffer, ppo
+from npg.reinforce import WEIGHTS, reinforce
+from npg.replay import IMPORTANCE, ExperienceBuffer, ppo
 from npg.rollout import AheadSampler, Sampler
 from npg.workers import Pool
 
@@ -49,6 +49,7 @@ BASELINES = {
     "time": baselines.time_dependent,
     "state": baselines.StateBaseline,
 }
+CHOICES = {"baseline": BASELINES, "weight": WEIGHTS, "importance": IMPORTANCE, "estimation": ("mc", "td")}
 GRADIENT_FREE = ("es", "finite-difference", "hill-climbing", "genetic")
 ALGORITHMS = ("ppo", "a2c", "a3c", "actor-critic", "q-actor-critic", "reinforce", *GRADIENT_FREE)
 PARALLEL = ("a2c", "a3c", *GRADIENT_FREE)  # what workers are of use to; a3c is nothing without
@@ -101,6 +102,9 @@ def build(
     if workers is None and algo == "a3c" or workers is not None and algo not in PARALLEL:
         raise ValueError(f"workers: expected {'some' if algo == 'a3c' else 'None'} for {algo}, got {workers}")
     settings = dict(settings)
+    for name, known in CHOICES.items():
+        if settings.get(name) not in (None, *known):
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {settings[name]!r}")
     hidden, activation = settings.pop("hidden"), settings.pop("activation")
     n_obs = envs.single_observation_space.shape[0]
     network = lambda n_out, n_in=n_obs: make_network((n_in, *hidden, n_out), activation)

@@ -286,7 +286,7 @@ def policy_evaluator(policy, make_env, n_episodes, rng, obs_rms=None, common=Tru
 def play_episodes(env, policy, n, moments, theta, seed):
     """Returns [n] and lengths [n] of n episodes; mean, variance [n_obs] and number of their observations.
 
-    Not a number is the return where an observation was none.
+    All returns are NaN if any observation is not finite.
     """
     returns, lengths, seen = np.zeros(n), np.zeros(n, np.int64), []
     for i, episode_seed in enumerate(np.random.default_rng(seed).integers(2**31, size=n).tolist()):

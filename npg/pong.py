@@ -7,11 +7,11 @@ make an observation, since one does not show what moves where:
     "half"         2 x_t − x_{t−1}              x_t − ½ x_{t−1}, doubled: 1 rests, 2 has just come, −1 has just gone
     "trail"        4 x_t − 2 x_{t−1} − x_{t−2}  the same for three: no two histories of a pixel look alike
 
-The player acts in every fourth frame, and the paddle moves in every second: games that begin after an odd number of idle
-frames differ from those that begin after an even one. Karpathy halves the court to every second pixel, which hides which
-kind it is: whether the ball, two pixels wide and one further in each frame, is at even or at odd columns. "half" and
-"trail" light a number where any of four pixels is lit. And the paddle is slow to turn: in even games two frames do not
-tell which way, nor where it will be next; three do.
+The player acts in every fourth frame, and the paddle moves in every second: games that begin after an odd number of
+idle frames differ from those that begin after an even one. Karpathy halves the court to every second pixel, which hides
+which kind it is: whether the ball, two pixels wide and one further in each frame, is at even or at odd columns. "half"
+and "trail" light a number where any of four pixels is lit. And the paddle is slow to turn: in even games two frames do
+not tell which way, nor where it will be next; three do.
 
 Everything here needs ale-py, which is imported when an environment is made: `pip install 'npg[atari]'`.
 """
@@ -130,7 +130,7 @@ class PongEnv(gymnasium.Wrapper):
         self.action_space = PongVectorEnv.single_action_space
 
     def reset(self, *, seed=None, options=None):
-        """As `PongVectorEnv.reset`, for one game."""
+        """As `PongVectorEnv.reset`, for one game, which begins after an even number of idle frames."""
         screen, info = self.env.reset(seed=seed)
         for _ in range(self.env.np_random.integers(8)):  # else every game were the same
             screen, *_ = self.env.step(NOTHING)

@@ -41,7 +41,8 @@ class Sampler:
     """Draws rollouts from a Gymnasium vector environment with the policy at hand.
 
     envs   a `gymnasium.vector.VectorEnv` with NEXT_STEP autoreset and observations [N, n_obs]
-    seeds  whole numbers; the environments and the actions follow from them alone (trailing zeros count for nothing)
+    seeds  whole numbers; the environments and the actions follow from them alone (of up to four, trailing zeros count
+           for nothing)
 
     `steps` goes on where the last call stopped; `episodes` begins anew.
     """

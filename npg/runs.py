@@ -25,9 +25,8 @@ from npg.environments import normaliser, set_normaliser
 
 FORMAT = "npg run 1"
 COUNTERS = ("update", "env_steps", "episodes", "seconds")
-MEASURES = (  # not all of every algorithm
-    *("entropy", "grad_norm", "explained_variance", "kl", "effective_sample_size", "staleness", "workers_restarted"),
-)
+# not all of every algorithm
+MEASURES = "entropy", "grad_norm", "explained_variance", "kl", "effective_sample_size", "staleness", "workers_restarted"
 COLUMNS = (*COUNTERS, "return_mean", "length_mean", "eval_return_mean", *MEASURES)  # and one more for each worker
 
 
@@ -160,21 +159,26 @@ class Run:
         except (OSError, ValueError, KeyError) as error:
             raise RunError(f"{metrics}: cannot be read: {error!r}") from None
         try:
+            (self.folder / "result.json").unlink(missing_ok=True)  # the run has not ended after all
             write_json(self.folder / "config.json", self.config)
             self._open_metrics()
             self._snapshot()
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
 
-    def restore(self, saved):
-        """Take the state of a checkpoint; RunError unless names, shapes and dtypes are those of this experiment."""
+    def restore(self, saved, playing=False):
+        """Take the state of a checkpoint; RunError unless names, shapes and dtypes are those of this experiment.
+
+        playing  only what playing needs: other workers, or an optimizer, may have learned than this experiment has
+        """
+        arrays = {"theta": self.experiment.theta} if playing else self.experiment.arrays
         moments = normaliser(self.envs)
         counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
-        for name, array in {**self.experiment.arrays, **moments, **counters}.items():
+        for name, array in {**arrays, **moments, **counters}.items():
             if name not in saved or saved[name].shape != array.shape or saved[name].dtype != array.dtype:
                 found = f"{saved[name].dtype}{list(saved[name].shape)}" if name in saved else "nothing"
                 raise RunError(f"{self.folder}: expected {name} {array.dtype}{list(array.shape)}, found {found}")
-        for name, array in self.experiment.arrays.items():
+        for name, array in arrays.items():
             array[...] = saved[name]
         if moments:
             set_normaliser(self.envs, **{name: saved[name] for name in moments})
@@ -247,17 +251,13 @@ class Run:
         self.metrics.writerow(_formatted(row))
         return row
 
-    def recent_return(self, n=30):
-        """As the function of that name, of this run's rows."""
-        return recent_return(self.rows, n)
-
     def _worth_evaluating(self):
         threshold = self.config.get("evaluate_from")
-        return threshold is None or self.recent_return() >= threshold
+        return threshold is None or recent_return(self.rows) >= threshold
 
     def _open_metrics(self):
         text = io.StringIO(newline="")
-        metrics = csv.DictWriter(text, self.columns)
+        metrics = csv.DictWriter(text, self.columns, extrasaction="ignore")  # of a run that had more workers once
         metrics.writeheader()
         metrics.writerows(map(_formatted, self.rows))
         path = self.folder / "metrics.csv"

@@ -96,8 +96,11 @@ class FiniteMDP:
         )
 
     def along(self, table):
-        """A table [T, S] or [T, S, A] of times, states (and actions), T ≤ H+1, read off each trajectory: [T, K]."""
-        where = np.arange(len(table))[:, None], self.states.T[: len(table)], self.actions.T
+        """A table [T, S], T ≤ H+1, or [T, S, A], T ≤ H, of times, states (and actions), read off each trajectory.
+
+        Returns [T, K].
+        """
+        where = np.arange(len(table))[:, None], self.states.T[: len(table)], self.actions.T[: len(table)]
         return table[where[: table.ndim]]
 
     def log_policy(self, policy, theta):

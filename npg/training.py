@@ -16,7 +16,7 @@ from npg.environments import UnsupportedEnvironment, normaliser, set_normaliser
 from npg.experiment import EVALUATE, GRADIENT_FREE, Workers, build
 from npg.network import MLP
 from npg.rollout import Sampler, play
-from npg.runs import Run, RunError, read_checkpoint, read_config, read_weights
+from npg.runs import Run, RunError, read_checkpoint, read_config, read_weights, recent_return
 
 PRETRAINED = "pretrained"  # goes where a run's folder goes
 ACT = {"most-likely": 0.0, "sharpened": 0.6, "sampled": 1.0}  # temperature of the policy where it only plays
@@ -34,7 +34,7 @@ class Task(NamedTuple):
     evaluate_every: int  # updates between evaluations
     episodes: int  # in each evaluation
     make_envs: Callable  # (env, n, **settings named in `environment`) → vector environment
-    make_env: Callable  # (env, render_mode) → one environment
+    make_env: Callable  # (env, render_mode, **settings named in `environment`) → one environment
     distribution: Callable  # vector environment → distribution
     target: Callable  # env → mean return at which training stops, or None
     flags: dict = {}  # what only this script's settings need of argparse, as in FLAGS
@@ -78,8 +78,8 @@ class Player:
     def returns(self, *stream):
         """Returns of one episode in each environment, seeded from the run's seed and `stream`."""
         if self.executor and self.rng is None and not normaliser(self.training_envs):
-            policy, seeds = (self.policy, self.experiment.theta), self.seeded(*stream)
-            return parallel_play(self.executor, self.make_envs, *policy, self.episodes, self.n_parts, *seeds)
+            what = self.make_envs, self.policy, self.experiment.theta, self.episodes
+            return parallel_play(self.executor, *what, self.n_parts, *self.seeded(*stream))
         self.envs = self.envs or self.make_envs(self.episodes)
         if normaliser(self.envs):
             set_normaliser(self.envs, **normaliser(self.training_envs), update=False)
@@ -102,7 +102,7 @@ def prepare(task, config, folder, executor=None):
     except UnsupportedEnvironment:
         raise
     except KeyError as error:
-        raise RunError(f"{folder}: config lacks {error}") from None
+        raise RunError(f"{folder}: config lacks {error}; is it a run of another script?") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{folder}: {error}") from None
 
@@ -129,16 +129,16 @@ def make_experiment(task, config, executor=None):
     if n_envs % n_parts:
         raise ValueError(f"envs: expected a multiple of ahead, {n_parts}, got {n_envs}")
     envs, *more = (task.make_envs(config["env"], n_envs // n_parts, **options) for _ in range(n_parts))
-    kind, make_env = (task.make_sampler, task.make_network), (task.make_env, config["env"])
-    policy = task.distribution(envs), config["seed"], settings
-    return envs, build(algo, envs, *policy, *kind, make_env, workers, more)
+    kinds, make_env = (task.make_sampler, task.make_network), (task.make_env, config["env"])
+    distribution = task.distribution(envs)
+    return envs, build(algo, envs, distribution, config["seed"], settings, *kinds, make_env, workers, more)
 
 
 def load(task, folder, **overrides):
     """As `prepare`, with the state saved in the folder, or the policy that goes by `PRETRAINED`, for playing.
 
-    overrides  "seed", "episodes", "act" and settings of the environment that are to differ from training's; where
-               None, as there
+    overrides  "seed", "episodes", "act" and settings of the environment that are to differ from training's; where None,
+               as there. (Not what the policy sees: it would play blindly.)
     """
     pretrained = task.pretrained and folder == PRETRAINED
     config, theta = read_weights(task.pretrained) if pretrained else (read_config(folder), None)
@@ -152,7 +152,7 @@ def load(task, folder, **overrides):
     if pretrained:
         run.experiment.theta[...] = theta
     else:
-        run.restore(read_checkpoint(folder))
+        run.restore(read_checkpoint(folder), playing=True)
     return run, player
 
 
@@ -180,7 +180,7 @@ def train(run, player, quiet):
             row = next(updates)
             bar.update(run.env_steps - bar.n)
             if "return_mean" in row:
-                bar.set_postfix_str(f"return {run.recent_return():.1f}, {run.episodes} episodes", refresh=False)
+                bar.set_postfix_str(f"return {recent_return(run.rows):.1f}, {run.episodes} episodes", refresh=False)
     if not solved:
         returns = player.returns(run.update, 1)
         solved = target is not None and bool(returns.mean() >= target)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import gymnasium
 import numpy as np
@@ -132,6 +132,15 @@ def test_new_seeds_begin_new_episodes_and_those_of_a_lost_worker_are_not_its_fir
     np.testing.assert_array_equal(reseeded, worker_gradient(actors(seeds=(5, 1))[0], theta, 0)[0])
     replacement = worker_gradient(actors()[0], theta, 7)[0]
     assert not np.array_equal(first, reseeded) and not np.array_equal(first, replacement)
+
+
+def test_no_two_processes_of_a_cluster_play_the_same_episodes_whichever_actor_calls_them():
+    theta, workers = random_theta(MODEL), [actor._replace(run="one name for both") for actor in actors(2)]
+    with ThreadPoolExecutor(1) as here, ThreadPoolExecutor(1) as there:  # each remembers what is its own
+        gradient = lambda process, actor, update: process.submit(worker_gradient, actor, theta, update).result()[0]
+        gradient(here, workers[0], 0), gradient(there, workers[1], 0)
+        actor = workers[0]._replace(seeds=(5, 1))
+        assert not np.array_equal(gradient(here, actor, 1), gradient(there, actor, 2))
 
 
 # Algorithm S3

@@ -144,6 +144,7 @@ def assert_same_run(folder, expected):
         *("--learning-rate -1", "--learning-rate nan", "--hidden 0", "--hidden 8 -8", "--hidden x"),
         *("--activation gelu", "--epochs 0", "--batch-size 0", "--importance heavy", "--capacity 0"),
         *("--value-weight -1", "--value-weight nan", "--entropy-weight -1", "--max-grad-norm 0"),
+        *("--target inf", "--target -inf", "--learning-rate inf", "--entropy-weight inf", "--max-grad-norm nan"),
         *("--weight all --algo reinforce", "--baseline v --algo reinforce", "--iterations 0 --algo q-actor-critic"),
         *("--estimation lstd --algo actor-critic", "--proximal -1 --algo actor-critic"),
         *("--critic-learning-rate 0 --algo actor-critic", "--sigma wide --env Pendulum-v1"),
@@ -307,6 +308,7 @@ CONFIGS = {
     "an unknown algorithm": lambda text: edited(text, lambda config: config.update(algo="sarsa")),
     "an unknown environment": lambda text: edited(text, lambda config: config.update(env="Nowhere-v0")),
     "a word for a seed": lambda text: edited(text, lambda config: config.update(seed="three")),
+    "an unknown weight of importance": lambda text: edited(text, lambda c: c["settings"].update(importance="heavy")),
     "an unknown activation": lambda text: edited(text, lambda config: config["settings"].update(activation="gelu")),
     "unknown actions": lambda text: edited(text, lambda config: config["settings"].update(act="best")),
     "a bad period": lambda text: edited(text, lambda config: config.update(checkpoint_every="often")),
@@ -988,6 +990,33 @@ def test_a_call_that_fails_for_good_on_a_cluster_ends_the_run_with_one_line_and_
     result = call(tiny(algo, f"--workers 2 {flags}"), out=tmp_path / "run")
     assert_refused(result, tmp_path / "run", "ValueError on the cluster: invalid literal")
     assert read_checkpoint(tmp_path / "run")["update"] >= 1
+
+
+@pytest.mark.parametrize("on_cluster, resumed_there", [(True, True), (False, True)])
+def test_what_a_cluster_trained_is_played_and_gone_on_with(call, tmp_path, monkeypatch, on_cluster, resumed_there):
+    monkeypatch.setattr(cli, "_cluster", lambda address: ThreadPoolExecutor(1) if address else contextlib.nullcontext())
+    folder, there = tmp_path / "run", " --cluster tcp://127.0.0.1:9"
+    assert call(tiny("a3c", "--steps 300" + there * on_cluster), out=folder).code == 0
+    assert call("--quiet --steps 600" + there * resumed_there, resume=folder).code == 0
+    theta = read_checkpoint(folder)["theta"]
+    assert call(evaluate=folder).code == 0
+    run, _ = training.load(TASK, str(folder))
+    np.testing.assert_array_equal(run.experiment.theta, theta)
+
+
+def test_a_run_without_workers_does_not_move_to_a_cluster(call, copy):
+    before = contents(copy)
+    assert_refused(call("--quiet --steps 400 --cluster tcp://127.0.0.1:9", resume=copy), "--cluster")
+    assert contents(copy) == before
+
+
+def test_a_run_goes_on_with_fewer_workers_if_its_config_says_so(call, tmp_path):
+    folder = tmp_path / "run"
+    assert call(tiny("a2c", "--workers 2 --steps 200"), out=folder).code == 0
+    write_json(folder / "config.json", {**read_config(folder), "workers": 1})
+    assert call("--quiet --steps 400", resume=folder).code == 0
+    rows = read_metrics(folder)
+    assert rows[-1]["env_steps"] >= 400 and "worker_1_steps" not in rows[0]
 
 
 def test_observations_that_each_worker_would_normalise_by_itself_are_refused(call, tmp_path):

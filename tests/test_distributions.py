@@ -520,6 +520,16 @@ def test_continuous_actions_of_the_wrong_size_raise(distribution):
 
 
 @over(DISCRETE)
+@pytest.mark.parametrize("beyond", [lambda n: -1, lambda n: n, lambda n: np.nan])
+def test_discrete_actions_that_do_not_exist_raise(distribution, beyond):
+    params = np.zeros((4, distribution.n_params))
+    act = np.array([0, 1, beyond(distribution.n), 0])
+    for function in (distribution.log_prob, distribution.grad_log_prob):
+        with pytest.raises(ValueError, match=f"act: expected whole numbers from 0 to {distribution.n - 1}, got"):
+            function(params, act)
+
+
+@over(DISCRETE)
 def test_discrete_actions_with_an_axis_too_many_raise(distribution):
     """[B, 1] against [B] would broadcast to [B, B]."""
     params = np.zeros((4, distribution.n_params))

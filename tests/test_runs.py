@@ -26,6 +26,7 @@ from npg.runs import (
     read_checkpoint,
     read_config,
     read_metrics,
+    recent_return,
     write_atomically,
     write_json,
 )
@@ -106,6 +107,13 @@ def test_a_run_killed_after_any_update_and_resumed_is_the_uninterrupted_run_bit_
         rows = read_metrics(folder)
         assert [row["update"] for row in rows] == list(range(1, n + 1))
         assert without_seconds(rows) == without_seconds(read_metrics(tmp_path / "whole"))
+
+
+def test_a_run_that_goes_on_has_no_result_yet(tmp_path):
+    begin(tmp_path, 5).finish({"solved": True})
+    assert json.loads((tmp_path / "result.json").read_text()) == {"solved": True}
+    advance(resume(tmp_path), 3)
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_the_seconds_of_a_run_go_on_where_its_checkpoint_left_them(tmp_path):
@@ -280,12 +288,12 @@ def test_evaluations_come_every_so_many_updates_and_each_is_told_which(tmp_path)
 
 def test_the_recent_return_is_that_of_about_the_last_n_episodes(tmp_path):
     run = begin(tmp_path)
-    assert run.recent_return() == -np.inf
+    assert recent_return(run.rows) == -np.inf
     advance(run, 24)
     ended = [(row["episodes"], row["return_mean"]) for row in run.rows if "return_mean" in row]
     assert run.episodes == ended[-1][0] == 24
     for n, rows in (1, 1), (3, 2), (6, 4), (100, len(ended)):  # 1, 2, 0, 1, 2, 0, … episodes an update
-        assert run.recent_return(n) == pytest.approx(np.mean([ret for _, ret in ended[-rows:]]))
+        assert recent_return(run.rows, n) == pytest.approx(np.mean([ret for _, ret in ended[-rows:]]))
 
 
 def test_evaluations_wait_until_training_comes_near_the_target(tmp_path, monkeypatch):
@@ -294,7 +302,7 @@ def test_evaluations_wait_until_training_comes_near_the_target(tmp_path, monkeyp
     run = make_run(tmp_path, evaluate=lambda k: asked.append(k) or np.zeros(2))
     run.create()
     returns = {4: 0.4, 8: 0.5, 12: 0.6, 16: 0.49}
-    monkeypatch.setattr(run, "recent_return", lambda: returns[run.update])
+    monkeypatch.setattr(runs, "recent_return", lambda rows: returns[run.update])
     advance(run, 16)
     assert asked == [8, 12]
 

@@ -43,6 +43,14 @@ def softmax_policy(mdp, seed=1):
     return policy, np.random.default_rng(seed).normal(size=policy.size)
 
 
+def test_tables_that_end_before_the_horizon_are_read_to_their_end():
+    mdp = random_mdp(horizon=4)
+    for shape in ((4, mdp.n_states), (4, mdp.n_states, mdp.n_actions)):
+        table = np.random.default_rng(0).normal(size=shape)
+        for n in (1, 2, 4):
+            np.testing.assert_array_equal(mdp.along(table[:n]), mdp.along(table)[:n])
+
+
 MDPS = {
     "fixed length": random_mdp(),
     "early ends": random_mdp(horizon=4, terminal=[False, False, True], seed=3),
