@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import run_cartpole
 import run_pong
+from npg.plots import figure_path
 from npg.workers import available_cores
 
 PAPER = {1: 1.0, 2: 2.1, 4: 3.7, 8: 6.9, 16: 12.5}  # speed-up in time to score, Mnih et al. 2016, Table 2
@@ -124,7 +125,7 @@ def main():
     add("--pong-seeds", type=int, default=3, help="of each, on Pong: minutes each (3)")
     add("--pong-score", type=float, default=0.0, help="at which Pong stops (0)")
     add("--pong-steps", type=int, default=3_000_000, help="at most, and the learning rate's way to 0 (3,000,000)")
-    add("--figure", metavar="PNG", help="draw score against wall time and against steps")
+    add("--figure", type=figure_path, metavar="PNG", help="draw score against wall time and against steps")
     args = parser.parse_args()
     speeds = {n: [] for n in args.workers}
     for k in range(args.rounds):

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import run_cartpole
+from npg.plots import figure_path
 from npg.workers import available_cores
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
@@ -123,7 +124,8 @@ def main():
     add("--first-seed", type=int, default=0, help="the others follow it (0)")
     add("--workers", type=int, default=available_cores(), help="runs side by side, one thread each (%(default)s)")
     add("--results", type=pathlib.Path, default="runs/comparison.json", help="where runs are kept (%(default)s)")
-    add("--figure", metavar="PNG", default="docs/figures/comparison.png", help="figure to write (%(default)s)")
+    figure = "docs/figures/comparison.png"
+    add("--figure", type=figure_path, metavar="PNG", default=figure, help="figure to write (%(default)s)")
     args = parser.parse_args()
 
     kept = json.loads(args.results.read_text()) if args.results.exists() else {}

@@ -20,6 +20,7 @@ from timing import machine  # isort: skip  # before NumPy: it sets the number of
 import numpy as np
 
 import run_cartpole
+from npg.plots import figure_path
 from npg.runs import read_metrics
 
 # flags of run_cartpole.py; --steps is the budget
@@ -107,7 +108,7 @@ def main():
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--seeds", type=int, default=10, help="how many (10; of pendulum at most 5)")
     parser.add_argument("--first-seed", type=int, default=0, help="the others follow it (0)")
-    parser.add_argument("--figure", metavar="PNG", help="draw the evaluations of every seed")
+    parser.add_argument("--figure", type=figure_path, metavar="PNG", help="draw the evaluations of every seed")
     args = parser.parse_args()
     curves = {}
     print(machine("numpy", "gymnasium"), "\n")

@@ -19,6 +19,7 @@ from timing import machine  # isort: skip  # before NumPy: it sets the number of
 from matplotlib.figure import Figure
 
 import run_pong
+from npg.plots import figure_path
 from npg.runs import read_metrics, recent_return
 from npg.workers import available_cores
 
@@ -76,7 +77,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="others than each row's own")
     parser.add_argument("--runs", type=pathlib.Path, default="runs/pong", help="folder of the runs (runs/pong)")
     parser.add_argument("--ended", action="store_true", help="train nothing: only the runs that have ended")
-    parser.add_argument("--figure", metavar="PNG", help="draw every seed's score against minutes")
+    parser.add_argument("--figure", type=figure_path, metavar="PNG", help="draw every seed's score against minutes")
     args = parser.parse_args()
     print(machine("npg", "numpy", "ale-py"), "\n")
     print("| run_pong.py | seed | solved | steps | seconds | mean of 30 unseen games |\n|---|---|---|---|---|---|")

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from npg.distributions import Gaussian
 from npg.network import LinearPreferences
+from npg.plots import figure_path
 from npg.policy import Policy
 from npg.score_function import score_function_gradient
 
@@ -79,7 +80,8 @@ def cost(n, T, rng, repeats):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="docs/figures/estimators.png", help="figure to write (%(default)s)")
+    out = "docs/figures/estimators.png"
+    parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     parser.add_argument("--repeats", type=int, default=200, help="estimates behind each point (%(default)s)")
     args = parser.parse_args(argv)

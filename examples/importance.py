@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from npg.distributions import Categorical
 from npg.network import MLP
+from npg.plots import figure_path
 from npg.policy import Policy
 from npg.reinforce import WEIGHTS
 from npg.replay import IMPORTANCE, effective_sample_size
@@ -64,7 +65,8 @@ def compare(seed, distance):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="docs/figures/importance.png", help="figure to write (%(default)s)")
+    out = "docs/figures/importance.png"
+    parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
     parser.add_argument("--mdps", type=int, default=20, help="random MDPs, seeds 0, 1, … (%(default)s)")
     args = parser.parse_args(argv)
     results = [[compare(seed, distance) for seed in range(args.mdps)] for distance in DISTANCES]

@@ -14,7 +14,6 @@ import contextlib
 import functools
 import importlib.util
 import os
-import pathlib
 import sys
 import time
 from typing import NamedTuple
@@ -227,13 +226,11 @@ def main(argv=None):
     add("--seed", type=at_least(0), default=0, metavar="N", help="of everything random (%(default)s)")
     add("--workers", type=at_least(1), default=available_cores(), metavar="N", help="processes that walk (%(default)s)")
     figure = "figure to write; the GIF goes beside it (%(default)s)"
-    add("--out", type=pathlib.Path, default="docs/figures/quadruped.png", metavar="PNG", help=figure)
+    add("--out", type=plots.figure_path, default="docs/figures/quadruped.png", metavar="PNG", help=figure)
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     if importlib.util.find_spec("mujoco") is None:
         parser.exit(2, 'quadruped.py: the Ant needs MuJoCo: pip install -e ".[mujoco]"\n')
-    if not args.out.parent.is_dir():
-        parser.error(f"argument --out: no folder {args.out.parent}")
 
     curves, learned = {}, {}
     with Pool(args.workers) if args.workers > 1 else contextlib.nullcontext() as executor:

@@ -15,6 +15,7 @@ from matplotlib.patches import Ellipse
 from npg.distributions import Gaussian
 from npg.gradcheck import complex_step_gradient
 from npg.optimizers import SGD
+from npg.plots import figure_path
 from npg.score_function import reparameterised_gradient, score_function_gradient
 
 CENTER, WIDTH = np.array([1.4, 0.8]), 1.1
@@ -46,7 +47,8 @@ def ascend(params, steps, n, rng, learning_rate=0.3):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="docs/figures/score_function.png", help="figure to write (%(default)s)")
+    out = "docs/figures/score_function.png"
+    parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples (%(default)s)")
     parser.add_argument("--samples", type=int, default=100_000, help="in each printed estimate (%(default)s)")
     args = parser.parse_args(argv)

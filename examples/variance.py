@@ -17,6 +17,7 @@ from npg import baselines, returns
 from npg.distributions import Categorical, Gaussian
 from npg.network import MLP, LinearPreferences
 from npg.optimizers import Adam
+from npg.plots import figure_path
 from npg.policy import Critic, Policy
 from npg.reinforce import WEIGHTS, reinforce
 from npg.rollout import Sampler
@@ -138,7 +139,8 @@ def relative_variance(estimates, rng):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="docs/figures/variance.png", help="figure to write (%(default)s)")
+    out = "docs/figures/variance.png"
+    parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the CartPole policy and its episodes (%(default)s)")
     parser.add_argument("--mdps", type=int, default=20, help="random MDPs, seeds 0, 1, … (%(default)s)")
     parser.add_argument("--estimates", type=int, default=150, help="of each kind on CartPole (%(default)s)")

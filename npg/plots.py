@@ -1,6 +1,17 @@
 """Figures of runs. Matplotlib is imported only when one is drawn, so training does not wait for it."""
 
+import argparse
+import pathlib
+
 import numpy as np
+
+
+def figure_path(text):
+    """An argparse type: a file to write in a folder that exists, refused before the work is done."""
+    path = pathlib.Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"no folder {path.parent}")
+    return path
 
 
 def learning_curve(path, rows, title, target=None):

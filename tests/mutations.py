@@ -131,7 +131,7 @@ BUGS = {
         ("the difference taken backwards", "(1, -1)", "(-1, 1)"),
         ("only one of two backgrounds erased", " & (court != BACKGROUNDS[1])", ""),
         ("a game begins with the ghost of the last", "np.where(self.ended[:, None], frame, x)", "x"),
-        ("the trail forgets its third frame", "self.frames[:-1]\n        if self", "self.frames[:1] * 2\n        if self"),
+        ("the trail forgets its third frame", "halve), self.frames[:-1]", "halve), self.frames[:1] * 2"),
         ("credit runs on over points", "rollout.terminated | (rollout.rew != 0)", "rollout.terminated"),
         ("dW of the last chunk alone", "dW[lit] += dsmall", "dW[lit] = dsmall"),
     ],

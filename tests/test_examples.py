@@ -30,6 +30,14 @@ def test_help_names_the_figure_that_it_writes(name, capsys):
     assert f"docs/figures/{name}.png" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["estimators", "importance", "score_function", "variance"])
+def test_a_folder_that_is_not_there_is_named_before_the_work_begins(name, capsys):
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](["--out", "nowhere/figure.png"])
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.endswith("error: argument --out: no folder nowhere\n")
+
+
 def test_the_variance_ladder_goes_down_and_parameter_space_is_above_it(run):
     in_mdps, in_cartpole = run("variance", "--mdps", "2", "--estimates", "40", "--updates", "0")
     for lower, higher in [
