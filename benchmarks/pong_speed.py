@@ -1,11 +1,12 @@
-"""Pong's environment steps a second: training with the defaults, the emulator alone, and Karpathy's script of 2025.
+"""Pong's environment steps a second: training, the emulator alone, and Karpathy's script of 2025.
 
     git clone https://github.com/zhangshushu15/pg-pong-2025
     python benchmarks/pong_speed.py pg-pong-2025/pg-pong-2025.py
 
-Each takes its turn for some seconds, in a process of its own, again and again. "Emulator alone" is the same vector
-environment with random actions, its frames thrown away. The script plays at the same frameskip of 4, with as many
-BLAS threads as it likes; without its path it is left out. Peak memory is that of each process.
+Each takes its turn for some seconds, in a process of its own, again and again. "training" is `run_pong.py` with its
+defaults, "a3c" the same with `--algo a3c` and a worker a core, "emulator" the defaults' vector environment with random
+actions, its frames thrown away. The script plays at the same frameskip of 4, with as many BLAS threads as it likes;
+without its path it is left out. Peak memory is that of each process, a3c's workers not counted.
 """
 
 import argparse
@@ -28,6 +29,16 @@ def training(seconds):
     from run_pong import TASK
 
     return training_rate(TASK, TASK.algo, seconds)
+
+
+def a3c(seconds):
+    """Steps a second of `python run_pong.py --algo a3c`, likewise."""
+    from timing import training_rate
+
+    from npg.workers import available_cores
+    from run_pong import TASK
+
+    return training_rate(TASK, "a3c", seconds, workers=available_cores())
 
 
 def emulator(seconds):
@@ -77,6 +88,9 @@ def script(seconds, path):
         sys.stdout = sys.__stdout__
 
 
+MEASURED = {"training": training, "a3c": a3c, "emulator": emulator, "script": script}
+
+
 def in_turn(name, *arguments):
     """(steps a second, peak memory in GB) of a measurement in a fresh process."""
     env = os.environ if name == "script" else {**os.environ, **BLAS}
@@ -91,29 +105,28 @@ def main():
     parser.add_argument("script", nargs="?", help="path of pg-pong-2025.py")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement (20)")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
-    parser.add_argument("--only", choices=["training", "emulator", "script"], help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=MEASURED, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
         more = [args.script] if args.only == "script" else []
-        speed = {"training": training, "emulator": emulator, "script": script}[args.only](args.seconds, *more)
+        speed = MEASURED[args.only](args.seconds, *more)
         print(speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, flush=True)
         os._exit(0)  # a rollout may still be being drawn
     from timing import machine, np, with_spread
 
     path = [os.path.abspath(args.script)] if args.script else []
-    names = ["training", "emulator", *(["script"] if path else [])]
+    names = [name for name in MEASURED if name != "script" or path]
     figures = {name: [] for name in names}
     for k in range(args.rounds):
         for name in names[:: 1 if k % 2 == 0 else -1]:
             figures[name].append(in_turn(name, "--seconds", str(args.seconds), *path))
             print(f"round {k + 1}: {name} {figures[name][-1][0]:.0f} steps/s", file=sys.stderr)
-    trained = np.array(figures["training"])[:, 0]
+    speeds, memory = np.array([figures[name] for name in names]).transpose(2, 0, 1)
     print(machine("npg", "numpy", "ale-py"), "\n")
-    print("| | steps a second | training's part of it | peak memory, GB |\n|---|---|---|---|")
-    for name in names:
-        speed, memory = np.array(figures[name]).T
-        parts = with_spread(trained / speed, "{:.2f}")
-        print(f"| {name} | {with_spread(speed, '{:.0f}')} | {parts} | {memory.max():.2f} |")
+    print("| | steps a second | training's part of it | a3c's part of it | peak memory, GB |\n|---|---|---|---|---|")
+    for name, speed, peak in zip(names, speeds, memory.max(axis=1)):
+        parts = " | ".join(with_spread(part / speed, "{:.2f}") for part in speeds[:2])
+        print(f"| {name} | {with_spread(speed, '{:.0f}')} | {parts} | {peak:.2f} |")
 
 
 if __name__ == "__main__":
