@@ -20,6 +20,7 @@ numbers, so that the complex step can check it.
 import numpy as np
 
 LOG_2PI = float(np.log(2 * np.pi))  # a Python float, which leaves float32 arrays float32
+TINY = np.finfo(np.float32).tiny
 
 
 def logsumexp(x):
@@ -79,7 +80,8 @@ class Categorical:
     def sample(self, params, rng):
         """a = argmax_a (h_a − log E_a), E_a ~ Exp(1), integers [...]: the Gumbel-max trick, a ~ π without π(a)."""
         _check("params", params, self.n)
-        return (params - np.log(rng.standard_exponential(params.shape, params.dtype))).argmax(axis=-1)
+        exponential = rng.standard_exponential(params.shape, params.dtype) + TINY  # once in millions it is 0
+        return (params - np.log(exponential)).argmax(axis=-1)
 
     def mode(self, params):
         """argmax_a h_a."""

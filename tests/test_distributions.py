@@ -1,5 +1,6 @@
 from itertools import product
 from statistics import NormalDist
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -517,6 +518,12 @@ def test_continuous_actions_of_the_wrong_size_raise(distribution):
         for function in (distribution.log_prob, distribution.grad_log_prob):
             with pytest.raises(ValueError, match=rf"act: expected shape \[\.\.\., {distribution.n}\], got"):
                 function(params, act)
+
+
+def test_an_exponential_that_is_drawn_as_0_takes_its_action_without_a_warning():
+    rng = SimpleNamespace(standard_exponential=lambda shape, dtype: np.array([[0.5, 0, 2], [0.5, 1, 2]], dtype))
+    with np.errstate(all="raise"):
+        assert Categorical(3).sample(np.zeros((2, 3), np.float32), rng).tolist() == [1, 0]
 
 
 @over(DISCRETE)
