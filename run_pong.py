@@ -120,6 +120,7 @@ TASK = Task(
     target=lambda env: 18.0,
     flags=FLAGS,
     environment=("inputs", "sticky"),
+    playing=("sticky",),
     environment_in_worker={"num_threads": 1},
     make_sampler=RallySampler,
     make_network=LitMLP,

@@ -19,11 +19,9 @@ import numpy as np
 import npg
 from npg import plots
 from npg.environments import UnsupportedEnvironment
-from npg.experiment import ALGORITHMS, BASELINES, PARALLEL
+from npg.experiment import ALGORITHMS, CHOICES, PARALLEL
 from npg.gradient_free import SCHEMES, SHAPING
 from npg.network import ACTIVATIONS
-from npg.reinforce import WEIGHTS
-from npg.replay import IMPORTANCE
 from npg.runs import FORMAT, Diverged, RunError, parse_period, read_config, write_weights
 from npg.training import ACT, PRETRAINED, frames, load, prepare, train
 from npg.workers import WorkerError, available_cores
@@ -74,14 +72,14 @@ FLAGS = {
     "shared": (_SWITCH, "one network for actor and critic instead of two"),
     "sigma": (_choice(["learned", "fixed", "state"]), "σ of a Gaussian policy, or of es around θ"),
     "log_std": ({"type": _number(float, -np.inf)}, "log σ at the start; of hill-climbing and genetic, of their steps"),
-    "weight": (_choice(WEIGHTS), "Ψ of reinforce"),
-    "baseline": (_choice(BASELINES), "subtracted from Ψ"),
-    "estimation": (_choice(["mc", "td"]), "of V: regression on returns, or fitted V iteration"),
+    "weight": (_choice(CHOICES["weight"]), "Ψ of reinforce"),
+    "baseline": (_choice(CHOICES["baseline"]), "subtracted from Ψ"),
+    "estimation": (_choice(CHOICES["estimation"]), "of V: regression on returns, or fitted V iteration"),
     "proximal": ({"type": _number(float, 0)}, "λ of fitted V iteration's proximal term"),
     "epochs": ({"type": _count}, "passes over the data of an update"),
     "iterations": ({"type": _count}, "regressions of Q an update, each with its target held fixed"),
     "batch_size": ({"type": _count}, "steps in a minibatch"),
-    "importance": (_choice(IMPORTANCE), "weights of reused experience"),
+    "importance": (_choice(CHOICES["importance"]), "weights of reused experience"),
     "capacity": ({"type": _count}, "rollouts that the experience buffer holds"),
     "ahead": ({"type": _number(int, 0)}, "threads that draw the next rollout during learning from the last (0: none)"),
     "subtract_value": (_SWITCH, "weigh by Q(s,a) − V(s) instead of Q(s,a)"),
@@ -103,7 +101,7 @@ FLAGS = {
     "normalise_obs": (_SWITCH, "remove the observations' running mean and variance"),
     "act": (_choice(ACT), f"actions in evaluations and --gif; sharpened: at temperature {ACT['sharpened']}"),
 }
-PLAYING = "seed", "episodes", "act", "sticky"  # what may differ from training's where a policy only plays
+PLAYING = "seed", "episodes", "act"  # what may differ from training's where a policy only plays
 
 
 def _default_text(settings, name):
@@ -236,7 +234,7 @@ def _cluster(address):
 
 
 def _load(task, folder, args):
-    return load(task, folder, **{name: getattr(args, name, None) for name in PLAYING})
+    return load(task, folder, **{name: getattr(args, name) for name in (*PLAYING, *task.playing)})
 
 
 def _train_command(task, args, parser):
@@ -348,7 +346,7 @@ def main(task, argv=None):
     try:
         if modes and modes[0] in commands:
             for name in vars(args):
-                allowed = (*commands, *PLAYING, "quiet")
+                allowed = (*commands, *PLAYING, *task.playing, "quiet")
                 if getattr(args, name) is not None and name not in allowed:
                     parser.error(f"{_flag(name)} has no meaning with {_flag(modes[0])}")
             return commands[modes[0]](task, args)

@@ -49,6 +49,7 @@ BASELINES = {
     "time": baselines.time_dependent,
     "state": baselines.StateBaseline,
 }
+# setting: what it may be
 CHOICES = {"baseline": BASELINES, "weight": WEIGHTS, "importance": IMPORTANCE, "estimation": ("mc", "td")}
 GRADIENT_FREE = ("es", "finite-difference", "hill-climbing", "genetic")
 ALGORITHMS = ("ppo", "a2c", "a3c", "actor-critic", "q-actor-critic", "reinforce", *GRADIENT_FREE)
@@ -103,7 +104,7 @@ def build(
         raise ValueError(f"workers: expected {'some' if algo == 'a3c' else 'None'} for {algo}, got {workers}")
     settings = dict(settings)
     for name, known in CHOICES.items():
-        if settings.get(name) not in (None, *known):
+        if name in settings and settings[name] not in known:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {settings[name]!r}")
     hidden, activation = settings.pop("hidden"), settings.pop("activation")
     n_obs = envs.single_observation_space.shape[0]

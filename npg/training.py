@@ -39,6 +39,7 @@ class Task(NamedTuple):
     target: Callable  # env → mean return at which training stops, or None
     flags: dict = {}  # what only this script's settings need of argparse, as in FLAGS
     environment: tuple = ("normalise_obs",)  # settings that are the environment's
+    playing: tuple = ()  # of these, what may differ where a policy only plays: nothing that it sees
     environment_in_worker: dict = {}  # further arguments of `make_envs` in a process that is one of several
     make_sampler: Callable = Sampler
     make_network: Callable = MLP
@@ -137,8 +138,8 @@ def make_experiment(task, config, executor=None):
 def load(task, folder, **overrides):
     """As `prepare`, with the state saved in the folder, or the policy that goes by `PRETRAINED`, for playing.
 
-    overrides  "seed", "episodes", "act" and settings of the environment that are to differ from training's; where None,
-               as there. (Not what the policy sees: it would play blindly.)
+    overrides  "seed", "episodes", "act" and settings named in the task's `playing` that are to differ from training's;
+               where None, as there
     """
     pretrained = task.pretrained and folder == PRETRAINED
     config, theta = read_weights(task.pretrained) if pretrained else (read_config(folder), None)

@@ -992,12 +992,12 @@ def test_a_call_that_fails_for_good_on_a_cluster_ends_the_run_with_one_line_and_
     assert read_checkpoint(tmp_path / "run")["update"] >= 1
 
 
-@pytest.mark.parametrize("on_cluster, resumed_there", [(True, True), (False, True)])
-def test_what_a_cluster_trained_is_played_and_gone_on_with(call, tmp_path, monkeypatch, on_cluster, resumed_there):
+@pytest.mark.parametrize("begun_there", [True, False])
+def test_what_a_cluster_trained_is_played_and_gone_on_with(call, tmp_path, monkeypatch, begun_there):
     monkeypatch.setattr(cli, "_cluster", lambda address: ThreadPoolExecutor(1) if address else contextlib.nullcontext())
     folder, there = tmp_path / "run", " --cluster tcp://127.0.0.1:9"
-    assert call(tiny("a3c", "--steps 300" + there * on_cluster), out=folder).code == 0
-    assert call("--quiet --steps 600" + there * resumed_there, resume=folder).code == 0
+    assert call(tiny("a3c", "--steps 300" + there * begun_there), out=folder).code == 0
+    assert call("--quiet --steps 600" + there, resume=folder).code == 0
     theta = read_checkpoint(folder)["theta"]
     assert call(evaluate=folder).code == 0
     run, _ = training.load(TASK, str(folder))
