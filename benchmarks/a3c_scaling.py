@@ -78,6 +78,8 @@ def draw(path, tasks):
         curves = {name: [curve for _, curve in seeds if curve.size] for name, seeds in runs.items()}
         for axes, axis, label in zip(row, (1, 0), ("seconds, start of the workers included", "environment steps")):
             for name, seeds in curves.items():
+                if not seeds:  # none came to a first score
+                    continue
                 grid = np.linspace(max(c[axis, 0] for c in seeds), np.percentile([c[axis, -1] for c in seeds], 90), 200)
                 axes.plot(grid, median_curve(seeds, axis, grid), color=COLORS.get(name), label=name)
             axes.set(xlim=(0, None), xlabel=label, ylabel="score, median of the seeds")
@@ -95,8 +97,8 @@ def table(title, runs, starts):
 
     starts   {number of workers: seconds until they have started}
     """
-    ratios = "against the first | start left out | Table 2"
-    print(f"\n| {title} | reached | steps | seconds | {ratios} | seconds of each seed |")
+    speedups = "against the first | start left out | Table 2"
+    print(f"\n| {title} | reached | steps | seconds | {speedups} | seconds of each seed |")
     print("|---|---|---|---|---|---|---|---|")
     ends = {name: np.array([end for end, _ in seeds]).T for name, seeds in runs.items()}
     workers = {name: int(name.split(", ")[1]) for name in runs}
