@@ -9,6 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", ROOT / "docs" / "lecture.md") if page.exists()]
+ALL_PAGES = [*PAGES, ROOT / "benchmarks" / "README.md"]
 TESTS = {
     node.name
     for path in (ROOT / "tests").rglob("test_*.py")
@@ -33,7 +34,7 @@ def resolve(name, home):
     return thing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_test_that_is_named_exists(page):
     named = {span for span in code_spans(page) if re.fullmatch(r"test_\w+", span)}
     assert named and not named - TESTS
@@ -50,7 +51,7 @@ def test_every_linked_function_exists(page):
             home = ".".join(name.split(".")[:1]) if "." in name else home
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_file_that_is_linked_exists(page):
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
     assert links
