@@ -192,6 +192,10 @@ class ActorCritic:
         """As `Critic.value`."""
         return self.value_function.value(self.critic(theta), obs)
 
+    def params_and_value(self, theta, obs):
+        """The parameters of π(·|s) [..., n_params], and V(s) [...]."""
+        return self.policy.params(self.actor(theta), obs)[0], self.value(theta, obs)
+
     def grad_log_prob(self, theta, obs, act, weight, entropy_weight=0.0):
         """As `Policy.grad_log_prob`, with θ's shape: zero for the parameters that only the critic has."""
         dtheta = np.zeros_like(theta)
@@ -242,12 +246,21 @@ class SharedActorCritic(ActorCritic):
         """A fresh θ [size]."""
         return self.policy.init(rng, dtype)
 
+    def params_and_value(self, theta, obs):
+        """As `ActorCritic.params_and_value`, by one pass."""
+        return self._forward(theta, obs)[:2]
+
+    def _forward(self, theta, obs):
+        """The policy's parameters, V, and the cache for `network.backward`."""
+        y, cache = self.network.forward(self.critic(theta), obs)
+        return self.policy.append_tail(theta, y[..., :-1]), y[..., -1], cache
+
     def gradient(self, theta, obs, act, weight, value_weight, entropy_weight=0.0):
         """As `ActorCritic.gradient`: one pass forward, one backward."""
-        y, cache = self.network.forward(self.critic(theta), obs)
-        dparams = self.policy.grad_params(self.policy.append_tail(theta, y[..., :-1]), act, weight, entropy_weight)
-        dvalue = per_state(value_weight, y[..., -1])
-        dy = np.concatenate([dparams[..., : y.shape[-1] - 1], dvalue[..., None]], axis=-1)
+        params, value, cache = self._forward(theta, obs)
+        dparams = self.policy.grad_params(params, act, weight, entropy_weight)
+        dvalue = per_state(value_weight, value)
+        dy = np.concatenate([dparams[..., : self.network.n_out - 1], dvalue[..., None]], axis=-1)
         dnetwork, _ = self.network.backward(self.critic(theta), cache, dy, want_dx=False)
         return self.policy.append_tail_gradient(dnetwork, dparams)
 

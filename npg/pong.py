@@ -197,11 +197,11 @@ def _cut_at_points(rollout):
 class LitMLP(MLP):
     """An MLP that reads only the inputs that are lit somewhere in the batch: the others are 0, and so is their dW.
 
-    The same function and gradient, ten times faster where few of many inputs are ever lit. Large batches go through
-    `chunk` rows at a time: neighbours in time light the same inputs. There is no dx.
+    The same function and gradient, many times faster where few of many inputs are ever lit. Large batches go through
+    `chunk` rows at a time, and rows that light the same inputs go together. There is no dx.
     """
 
-    chunk = 512
+    chunk = 128
 
     def forward(self, theta, x):
         """As `MLP.forward`."""
@@ -211,23 +211,30 @@ class LitMLP(MLP):
         rows = x.reshape(-1, self.n_in)
         W = self.layers(theta)[0][0]
         y, cache = np.empty((len(rows), self.n_out), theta.dtype), []
-        for start in range(0, len(rows), self.chunk):
-            part = rows[start : start + self.chunk]
+        for members in self._chunks(rows):
+            part = rows[members]
             lit = np.flatnonzero(np.append(part[:, :-1].any(axis=0), True))  # one at least, even in the dark
             small = MLP((len(lit), *self.sizes[1:]), self.activation)
             small_theta = np.empty(small.size, theta.dtype)
             W.take(lit, axis=0, out=small.layers(small_theta)[0][0], mode="clip")
             small_theta[len(lit) * self.sizes[1] :] = theta[W.size :]
-            y[start : start + self.chunk], small_cache = small.forward(small_theta, part[:, lit])
-            cache.append((lit, small, small_theta, small_cache))
+            y[members], small_cache = small.forward(small_theta, part[:, lit])
+            cache.append((members, lit, small, small_theta, small_cache))
         return y.reshape(*x.shape[:-1], self.n_out), cache
+
+    def _chunks(self, rows):
+        """Which rows go together: those whose first lit inputs are neighbours have many others in common, too."""
+        if len(rows) <= self.chunk:
+            return [slice(None)]
+        order = (rows != 0).argmax(axis=1).argsort(kind="stable")
+        return [order[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
 
     def backward(self, theta, cache, dy, want_dx=False):
         """As `MLP.backward`, dx being None."""
         dy, dtheta = np.asarray(dy).reshape(-1, self.n_out), np.zeros_like(theta)
         dW = self.layers(dtheta)[0][0]
-        for k, (lit, small, small_theta, small_cache) in enumerate(cache):
-            dsmall, _ = small.backward(small_theta, small_cache, dy[k * self.chunk : (k + 1) * self.chunk], False)
+        for members, lit, small, small_theta, small_cache in cache:
+            dsmall, _ = small.backward(small_theta, small_cache, dy[members], False)
             split = len(lit) * self.sizes[1]
             dW[lit] += dsmall[:split].reshape(len(lit), -1)
             dtheta[dW.size :] += dsmall[split:]

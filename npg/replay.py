@@ -126,17 +126,17 @@ def ppo(
     """Advantage actor-critic that reuses its experience: a2c with ρ Ψ for Ψ and `epochs` passes over the buffer.
 
     With importance="clipped" and a buffer of capacity 1, the default, it is PPO (Schulman et al. 2017, Algorithm 1).
-    `standardise` gives the advantages of each minibatch mean 0 and standard deviation 1. θ is improved in place; yields
-    the measures of each update, all but `explained_variance` of its last minibatch; `kl` is mean(ρ − 1 − log ρ), which
-    estimates KL(b ‖ π).
+    V and log b are those of the parameters that acted, `rollout.theta`. `standardise` gives the advantages of each
+    minibatch mean 0 and standard deviation 1. θ is improved in place; yields the measures of each update, all but
+    `explained_variance` of its last minibatch; `kl` is mean(ρ − 1 − log ρ), which estimates KL(b ‖ π).
     """
     buffer = ExperienceBuffer(capacity=1) if buffer is None else buffer
     while True:
         rollout = sampler.steps(model, theta, n_steps)
-        val = model.value(theta, rollout.obs)
+        params, val = model.params_and_value(rollout.theta, rollout.obs)
+        logp = model.distribution.log_prob(params[:-1], rollout.act)
         adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)
-        obs, act, adv, ret, val = rollout.steps(adv, adv + val[:-1], val[:-1])
-        logp = model.log_prob(rollout.theta, obs, act)
+        obs, act, logp, adv, ret, val = rollout.steps(logp, adv, adv + val[:-1], val[:-1])
         buffer.add(Experience(obs, act, logp, adv, ret))
         for batch in buffer.draw(batch_size, epochs, sampler.rng):
             n = len(batch.obs)
@@ -151,12 +151,13 @@ def ppo(
             )
             norm = clip_norm(dtheta, max_grad_norm)
             optimizer.step(theta, dtheta)
-        log_ratio = model.log_prob(theta, batch.obs, batch.act) - batch.logp
+        params, _ = model.params_and_value(theta, batch.obs)
+        log_ratio = model.distribution.log_prob(params, batch.act) - batch.logp
         ratio = np.exp(log_ratio)
         yield {
             "rollout": rollout,
             "grad_norm": norm,
-            "entropy": model.entropy(theta, batch.obs).mean(),
+            "entropy": model.distribution.entropy(params).mean(),
             "explained_variance": returns.explained_variance(ret, val),
             "kl": float(np.mean(ratio - 1 - log_ratio)),
             "effective_sample_size": effective_sample_size(ratio) / len(ratio),

@@ -120,6 +120,7 @@ BUGS = {
     ],
     "replay": [
         ("the importance ratio inverted", "np.exp(logp - batch.logp)", "np.exp(batch.logp - logp)"),
+        ("log b of the policy that learns", "params_and_value(rollout.theta", "params_and_value(theta"),
         ("clipped on the wrong side", "psi > 0, ratio > 1 + epsilon, ratio < 1 - epsilon",
          "psi < 0, ratio > 1 + epsilon, ratio < 1 - epsilon"),
         ("truncated from below", "np.minimum(ratio, limit)", "np.maximum(ratio, limit)"),
@@ -134,6 +135,7 @@ BUGS = {
         ("the trail forgets its third frame", "halve), self.frames[:-1]", "halve), self.frames[:1] * 2"),
         ("credit runs on over points", "rollout.terminated | (rollout.rew != 0)", "rollout.terminated"),
         ("dW of the last chunk alone", "dW[lit] += dsmall", "dW[lit] = dsmall"),
+        ("a chunk's dy in the order of the batch", "dy[members], False", "dy[: len(dy[members])], False"),
     ],
     "gradient_free": [
         ("hill climbing: a lucky x replaces θ unasked", "if values[1] > values[0]:", "if max(values[1:]) > values[0]:"),

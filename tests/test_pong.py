@@ -252,13 +252,23 @@ def test_lit_mlp_is_the_mlp_of_the_same_theta(chunk, monkeypatch):
     np.testing.assert_allclose(dtheta, dense.backward(theta, cache, dy)[0], rtol=0, atol=1e-13)
 
 
-def test_lit_mlp_gradient_by_differences_and_complex_step():
+@pytest.mark.parametrize("chunk", [4, 512])
+def test_lit_mlp_gradient_by_differences_and_complex_step(chunk, monkeypatch):
+    monkeypatch.setattr(LitMLP, "chunk", chunk)
     rng = np.random.default_rng(1)
     network = LitMLP((30, 4, 2), "tanh")
     theta, x = network.init(rng, dtype=np.float64), batch_with_dark_inputs(rng)
     dy = rng.standard_normal((3, 5, 2))
     f = lambda theta: np.sum(dy * network.forward(theta, x)[0])
     check_both(f, theta, network.backward(theta, network.forward(theta, x)[1], dy)[0])
+
+
+def test_rows_that_light_the_same_inputs_go_together(monkeypatch):
+    monkeypatch.setattr(LitMLP, "chunk", 2)
+    network = LitMLP((4, 3, 1), "relu")
+    x = np.array([[0, 0, 1, 0], [2, 0, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]], np.int8)
+    _, cache = network.forward(network.init(np.random.default_rng(0)), x)
+    assert [list(lit) for _, lit, *_ in cache] == [[0, 3], [2, 3]]  # the last is always read
 
 
 def test_lit_mlp_takes_a_dark_batch_and_a_single_observation():

@@ -205,7 +205,7 @@ def test_one_epoch_of_ppo_in_one_batch_is_a2c(sampler, model):
 
 
 @pytest.mark.parametrize("importance", replay.IMPORTANCE)
-def test_ppo_weighs_by_the_ratio_to_the_policy_that_acted_not_to_the_one_that_learns(importance):
+def test_ppo_takes_the_ratio_and_the_advantages_from_the_parameters_that_acted_not_from_those_that_learn(importance):
     sampler, model = MODELS["shared, learned sigma"]
     acted, theta = random_theta(model), random_theta(model)
     theta += 0.05 * np.random.default_rng(1).standard_normal(model.size)
@@ -215,7 +215,7 @@ def test_ppo_weighs_by_the_ratio_to_the_policy_that_acted_not_to_the_one_that_le
     options = {"standardise": False, "value_weight": 0.0, "max_grad_norm": None}
     next(ppo(stale, model, updated, SGD(theta, SMALL), T, GAMMA, 0.7, importance, None, 1, ONE_BATCH, **options))
     obs, act = rollout.steps()
-    adv, logb = advantages(rollout, model.value(theta, rollout.obs), 0.7), model.log_prob(acted, obs, act)
+    adv, logb = advantages(rollout, model.value(acted, rollout.obs), 0.7), model.log_prob(acted, obs, act)
     surrogate = lambda theta: np.mean(SURROGATE[importance](np.exp(model.log_prob(theta, obs, act) - logb), adv))
     assert_reached(updated, theta + SMALL * complex_step_gradient(surrogate, theta), theta)
 
