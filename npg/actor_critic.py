@@ -72,14 +72,14 @@ def advantage_gradient(rollout, model, theta, gamma, lam, value_weight, entropy_
     Â by GAE(λ) and R = Â + V, both held fixed. λ = 1 is Algorithm S3's R − V: the longest n-step advantage that the
     rollout allows. β is `entropy_weight`, c `value_weight`.
     """
-    val = model.value(theta, rollout.obs)
+    params, val = model.params_and_value(theta, rollout.obs)
     adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)
-    obs, act, adv, ret, val = rollout.steps(adv, adv + val[:-1], val[:-1])
+    entropy = model.distribution.entropy(params[:-1])
+    obs, act, adv, ret, val, entropy = rollout.steps(adv, adv + val[:-1], val[:-1], entropy)
     psi = returns.standardise(adv) if standardise else adv
     n = len(obs)
     dtheta = model.gradient(theta, obs, act, psi / n, value_weight * (ret - val) / n, entropy_weight / n)
-    entropy = float(model.entropy(theta, obs).mean())
-    return dtheta, {"entropy": entropy, "explained_variance": returns.explained_variance(ret, val)}
+    return dtheta, {"entropy": float(entropy.mean()), "explained_variance": returns.explained_variance(ret, val)}
 
 
 def a2c(

@@ -151,7 +151,7 @@ def ppo(
             )
             norm = clip_norm(dtheta, max_grad_norm)
             optimizer.step(theta, dtheta)
-        params, _ = model.params_and_value(theta, batch.obs)
+        params, _ = model.policy.params(model.actor(theta), batch.obs)
         log_ratio = model.distribution.log_prob(params, batch.act) - batch.logp
         ratio = np.exp(log_ratio)
         yield {

@@ -113,7 +113,7 @@ BUGS = {
         ("the five steps: advantages by the old V",
          "        # 3. advantages A = r + γ V(s') − V(s)\n        val = model.value(theta, rollout.obs)\n",
          "        val = val if estimation == \"mc\" else model.value(theta, rollout.obs)\n"),
-        ("A2C: the critic regressed on advantages", "adv + val[:-1], val[:-1])", "adv, val[:-1])"),
+        ("A2C: the critic regressed on advantages", "adv + val[:-1], val[:-1], entropy)", "adv, val[:-1], entropy)"),
         ("A2C: the critic runs away from its target", "value_weight * (ret - val)", "value_weight * (val - ret)"),
         ("Q: bootstrapping through a terminal", "~terminated * critic.state_value", "critic.state_value"),
         ("Q: V(s') by the mean over actions", "(np.exp(log_softmax(logits)) * q).sum(axis=-1)", "q.mean(axis=-1)"),
