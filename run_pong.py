@@ -124,6 +124,7 @@ TASK = Task(
     environment_in_worker={"num_threads": 1},
     make_sampler=RallySampler,
     make_network=LitMLP,
+    play_side_by_side=6,  # few: the longest game is ten times as long as most
     evaluate_within=5.0,
     checkpoint_every="100",
     pretrained=pathlib.Path(__file__).with_name("npg") / "pong.npz",

@@ -54,7 +54,7 @@ class Judge:
         self.env_steps = env_steps
         if env_steps >= self.due:
             self.due = env_steps + EVALUATE_EVERY
-            returns = lambda k: play(self.envs, self.act, self.seed, EVALUATE, env_steps, k)[0]
+            returns = lambda k: play(self.envs, self.act, EPISODES, self.seed, EVALUATE, env_steps, k)[0]
             self.solved = returns(0).mean() >= TARGET and returns(1).mean() >= TARGET
         self.started = time.perf_counter()
         return self.solved

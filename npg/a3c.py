@@ -270,7 +270,7 @@ def a3c(pool, shared, report_every=2000, max_grad_norm=0.5):
 
 def play_chunk(make_envs, model, theta, n, seeds):
     """Returns [n] of one episode in each of n environments with the policy's most likely actions."""
-    return play(make_envs(n), lambda obs: model.act(theta, obs), *seeds)[0]
+    return play(make_envs(n), lambda obs: model.act(theta, obs), n, *seeds)[0]
 
 
 def parallel_play(executor, make_envs, model, theta, episodes, n, *seeds):

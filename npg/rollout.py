@@ -171,17 +171,22 @@ class AheadSampler:
         return [self.threads.submit(sampler.steps, policy, theta, n_steps) for sampler in self.samplers]
 
 
-def play(envs, act, *seeds):
-    """One complete episode in every environment, nothing recorded: undiscounted returns and lengths, arrays [N].
+def play(envs, act, episodes, *seeds):
+    """`episodes` complete episodes, nothing recorded: undiscounted returns and lengths, arrays [episodes].
 
-    act(obs) maps observations [N, n_obs] to actions; the environments are seeded from `seeds`.
+    act(obs) maps observations [N, n_obs] to actions; the environments are seeded from `seeds`. One that has ended its
+    episode begins the next that is left. All that are begun are played to their end: short ones are not preferred.
     """
     obs, _ = envs.reset(seed=int(np.random.default_rng(seeds).integers(2**31)))
-    returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
-    playing = np.ones(envs.num_envs, bool)
-    while playing.any():
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+    episode, begun = np.arange(envs.num_envs), envs.num_envs  # which one each environment plays
+    ended = np.zeros(envs.num_envs, bool)
+    while (episode < episodes).any():
         obs, rew, terminated, truncated, _ = envs.step(act(obs))
-        returns += rew * playing
-        lengths += playing
-        playing &= ~(terminated | truncated)
+        counts = (episode < episodes) & ~ended  # the row of a reset is no step
+        returns[episode[counts]] += rew[counts]
+        lengths[episode[counts]] += 1
+        ended = (terminated | truncated) & ~ended
+        episode[ended] = begun + np.arange(ended.sum())
+        begun += ended.sum()
     return returns, lengths

@@ -44,6 +44,7 @@ class Task(NamedTuple):
     make_sampler: Callable = Sampler
     make_network: Callable = MLP
     evaluate_always: tuple = ()  # algorithms whose every update is evaluated, because it takes many episodes
+    play_side_by_side: int | None = None  # episodes of an evaluation at a time; None: all
     evaluate_within: float = np.inf  # evaluations begin when training's mean return is that close to the target
     checkpoint_every: str = "50"
     pretrained: pathlib.Path | None = None  # file of the weights that come with the package
@@ -64,6 +65,7 @@ class Player:
             self.policy = exploring(self.policy, temperature=ACT[act])
         self.rng = np.random.default_rng() if ACT[act] else None
         self.episodes, self.executor, self.n_parts = config["episodes"], executor, config.get("workers")
+        self.n_envs = min(self.episodes, task.play_side_by_side or self.episodes)
 
     def seeded(self, *stream):
         """Seeds the actions; returns what seeds the environments: both follow from the run's seed and `stream`."""
@@ -77,15 +79,15 @@ class Player:
         return self.policy.act(self.experiment.theta, obs, self.rng)
 
     def returns(self, *stream):
-        """Returns of one episode in each environment, seeded from the run's seed and `stream`."""
+        """Returns of `episodes` unseen episodes, which follow from the run's seed and `stream`."""
         if self.executor and self.rng is None and not normaliser(self.training_envs):
             what = self.make_envs, self.policy, self.experiment.theta, self.episodes
             return parallel_play(self.executor, *what, self.n_parts, *self.seeded(*stream))
-        self.envs = self.envs or self.make_envs(self.episodes)
+        self.envs = self.envs or self.make_envs(self.n_envs)
         if normaliser(self.envs):
             set_normaliser(self.envs, **normaliser(self.training_envs), update=False)
         with np.errstate(all="ignore"):  # what is not finite ends a run with a message of its own
-            return play(self.envs, self.act, *self.seeded(*stream))[0]
+            return play(self.envs, self.act, self.episodes, *self.seeded(*stream))[0]
 
 
 def _environment(task, config):

@@ -62,6 +62,8 @@ BUGS = {
         ("rewards of a second episode counted", "rew=np.where(over, 0, rollout.rew)", "rew=rollout.rew"),
         ("drawn ahead: the learner's own θ", "theta = theta.copy()", "theta = theta[:]"),
         ("drawn ahead: all samplers alike", "sampler.reset(*seeds, k)", "sampler.reset(*seeds)"),
+        ("play: the row of a reset taken for a step", "(episode < episodes) & ~ended", "(episode < episodes)"),
+        ("play: over when enough have begun", "while (episode < episodes).any()", "while begun <= episodes"),
     ],
     "returns": [
         ("bootstrapping through a terminal", "gamma * ~terminated * val[1:] - val[:-1]", "gamma * val[1:] - val[:-1]"),

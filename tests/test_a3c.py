@@ -469,7 +469,7 @@ def test_an_evaluation_in_parts_is_what_its_parts_are():
     theta = random_theta(MODEL)
     returns = parallel_play(Here(), functools.partial(make_envs, "CartPole-v1"), MODEL, theta, 7, 3, 11, 2)
     parts = [
-        play(make_envs("CartPole-v1", n), lambda obs: MODEL.act(theta, obs), 11, 2, j)[0]
+        play(make_envs("CartPole-v1", n), lambda obs: MODEL.act(theta, obs), n, 11, 2, j)[0]
         for j, n in enumerate((3, 2, 2))
     ]
     np.testing.assert_array_equal(returns, np.concatenate(parts))

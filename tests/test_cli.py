@@ -481,12 +481,12 @@ def scripted(monkeypatch):
     def script(*means):
         means, asked = list(means), []
 
-        def play(envs, act, *seeds):
+        def play(envs, act, episodes, *seeds):
             asked.append(seeds)
             mean = means.pop(0) if len(means) > 1 else means[0]
             if isinstance(mean, type):
                 raise mean
-            return np.full(envs.num_envs, float(mean)), np.ones(envs.num_envs, int)
+            return np.full(episodes, float(mean)), np.ones(episodes, int)
 
         monkeypatch.setattr(training, "play", play)
         return asked

@@ -201,7 +201,7 @@ def test_a_game_goes_to_21_and_the_next_begins_without_its_ghost(envs):
 
 
 def test_play_counts_whole_games(envs):
-    returns, lengths = play(envs(2), lambda obs: np.zeros(len(obs), np.int64), 1)
+    returns, lengths = play(envs(2), lambda obs: np.zeros(len(obs), np.int64), 2, 1)
     assert (returns <= -15).all() and (lengths > 500).all()
 
 

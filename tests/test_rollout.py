@@ -431,14 +431,23 @@ def test_an_error_while_drawing_ahead_reaches_the_learner():
 
 
 def test_play_returns_undiscounted_returns_and_lengths_of_one_episode_each():
-    returns, lengths = play(side_by_side(Counter(2), TimeLimit(Counter(), 5)), lambda obs: np.zeros(len(obs), int), 0)
+    envs = side_by_side(Counter(2), TimeLimit(Counter(), 5))
+    returns, lengths = play(envs, lambda obs: np.zeros(len(obs), int), 2, 0)
     assert returns.tolist() == [3, 15]
     assert lengths.tolist() == [2, 5]
 
 
+def test_play_begins_the_next_episode_where_one_has_ended_and_plays_all_to_their_end():
+    envs = side_by_side(Counter(2), TimeLimit(Counter(), 5))
+    for n in range(1, 8):
+        returns, lengths = play(envs, lambda obs: np.zeros(len(obs), int), n, 0)
+        assert returns.tolist() == [3, 15, 3, 3, 15, 3, 3][:n]  # in the order in which they began
+        assert lengths.tolist() == [2, 5, 2, 2, 5, 2, 2][:n]
+
+
 def test_play_hands_the_observations_to_act_and_its_actions_to_the_environments():
     envs, seen = side_by_side(Counter(3), Counter(3)), []
-    play(envs, lambda obs: seen.append(obs.copy()) or obs[:, 1].astype(int), 0)
+    play(envs, lambda obs: seen.append(obs.copy()) or obs[:, 1].astype(int), 2, 0)
     np.testing.assert_array_equal(seen, [[[1, t], [1, t]] for t in range(3)])
     assert [env.actions for env in envs.envs] == [[0, 1, 2], [0, 1, 2]]
 
@@ -447,7 +456,7 @@ def test_play_hands_the_observations_to_act_and_its_actions_to_the_environments(
 def test_play_follows_from_its_seeds_alone(mode):
     lean = lambda obs: (obs[:, 2] > 0).astype(int)
     envs = cartpoles(mode, 5)
-    returns, lengths = play(envs, lean, 7, 1)
+    returns, lengths = play(envs, lean, 5, 7, 1)
     np.testing.assert_array_equal(returns, lengths)
-    np.testing.assert_array_equal(play(envs, lean, 7, 1)[0], returns)  # the environments' past does not matter
-    assert np.any(play(envs, lean, 8, 1)[0] != returns)
+    np.testing.assert_array_equal(play(envs, lean, 5, 7, 1)[0], returns)  # the environments' past does not matter
+    assert np.any(play(envs, lean, 5, 8, 1)[0] != returns)
