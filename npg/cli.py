@@ -19,11 +19,11 @@ import numpy as np
 import npg
 from npg import plots
 from npg.environments import UnsupportedEnvironment
-from npg.experiment import ALGORITHMS, CHOICES, PARALLEL
+from npg.experiment import ALGORITHMS, CHOICES, GRADIENT_FREE, PARALLEL
 from npg.gradient_free import SCHEMES, SHAPING
 from npg.network import ACTIVATIONS
 from npg.runs import FORMAT, Diverged, RunError, parse_period, read_config, write_weights
-from npg.training import ACT, PRETRAINED, frames, load, prepare, train
+from npg.training import ACT, PRETRAINED, frames, load, prepare, start_from, train
 from npg.workers import WorkerError, available_cores
 
 
@@ -136,6 +136,8 @@ def make_parser(task):
     add("--cluster", metavar="ADDRESS", type=_name, help=cluster)
     add("--out", metavar="DIR", type=_name, help="folder of the run (a new one below runs/)")
     add("--resume", metavar="DIR", type=_name, help="go on with the run in DIR")
+    start = "begin with the θ that the run in DIR ended with, not with a random one; policy gradients only"
+    add("--start-from", metavar="DIR", type=_name, help=start)
     add("--evaluate", metavar="DIR", type=_name, help="play with the policy in DIR and print its returns")
     add("--gif", metavar="DIR", type=_name, help="write policy.gif, one episode of the policy in DIR, into DIR")
     add("--watch", metavar="DIR", type=_name, help="watch one episode of the policy in DIR")
@@ -173,6 +175,8 @@ def _new_config(task, args, parser):
             parser.error(f"--{name} has no meaning for --algo {algo}")
     if args.cluster and not args.workers:
         parser.error("--cluster needs --workers, the number of gradients under way at a time")
+    if args.start_from and algo in GRADIENT_FREE:
+        parser.error(f"--start-from has no meaning for --algo {algo}")
     probe = task.make_envs(env, 1)
     continuous = isinstance(probe.single_action_space, gymnasium.spaces.Box)
     probe.close()
@@ -191,6 +195,7 @@ def _new_config(task, args, parser):
         "seed": args.seed or 0,
         "workers": args.workers or (available_cores() if algo == "a3c" else None),
         "cluster": args.cluster,
+        "start_from": args.start_from,
         "steps": args.steps or task.steps,
         "target": target,
         "episodes": args.episodes or task.episodes,
@@ -256,6 +261,8 @@ def _train_command(task, args, parser):
 
 def _train(task, args, parser, config, folder, executor):
     run, player = prepare(task, config, folder, executor)
+    if config.get("start_from") and not (folder / "checkpoint.npz").exists():
+        start_from(task, run, config["start_from"])
     if args.resume:
         run.resume()
     else:

@@ -159,6 +159,23 @@ def load(task, folder, **overrides):
     return run, player
 
 
+def start_from(task, run, folder):
+    """Give a run that has not begun the θ of another's policy, or of the one that goes by `PRETRAINED`.
+
+    Where observations are normalised, their moments come with it. RunError unless all shapes are those of this run.
+    """
+    pretrained = task.pretrained and folder == PRETRAINED
+    saved = {"theta": read_weights(task.pretrained)[1]} if pretrained else read_checkpoint(folder)
+    moments = normaliser(run.envs)
+    for name, array in {"theta": run.experiment.theta, **moments}.items():
+        if name not in saved or saved[name].shape != array.shape:
+            found = list(saved[name].shape) if name in saved else "nothing"
+            raise RunError(f"--start-from {folder}: expected {name} {list(array.shape)}, found {found}")
+    run.experiment.theta[...] = saved["theta"]
+    if moments:
+        set_normaliser(run.envs, **{name: saved[name] for name in moments})
+
+
 def train(run, player, quiet):
     """Until the target is reached in an evaluation and again in a second, independent one, or the budget is spent.
 
