@@ -2,6 +2,7 @@
 """Steps and seconds until Pong is solved, by running `run_pong.py` seed after seed, and the score against minutes.
 
     python benchmarks/pong_learning.py                           rows "default" and "sticky", 5 and 2 seeds
+    python benchmarks/pong_learning.py --rows sticky-start
     python benchmarks/pong_learning.py --rows reinforce --seeds 0
     python benchmarks/pong_learning.py --figure docs/figures/pong.png --rows default reinforce
 
@@ -26,11 +27,17 @@ from npg.workers import available_cores
 ROWS = {  # flags of run_pong.py, seeds fixed beforehand and not used in tuning, colour
     "default": ("", range(230, 235), "#08519c"),
     "sticky": ("--sticky 0.25 --target 15 --steps 5000000", range(230, 232), "#31a354"),
+    "sticky-start": (
+        "--sticky 0.25 --start-from pretrained --learning-rate 6e-4 --target 15 --steps 3000000 --evaluate-every 200",
+        range(231, 232),
+        "#74c476",
+    ),
     "reinforce": ("--algo reinforce --target -5 --evaluate-every 10 --steps 4000000", range(200, 202), "#636363"),
 }
 LABELS = {
     "default": "default (PPO)",
     "sticky": "default, actions stick with p = 0.25",
+    "sticky-start": "the same, from the player that comes with the package",
     "reinforce": "REINFORCE on difference frames",
 }
 
