@@ -477,18 +477,13 @@ def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp
 STANDING_STILL = "--learning-rate 1e-12 --no-anneal --steps 1"
 
 
-def saved_arrays(folder):
-    with np.load(folder / "checkpoint.npz") as file:
-        return dict(file)
-
-
 @pytest.mark.parametrize("more", ["", "--env Pendulum-v1 --normalise-obs"])
 def test_a_run_may_start_from_the_policy_that_another_ended_with(call, tmp_path, more):
     first, second, alone = tmp_path / "first", tmp_path / "second", tmp_path / "alone"
     assert call(tiny(more=f"{more} --steps 300 --seed 1"), out=first).code == 0
     assert call(tiny(more=f"{more} {STANDING_STILL} --seed 2 --start-from {first}"), out=second).code == 0
     assert call(tiny(more=f"{more} {STANDING_STILL} --seed 2"), out=alone).code == 0
-    old, new, other = map(saved_arrays, (first, second, alone))
+    old, new, other = map(read_checkpoint, (first, second, alone))
     np.testing.assert_allclose(new["theta"], old["theta"], atol=1e-6)
     assert not np.allclose(other["theta"], old["theta"], atol=1e-2)
     if more:
@@ -499,11 +494,11 @@ def test_a_run_may_start_from_the_policy_that_another_ended_with(call, tmp_path,
 def test_what_a_run_started_from_is_asked_for_only_until_it_has_a_checkpoint(call, tmp_path, finished):
     folder = tmp_path / "run"
     assert call(tiny(more=f"{STANDING_STILL} --start-from {finished}"), out=folder).code == 0
-    theta = saved_arrays(folder)["theta"]
+    theta = read_checkpoint(folder)["theta"]
     (folder / "checkpoint.npz").unlink()  # as if killed before it was written
     (folder / "metrics.csv").unlink()
     assert call("--quiet", resume=folder).code == 0
-    np.testing.assert_array_equal(saved_arrays(folder)["theta"], theta)
+    np.testing.assert_array_equal(read_checkpoint(folder)["theta"], theta)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "start_from": str(tmp_path / "gone")}))
     assert call("--quiet --steps 100", resume=folder).code == 0
