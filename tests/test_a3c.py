@@ -21,6 +21,7 @@ from npg.a3c import (
     actor_learner,
     asynchronous_gradients,
     exploring,
+    mean_of,
     parallel_a2c,
     parallel_play,
     share,
@@ -115,6 +116,16 @@ def test_the_gradients_of_several_workers_are_averaged_at_the_same_theta():
         steps = [rollout.env_steps for rollout in rollouts]
         assert update["worker_steps"] == steps and update["rollout"].env_steps == sum(steps)
         assert update["rollout"].episode_returns == sum((rollout.episode_returns for rollout in rollouts), [])
+
+
+def test_a_segment_without_an_explained_variance_has_no_part_in_its_mean_but_nothing_else_that_is_nan_is_hidden():
+    nan = np.nan
+    columns = {"grad_norm": (1.0, 3.0, 5.0), "explained_variance": (nan, 0.5, -0.1)}
+    measures = [dict(zip(columns, row)) for row in zip(*columns.values())]
+    assert mean_of(measures) == pytest.approx({"grad_norm": 3.0, "explained_variance": 0.2})
+    spoilt = mean_of([{"grad_norm": nan, "explained_variance": 0.5}, {"grad_norm": 1.0, "explained_variance": 0.1}])
+    assert np.isnan(spoilt["grad_norm"]) and spoilt["explained_variance"] == pytest.approx(0.3)
+    assert np.isnan(mean_of([{"explained_variance": nan}] * 2)["explained_variance"])
 
 
 def test_each_worker_has_episodes_of_its_own():
