@@ -23,7 +23,7 @@ from npg.experiment import ALGORITHMS, CHOICES, GRADIENT_FREE, PARALLEL
 from npg.gradient_free import SCHEMES, SHAPING
 from npg.network import ACTIVATIONS
 from npg.runs import FORMAT, Diverged, RunError, parse_period, read_config, write_weights
-from npg.training import ACT, PRETRAINED, frames, load, prepare, start_from, train
+from npg.training import ACT, PRETRAINED, frames, load, prepare, read_policy, train
 from npg.workers import WorkerError, available_cores
 
 
@@ -262,7 +262,8 @@ def _train_command(task, args, parser):
 def _train(task, args, parser, config, folder, executor):
     run, player = prepare(task, config, folder, executor)
     if config.get("start_from") and not (folder / "checkpoint.npz").exists():
-        start_from(task, run, config["start_from"])
+        source = config["start_from"]
+        run.take_policy(read_policy(task, source)[1], f"--start-from {source}")
     if args.resume:
         run.resume()
     else:

@@ -100,7 +100,7 @@ def read_weights(path):
     """(config, θ) of a file by `write_weights`; RunError where there is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return json.loads(str(file["config"])), file["theta"]
+            return json.loads(str(file["config"])), file["theta"].astype(np.float32)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
 
@@ -166,24 +166,30 @@ class Run:
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
 
-    def restore(self, saved, playing=False):
-        """Take the state of a checkpoint; RunError unless names, shapes and dtypes are those of this experiment.
-
-        playing  only what playing needs: other workers, or an optimizer, may have learned than this experiment has
-        """
-        arrays = {"theta": self.experiment.theta} if playing else self.experiment.arrays
-        moments = normaliser(self.envs)
+    def restore(self, saved):
+        """Take the state of a checkpoint; RunError unless names, shapes and dtypes are those of this experiment."""
         counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
-        for name, array in {**arrays, **moments, **counters}.items():
+        self._take({**self.experiment.arrays, **counters}, saved, self.folder)
+        self.update, self.env_steps, self.episodes = (int(counters[name]) for name in COUNTERS[:3])
+        self.seconds = float(counters["seconds"])
+
+    def take_policy(self, saved, source):
+        """Take only what acts: θ, and the moments of normalised observations. RunError, which names `source`, as above.
+
+        (Another optimizer, or other workers, may have learned than this experiment has.)
+        """
+        self._take({"theta": self.experiment.theta}, saved, source)
+
+    def _take(self, arrays, saved, source):
+        moments = normaliser(self.envs)
+        for name, array in {**arrays, **moments}.items():
             if name not in saved or saved[name].shape != array.shape or saved[name].dtype != array.dtype:
                 found = f"{saved[name].dtype}{list(saved[name].shape)}" if name in saved else "nothing"
-                raise RunError(f"{self.folder}: expected {name} {array.dtype}{list(array.shape)}, found {found}")
+                raise RunError(f"{source}: expected {name} {array.dtype}{list(array.shape)}, found {found}")
         for name, array in arrays.items():
             array[...] = saved[name]
         if moments:
             set_normaliser(self.envs, **{name: saved[name] for name in moments})
-        self.update, self.env_steps, self.episodes = (int(saved[name]) for name in COUNTERS[:3])
-        self.seconds = float(saved["seconds"])
 
     def updates(self):
         """Train: one update at a time, recorded; yields its row of metrics. Ends never: stop when you like.

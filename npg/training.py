@@ -143,37 +143,28 @@ def load(task, folder, **overrides):
     overrides  "seed", "episodes", "act" and settings named in the task's `playing` that are to differ from training's;
                where None, as there
     """
-    pretrained = task.pretrained and folder == PRETRAINED
-    config, theta = read_weights(task.pretrained) if pretrained else (read_config(folder), None)
+    config, saved = read_policy(task, folder)
     for name, value in overrides.items():
         if value is not None:
             changed = config if name in config else config["settings"]
             if name not in changed:
                 raise RunError(f"{name}: has no meaning for a policy by {config['algo']}")
             changed[name] = value
-    run, player = prepare(task, config, "." if pretrained else folder)
-    if pretrained:
-        run.experiment.theta[...] = theta
-    else:
-        run.restore(read_checkpoint(folder), playing=True)
+    run, player = prepare(task, config, "." if _comes_with_the_package(task, folder) else folder)
+    run.take_policy(saved, folder)
     return run, player
 
 
-def start_from(task, run, folder):
-    """Give a run that has not begun the θ of another's policy, or of the one that goes by `PRETRAINED`.
+def read_policy(task, folder):
+    """(config, {name: array}) of the last checkpoint in a folder, or of the policy that goes by `PRETRAINED`."""
+    if _comes_with_the_package(task, folder):
+        config, theta = read_weights(task.pretrained)
+        return config, {"theta": theta}
+    return read_config(folder), read_checkpoint(folder)
 
-    Where observations are normalised, their moments come with it. RunError unless all shapes are those of this run.
-    """
-    pretrained = task.pretrained and folder == PRETRAINED
-    saved = {"theta": read_weights(task.pretrained)[1]} if pretrained else read_checkpoint(folder)
-    moments = normaliser(run.envs)
-    for name, array in {"theta": run.experiment.theta, **moments}.items():
-        if name not in saved or saved[name].shape != array.shape:
-            found = list(saved[name].shape) if name in saved else "nothing"
-            raise RunError(f"--start-from {folder}: expected {name} {list(array.shape)}, found {found}")
-    run.experiment.theta[...] = saved["theta"]
-    if moments:
-        set_normaliser(run.envs, **{name: saved[name] for name in moments})
+
+def _comes_with_the_package(task, folder):
+    return task.pretrained is not None and folder == PRETRAINED
 
 
 def train(run, player, quiet):
