@@ -2,7 +2,7 @@
 """Steps and seconds until Pong is solved, by running `run_pong.py` seed after seed, and the score against minutes.
 
     python benchmarks/pong_learning.py                           rows "default" and "sticky", 5 and 2 seeds
-    python benchmarks/pong_learning.py --rows sticky-start
+    python benchmarks/pong_learning.py --rows sticky-start --figure docs/figures/pong_sticky.png
     python benchmarks/pong_learning.py --rows reinforce --seeds 0
     python benchmarks/pong_learning.py --figure docs/figures/pong.png --rows default reinforce
 
@@ -28,16 +28,16 @@ ROWS = {  # flags of run_pong.py, seeds fixed beforehand and not used in tuning,
     "default": ("", range(230, 235), "#08519c"),
     "sticky": ("--sticky 0.25 --target 15 --steps 5000000", range(230, 232), "#31a354"),
     "sticky-start": (
-        "--sticky 0.25 --start-from pretrained --learning-rate 6e-4 --target 15 --steps 3000000 --evaluate-every 200",
-        range(231, 232),
-        "#74c476",
+        "--sticky 0.25 --start-from pretrained --learning-rate 6e-4 --target 15 --steps 12000000 --evaluate-every 200",
+        range(232, 235),
+        "#31a354",
     ),
     "reinforce": ("--algo reinforce --target -5 --evaluate-every 10 --steps 4000000", range(200, 202), "#636363"),
 }
 LABELS = {
     "default": "default (PPO)",
     "sticky": "default, actions stick with p = 0.25",
-    "sticky-start": "the same, from the player that comes with the package",
+    "sticky-start": "actions stick with p = 0.25, from the player that comes with the package",
     "reinforce": "REINFORCE on difference frames",
 }
 
@@ -67,7 +67,8 @@ def draw(path, results):
         for k, (folder, result) in enumerate(runs):
             axes.plot(*recent_scores(folder), color=ROWS[row][2], linewidth=1, label=None if k else LABELS[row])
             axes.plot(result["seconds"] / 60, result["eval_return_mean"], "x", color=ROWS[row][2])
-    axes.axhline(18, color="#a50f15", linestyle="--", linewidth=1)
+    highest = max(result["target"] for runs in results.values() for _, result in runs)
+    axes.axhline(highest, color="#a50f15", linestyle="--", linewidth=1)
     axes.set(xscale="log", xlim=(0.1, None), ylim=(-21.5, 21.5))
     axes.set_xlabel(f"minutes of training, {available_cores()} cores")
     axes.set_ylabel("score, mean of the last 30 training games")
