@@ -367,4 +367,5 @@ def main(task, argv=None):
         print(f"{parser.prog}: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         return 130

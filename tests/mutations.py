@@ -200,7 +200,7 @@ def run_tests(modules, old="", new=""):
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:cacheprovider"]
         files = [f"tests/test_{name}.py" for name in modules]
         env = {**os.environ, "PYTHONPATH": folder, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(command + files, cwd=copy, env=env, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command + files, cwd=copy, env=env, capture_output=True, text=True, timeout=1800)
         return done.returncode, done.stdout
 
 

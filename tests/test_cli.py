@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -583,12 +584,13 @@ def test_without_a_target_nothing_is_called_solved_or_unsolved(call, tmp_path):
 
 
 def test_seconds_leave_evaluation_out(call, tmp_path, monkeypatch):
-    play = training.play
-    monkeypatch.setattr(training, "play", lambda *args: time.sleep(0.3) or play(*args))
+    play, slept = training.play, []
+    monkeypatch.setattr(training, "play", lambda *args: slept.append(1000) or play(*args))
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + sum(slept), monotonic=time.monotonic)
+    monkeypatch.setattr(runs, "time", clock)
     assert call(tiny(more="--steps 100 --evaluate-every 3"), out=tmp_path / "run").code == 0
-    evaluations = sum("eval_return_mean" in row for row in read_metrics(tmp_path / "run"))
-    assert evaluations == 2
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["seconds"] < 0.3 * evaluations
+    assert sum("eval_return_mean" in row for row in read_metrics(tmp_path / "run")) == 2 < len(slept)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["seconds"] < 1000
 
 
 def test_the_learning_rate_falls_in_a_line_from_its_initial_value_to_0(call, tmp_path, monkeypatch):
@@ -761,6 +763,7 @@ def wait_for_rows(folder, n, process, seconds=60):
 def killed_and_resumed(argv, folder, n_updates, kills, rng):
     """Train in child processes, each killed by SIGKILL somewhere later in the run than the last; then to the end."""
     fork, command = multiprocessing.get_context("fork"), [*argv, "--out", str(folder)]
+    interrupted = 0
     for k in range(kills):
         child = fork.Process(target=cli.main, args=(TASK, command))
         child.start()
@@ -770,8 +773,8 @@ def killed_and_resumed(argv, folder, n_updates, kills, rng):
         child.kill()
         child.join()
         command = ["--quiet", "--resume", str(folder)]
-        if k == 0:
-            assert child.exitcode == -signal.SIGKILL and not (folder / "result.json").exists()
+        interrupted += child.exitcode == -signal.SIGKILL and not (folder / "result.json").exists()
+    assert interrupted  # on a busy machine a short run may be over before a kill comes, but not before all of them
     assert cli.main(TASK, command) == 0
 
 
@@ -894,7 +897,7 @@ def start(*flags):
     )
 
 
-LONG = tiny(more="--steps 4000 --checkpoint-every 10")
+LONG = tiny(more="--steps 8000 --checkpoint-every 10")
 
 
 @pytest.fixture(scope="module")
@@ -1077,10 +1080,14 @@ def test_a_cluster_needs_its_package_and_a_scheduler(call, tmp_path, monkeypatch
 @pytest.mark.parametrize("end, code", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_no_worker_outlives_its_run(call, tmp_path, end, code):
     folder = tmp_path / "run"
-    process = start(*tiny("a3c", "--steps 10000000 --checkpoint-every 2").split(), "--out", folder)
+    flags = tiny("a3c", "--steps 10000000 --target 1000 --checkpoint-every 2")
+    process = start(*flags.split(), "--out", folder)
     assert wait_for_rows(folder, 3, process)
-    of_each_thread = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
-    workers = [pid for path in of_each_thread for pid in path.read_text().split() if alive(pid)]
+    children = []
+    for thread in pathlib.Path(f"/proc/{process.pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # threads come and go
+            children += (thread / "children").read_text().split()
+    workers = list(filter(alive, children))
     assert len(workers) >= 2
     process.send_signal(end)
     _, err = process.communicate(timeout=60)

@@ -175,6 +175,7 @@ def test_without_mujoco_it_says_what_to_install(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_kohl_and_stones_algorithm_learns_to_run():
-    thetas, _, _ = learn("kohl-stone", 1000, seed=100)
-    before, after = quadruped.test(thetas[[0, -1]], 5, seed=100).mean(axis=1)
+    seeds = 100, 101  # 1.90 and 1.56 m/s with MuJoCo 4.0
+    ends = [learn("kohl-stone", 1000, seed=seed)[0][[0, -1]] for seed in seeds]
+    before, after = np.mean([quadruped.test(thetas, 5, seed=seed) for thetas, seed in zip(ends, seeds)], axis=(0, 2))
     assert after >= 1.5 and after >= 5 * before

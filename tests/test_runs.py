@@ -308,17 +308,19 @@ def test_evaluations_wait_until_training_comes_near_the_target(tmp_path, monkeyp
 
 
 def test_seconds_are_those_of_training_alone(tmp_path, monkeypatch):
-    def slowly(k):
-        time.sleep(0.2)
-        return np.zeros(2)
+    now, savez = [0.0], np.savez
+    monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
 
-    savez = np.savez
-    monkeypatch.setattr(np, "savez", lambda *args, **kwargs: time.sleep(0.1) or savez(*args, **kwargs))
-    run = make_run(tmp_path, evaluate=slowly, spoil=lambda k, update, arrays: time.sleep(0.02))
+    def spend(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(np, "savez", lambda *args, **kwargs: spend(100) or savez(*args, **kwargs))
+    evaluate = lambda k: spend(1000) or np.zeros(2)
+    run = make_run(tmp_path, evaluate=evaluate, spoil=lambda k, update, arrays: spend(1))
     run.create()
     for _ in zip(range(8), run.updates()):
-        time.sleep(0.02)  # what the caller does with an update does not count either
-    assert 8 * 0.02 <= run.seconds < 0.3
+        spend(10)  # what the caller does with an update does not count either
+    assert run.seconds == 8 and now[0] > 2000
 
 
 SPOILT = {

@@ -28,8 +28,8 @@ QUICK = {"spawn": ("kill", "sleep", "raise_error"), "forkserver": ("kill",)}
 
 @pytest.fixture(scope="module")
 def pools():
-    """pools(method): one pool of two workers each, which the tests leave usable."""
-    make = functools.cache(lambda method: made.append(Pool(2, method, timeout=1)) or made[-1])
+    """pools(method, timeout=None): one pool of two workers each, which the tests leave usable."""
+    make = functools.cache(lambda method, timeout=None: made.append(Pool(2, method, timeout)) or made[-1])
     made = []
     yield make
     for pool in made:
@@ -72,7 +72,8 @@ def pid_in(path):
     ],
 )
 def test_a_call_that_fails_once_is_repeated_in_a_fresh_process(pools, method, fault, tmp_path):
-    pool, path = pools(method), tmp_path / "pid"
+    timeout = 2 if fault in ("spin", "sleep", "stop") else None
+    pool, path = pools(method, timeout), tmp_path / "pid"
     before = pool.restarted
     call = pool.submit(faults.once, path, fault)
     first = pid_in(path)
@@ -198,8 +199,8 @@ def test_a_result_that_cannot_be_read_is_reported_and_the_pool_goes_on():
 
 
 def test_time_spent_waiting_for_a_worker_does_not_count_as_hanging():
-    with Pool(1, "fork", timeout=1, retries=0) as pool:
-        results([pool.submit(faults.pid_after, 0.2) for _ in range(6)])
+    with Pool(1, "fork", timeout=2, retries=0) as pool:
+        results([pool.submit(faults.pid_after, 0.2) for _ in range(12)])
 
 
 def test_a_stopped_worker_counts_as_hung_even_where_a_long_message_is_on_its_way():
@@ -297,12 +298,13 @@ def test_leaving_a_pool_by_an_exception_kills_what_runs_and_cancels_what_waits(t
     assert concurrent.futures.wait([running, waiting], LIMIT).not_done == set()
 
 
-def test_calls_can_be_cancelled_before_they_begin():
+def test_calls_can_be_cancelled_before_they_begin(tmp_path):
     with Pool(1, "fork") as pool:
-        running, waiting = pool.submit(faults.pid_after, 0.2), pool.submit(faults.pid)
+        running, waiting = pool.submit(faults.pid_once_there, tmp_path / "go"), pool.submit(faults.pid)
         assert waiting.cancel()
         last = pool.submit(faults.same, 3)
         pool.shutdown(wait=False, cancel_futures=True)
+        (tmp_path / "go").touch()
         running.result(LIMIT)
         assert last.cancelled()
 
@@ -338,7 +340,7 @@ class TestScript:
     def test_ctrl_c_to_all_its_processes_ends_them_without_a_word(self, script, tmp_path):
         pids = [pid_in(tmp_path / f"pid{k}") for k in range(2)]
         os.killpg(script.pid, signal.SIGINT)
-        _, words = script.communicate(timeout=5)
+        _, words = script.communicate(timeout=LIMIT)
         assert (script.returncode, words) == (130, "")
         assert not any(map(lives, pids))
 
@@ -347,8 +349,8 @@ class TestScript:
         of_multiprocessing = lambda: {p.name for p in pathlib.Path("/dev/shm").glob("p[sy]m*")}
         before = of_multiprocessing()
         script.kill()
-        script.wait(5)
-        eventually(lambda: not any(map(lives, pids)), 5)
+        script.wait(LIMIT)
+        eventually(lambda: not any(map(lives, pids)))
         assert of_multiprocessing() <= before
         left = [path.name for path in (tmp_path / "tmp").rglob("*")]
         if method == "forkserver":  # multiprocessing's own: the socket of the server
@@ -361,7 +363,7 @@ class TestScript:
         pid_in(tmp_path / "pid")
         time.sleep(seconds)
         os.killpg(script.pid, signal.SIGINT)
-        _, words = script.communicate(timeout=5)
+        _, words = script.communicate(timeout=LIMIT)
         assert (script.returncode, words) == (130, "")
 
 
