@@ -108,7 +108,7 @@ def build(
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {settings[name]!r}")
     hidden, activation = settings.pop("hidden"), settings.pop("activation")
     n_obs = envs.single_observation_space.shape[0]
-    network = lambda n_out, n_in=n_obs: make_network((n_in, *hidden, n_out), activation)
+    network = lambda n_out, n_more=0: make_network((n_obs + n_more, *hidden, n_out), activation)
     if algo in GRADIENT_FREE:
         return _build_gradient_free(algo, envs, distribution, network, seed, settings, make_env, workers)
     model, rng = _model(algo, distribution, network, settings), np.random.default_rng([seed, INIT])
@@ -120,6 +120,11 @@ def build(
         sampler = AheadSampler(samplers, seed, TRAIN, 0)
     else:
         sampler = make_sampler(envs, seed, TRAIN, 0)
+    return _build_here(algo, sampler, model, theta, network, seed, settings, rng)
+
+
+def _build_here(algo, sampler, model, theta, network, seed, settings, rng):
+    """The algorithms that this process runs by itself; `rng` draws the first parameters of further networks."""
     rate = settings.pop("learning_rate")
     critic_rate = settings.pop("critic_learning_rate", rate)
     vectors = {"theta": theta}
@@ -130,7 +135,7 @@ def build(
     if algo == "reinforce":
         fit = {name: settings.pop(name, None) for name in ("epochs", "batch_size")}  # of the state baseline alone
         baseline = BASELINES[settings.pop("baseline")]
-        if baseline is baselines.leave_one_out and envs.num_envs < 2:
+        if baseline is baselines.leave_one_out and sampler.envs.num_envs < 2:
             raise ValueError("baseline: leave-one-out needs at least 2 envs")
         if baseline is baselines.StateBaseline:
             critic = Critic(network(1))
@@ -139,8 +144,8 @@ def build(
             baseline = baseline(critic, phi, optimizers["phi"], sampler.rng, **fit)
         updates = reinforce(*learn, baseline=baseline, **settings)
     elif algo == "q-actor-critic":
-        continuous = isinstance(distribution, Gaussian)
-        critic = ContinuousQ(network(1, n_obs + distribution.n)) if continuous else DiscreteQ(network(distribution.n))
+        continuous, n = isinstance(model.distribution, Gaussian), model.distribution.n
+        critic = ContinuousQ(network(1, n_more=n)) if continuous else DiscreteQ(network(n))
         w = vectors["w"] = critic.init(rng)
         optimizers["w"] = Adam(w, critic_rate)
         updates = q_actor_critic(*learn, critic, w, optimizers["w"], **settings)
