@@ -45,7 +45,7 @@ METHODS = [m for m in ("fork", "forkserver", "spawn") if m in multiprocessing.ge
 
 def cartpoles(n, *seeds):
     """A function that pickles; episodes of at most 13 steps, so that they end in both ways."""
-    return cartpole(seeds, n)
+    return cartpole(*seeds, n=n)
 
 
 _runs = iter(range(10**9))
@@ -340,7 +340,7 @@ class Faulty(Sampler):
     """Its third segment goes wrong, unless the file `once` exists, which is made first."""
 
     def __init__(self, fault, once, *seeds):
-        super().__init__(cartpole(seeds).envs, *seeds)
+        super().__init__(cartpole(*seeds).envs, *seeds)
         self.fault, self.once, self.count = fault, once, 0
 
     def segment(self, *args):

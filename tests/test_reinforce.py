@@ -30,11 +30,11 @@ class PaidByPosition(VectorWrapper):
         return obs, rew * (1 + obs[:, 0]), *rest
 
 
-def cartpole(seed, n=N, limit=13):
+def cartpole(*seeds, n=N, limit=13):
     """Short episodes of different lengths: some poles fall (terminated), some reach the limit (truncated)."""
     mode = "vector_entry_point"
     envs = gymnasium.make_vec("CartPole-v1", num_envs=n, vectorization_mode=mode, max_episode_steps=limit)
-    return Sampler(PaidByPosition(envs), seed)
+    return Sampler(PaidByPosition(envs), *seeds)
 
 
 def random_theta(model, seed=1):
