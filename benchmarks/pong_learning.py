@@ -74,7 +74,7 @@ def draw(path, results):
     axes.set_ylabel("score, mean of the last 30 training games")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="center left")
+    axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
 

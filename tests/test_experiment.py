@@ -351,9 +351,14 @@ def test_a_learning_rate_of_0_reaches_asynchronous_workers(closing):
 
 def test_workers_explore_differently(closing, monkeypatch):
     seen = []
-    monkeypatch.setattr(experiment, "start_pool", lambda actors, *args, **kwargs: seen.extend(actors))
+
+    def start_pool(actors, *args, **kwargs):
+        seen.extend(actors)
+        raise InterruptedError
+
+    monkeypatch.setattr(experiment, "start_pool", start_pool)
     exp = make("a3c", n_workers=5, epsilons=[0.0, 0.1, 0.2], temperatures=[1.0, 2.0])
-    with pytest.raises(TypeError):  # None is no context
+    with pytest.raises(InterruptedError):
         next(exp.updates)
     logits = np.array([0.0, 2.0])
     for actor, epsilon, temperature in zip(seen, [0, 0.1, 0.2, 0, 0.1], [1, 2, 1, 2, 1], strict=True):
