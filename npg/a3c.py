@@ -86,9 +86,10 @@ def summary(rollout, norm):
 
 def mean_of(measures):
     """[{name: number}] → {name: mean}; a segment whose targets are all the same has no explained variance to count."""
-    means = {name: float(np.mean([m[name] for m in measures])) for name in measures[0]}
-    explained = [m["explained_variance"] for m in measures if not np.isnan(m["explained_variance"])]
-    return {**means, "explained_variance": float(np.mean(explained or [np.nan]))}
+    numbers = {name: [m[name] for m in measures] for name in measures[0]}
+    explained = numbers["explained_variance"]
+    numbers["explained_variance"] = [x for x in explained if not np.isnan(x)] or explained
+    return {name: float(np.mean(x)) for name, x in numbers.items()}
 
 
 def worker_gradient(actor, theta, update):

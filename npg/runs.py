@@ -174,7 +174,7 @@ class Run:
         self.seconds = float(counters["seconds"])
 
     def take_policy(self, saved, source):
-        """Take only what acts: θ, and the moments of normalised observations. RunError, which names `source`, as above.
+        """Take only what acts: θ, and the observations' moments; RunError, naming `source`, if they do not fit.
 
         (Another optimizer, or other workers, may have learned than this experiment has.)
         """

@@ -368,7 +368,7 @@ def dies():
 @pytest.mark.parametrize("fault", [raises, hangs, dies])
 def test_a_fault_costs_a_segment_and_a_new_worker(tmp_path, fault):
     make_sampler = functools.partial(Faulty, fault, tmp_path / "once")
-    timeout = 3 if fault is hangs else None
+    timeout = 3 if fault is hangs else 60
     updates, shared, restarted = train_on_pool(2, 4, make_sampler=make_sampler, timeout=timeout, start_method="fork")
     assert restarted == 1
     assert sum(update["rollout"].env_steps for update in updates) == shared.steps.sum() >= 4 * 400

@@ -760,22 +760,29 @@ def wait_for_rows(folder, n, process, seconds=60):
     return False
 
 
+def killed(command, folder, n_rows, rng):
+    """Train in a child process, killed by SIGKILL soon after row `n_rows`; whether the run was not over yet."""
+    child = multiprocessing.get_context("fork").Process(target=cli.main, args=(TASK, command))
+    child.start()
+    if wait_for_rows(folder, n_rows, child):
+        time.sleep(rng.uniform(0, 0.005))
+    child.kill()
+    child.join()
+    return child.exitcode == -signal.SIGKILL and not (folder / "result.json").exists()
+
+
 def killed_and_resumed(argv, folder, n_updates, kills, rng):
-    """Train in child processes, each killed by SIGKILL somewhere later in the run than the last; then to the end."""
-    fork, command = multiprocessing.get_context("fork"), [*argv, "--out", str(folder)]
-    interrupted = 0
-    for k in range(kills):
-        child = fork.Process(target=cli.main, args=(TASK, command))
-        child.start()
-        target = int(n_updates * (k + rng.random()) / kills)
-        if wait_for_rows(folder, max(1, target), child):
-            time.sleep(rng.uniform(0, 0.005))
-        child.kill()
-        child.join()
-        command = ["--quiet", "--resume", str(folder)]
-        interrupted += child.exitcode == -signal.SIGKILL and not (folder / "result.json").exists()
-    assert interrupted  # on a busy machine a short run may be over before a kill comes, but not before all of them
-    assert cli.main(TASK, command) == 0
+    """Train in child processes, each killed somewhere later in the run than the last; then to the end."""
+    resume, some_row = ["--quiet", "--resume", str(folder)], lambda k: int(n_updates * (k + rng.random()) / kills)
+    for _ in range(10):  # on a busy machine a short run may be over before the kill comes
+        shutil.rmtree(folder, ignore_errors=True)
+        if killed([*argv, "--out", str(folder)], folder, max(1, some_row(0)), rng):
+            break
+    else:
+        pytest.fail("every run was over before it was killed")
+    for k in range(1, kills):
+        killed(resume, folder, max(1, some_row(k)), rng)
+    assert cli.main(TASK, resume) == 0
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")

@@ -340,7 +340,7 @@ class TestScript:
     def test_ctrl_c_to_all_its_processes_ends_them_without_a_word(self, script, tmp_path):
         pids = [pid_in(tmp_path / f"pid{k}") for k in range(2)]
         os.killpg(script.pid, signal.SIGINT)
-        _, words = script.communicate(timeout=LIMIT)
+        _, words = script.communicate(timeout=5)
         assert (script.returncode, words) == (130, "")
         assert not any(map(lives, pids))
 
@@ -349,8 +349,8 @@ class TestScript:
         of_multiprocessing = lambda: {p.name for p in pathlib.Path("/dev/shm").glob("p[sy]m*")}
         before = of_multiprocessing()
         script.kill()
-        script.wait(LIMIT)
-        eventually(lambda: not any(map(lives, pids)))
+        script.wait(5)
+        eventually(lambda: not any(map(lives, pids)), 5)
         assert of_multiprocessing() <= before
         left = [path.name for path in (tmp_path / "tmp").rglob("*")]
         if method == "forkserver":  # multiprocessing's own: the socket of the server
@@ -363,7 +363,7 @@ class TestScript:
         pid_in(tmp_path / "pid")
         time.sleep(seconds)
         os.killpg(script.pid, signal.SIGINT)
-        _, words = script.communicate(timeout=LIMIT)
+        _, words = script.communicate(timeout=5)
         assert (script.returncode, words) == (130, "")
 
 
