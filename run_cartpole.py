@@ -12,9 +12,9 @@ import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: one thread is fastest for small matrices
 
-from npg.cli import main
-from npg.environments import default_distribution, make_env, make_envs, reward_threshold
-from npg.training import Task
+from npg.runner.command_line import main
+from npg.runner.environments import default_distribution, make_env, make_envs, reward_threshold
+from npg.runner.training import Task
 
 COMMON = {
     "hidden": [64, 64],

@@ -13,10 +13,10 @@ import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the other core is the emulator's
 
-from npg.cli import main, unit
 from npg.distributions import Bernoulli
 from npg.pong import INPUTS, LitMLP, RallySampler, make_env, make_envs
-from npg.training import Task
+from npg.runner.command_line import main, unit
+from npg.runner.training import Task
 
 COMMON = {
     "hidden": [200],

@@ -19,9 +19,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from npg.environments import make_envs
-from npg.experiment import EVALUATE
 from npg.rollout import play
+from npg.runner.environments import make_envs
+from npg.runner.experiment import EVALUATE
 from run_cartpole import SETTINGS, TASK
 
 ENV, TARGET, EPISODES, EVALUATE_EVERY = "CartPole-v1", 475, 100, 2560

@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import run_cartpole
-from npg.plots import figure_path
-from npg.workers import available_cores
+from npg.runner.figures import figure_path
+from npg.runner.workers import available_cores
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 import quadruped

@@ -17,7 +17,7 @@ from timing import machine, with_spread  # isort: skip  # before NumPy: it sets 
 import numpy as np
 
 from npg.gradient_free import evaluator
-from npg.workers import Pool
+from npg.runner.workers import Pool
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 from quadruped import walk

@@ -4,7 +4,7 @@
     python benchmarks/import_time.py
 
 The clock starts when the interpreter is up, and everything has been compiled to bytecode before. What uses environments
-(npg.tabular, npg.environments and on) also imports Gymnasium, and is shown for comparison.
+(npg.tabular, npg.runner.environments and on) also imports Gymnasium, and is shown for comparison.
 """
 
 import argparse
@@ -25,7 +25,7 @@ IMPORTS = {
     "numpy": "import numpy",
     "npg": "import npg",
     f"npg and its {len(MATH)} math modules": f"from npg import {', '.join(MATH)}",
-    "npg.cli, all of a run script": "import npg.cli",
+    "npg.runner.command_line, all of a run script": "import npg.runner.command_line",
 }
 PROGRAM = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
 

@@ -20,8 +20,8 @@ from timing import machine  # isort: skip  # before NumPy: it sets the number of
 import numpy as np
 
 import run_cartpole
-from npg.plots import figure_path
-from npg.runs import read_metrics
+from npg.runner.figures import figure_path
+from npg.runner.runs import read_metrics
 
 # flags of run_cartpole.py; --steps is the budget
 ROWS = {

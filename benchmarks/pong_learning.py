@@ -20,9 +20,9 @@ from timing import machine  # isort: skip  # before NumPy: it sets the number of
 from matplotlib.figure import Figure
 
 import run_pong
-from npg.plots import figure_path
-from npg.runs import read_metrics, recent_return
-from npg.workers import available_cores
+from npg.runner.figures import figure_path
+from npg.runner.runs import read_metrics, recent_return
+from npg.runner.workers import available_cores
 
 ROWS = {  # flags of run_pong.py, seeds fixed beforehand and not used in tuning, colour
     "default": ("", range(230, 235), "#08519c"),

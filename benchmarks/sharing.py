@@ -24,7 +24,7 @@ from npg.distributions import Bernoulli
 from npg.optimizers import RMSProp, clip_norm
 from npg.policy import SharedActorCritic
 from npg.pong import LitMLP, RallySampler, make_envs
-from npg.workers import Pool, shared_array
+from npg.runner.workers import Pool, shared_array
 
 SETTINGS = run_pong.SETTINGS["a3c"]
 MODEL = SharedActorCritic(LitMLP((6400, *SETTINGS["hidden"], 2), SETTINGS["activation"]), Bernoulli())

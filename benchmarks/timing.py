@@ -50,7 +50,7 @@ def rate(work, seconds):
 
 def default_experiment(task, algo, seed=0, workers=None):
     """The `Experiment` that a run script makes of its defaults."""
-    from npg.training import make_experiment
+    from npg.runner.training import make_experiment
 
     config = {"env": task.env, "algo": algo, "seed": seed, "settings": task.settings[algo], "workers": workers}
     return make_experiment(task, config)[1]

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from npg.distributions import Gaussian
 from npg.network import LinearPreferences
-from npg.plots import figure_path
 from npg.policy import Policy
+from npg.runner.figures import figure_path
 from npg.score_function import score_function_gradient
 
 SIZES, FIXED = 2 ** np.arange(1, 9), 16  # of n and T in turn, the other one being FIXED

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from npg.distributions import Categorical
 from npg.network import MLP
-from npg.plots import figure_path
 from npg.policy import Policy
 from npg.reinforce import WEIGHTS
 from npg.replay import IMPORTANCE, effective_sample_size
+from npg.runner.figures import figure_path
 from npg.tabular import FiniteMDP
 
 DISTANCES = np.geomspace(0.01, 3, 12)  # KL(b ‖ π) of trajectories, in nats

@@ -23,12 +23,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import trange
 
-from npg import plots
 from npg.distributions import Bernoulli
 from npg.policy import Policy
 from npg.pong import LitMLP, PongEnv, PongVectorEnv, RallySampler
 from npg.returns import discounted_sum, reward_to_go
-from npg.training import PRETRAINED, load
+from npg.runner import figures
+from npg.runner.training import PRETRAINED, load
 from run_pong import TASK
 
 GAMES, ROWS, WINDOWS = 32, 256, 16  # side by side, steps of each in a rollout, rollouts
@@ -168,7 +168,7 @@ def main():
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     model, theta = trained_player()
-    plots.gif(args.out / "pong.gif", first_points(model, theta, 4)[::2], 20)
+    figures.gif(args.out / "pong.gif", first_points(model, theta, 4)[::2], 20)
     draw_units(args.out / "pong_units.png", model, theta)
     rollouts, steps_left, won, agrees = pretended_labels()
     draw_labels(args.out / "pong_labels.png", rollouts, steps_left, won, agrees)

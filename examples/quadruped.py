@@ -25,10 +25,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from npg import plots
 from npg.gradient_free import EvolutionStrategy, Genetic, HillClimbing, KohlStone, evaluator, search
 from npg.optimizers import SGD, Adam
-from npg.workers import Pool, available_cores
+from npg.runner import figures
+from npg.runner.workers import Pool, available_cores
 
 
 class Number(NamedTuple):
@@ -194,7 +194,7 @@ def film(path, thetas, titles, seed, seconds=5.0):
         walk(theta, seed, seconds, env, see)
         lanes.append(pictures + pictures[-1:] * (round(seconds / DT / 2) - len(pictures)))
     env.close()
-    plots.gif(path, [np.concatenate(frames, axis=1) for frames in zip(*lanes)], fps=1 / (2 * DT))
+    figures.gif(path, [np.concatenate(frames, axis=1) for frames in zip(*lanes)], fps=1 / (2 * DT))
 
 
 def report(name, learned, before, after, walks, seconds):
@@ -226,7 +226,7 @@ def main(argv=None):
     add("--seed", type=at_least(0), default=0, metavar="N", help="of everything random (%(default)s)")
     add("--workers", type=at_least(1), default=available_cores(), metavar="N", help="processes that walk (%(default)s)")
     figure = "figure to write; the GIF goes beside it (%(default)s)"
-    add("--out", type=plots.figure_path, default="docs/figures/quadruped.png", metavar="PNG", help=figure)
+    add("--out", type=figures.figure_path, default="docs/figures/quadruped.png", metavar="PNG", help=figure)
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     if importlib.util.find_spec("mujoco") is None:

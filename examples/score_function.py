@@ -15,7 +15,7 @@ from matplotlib.patches import Ellipse
 from npg.distributions import Gaussian
 from npg.gradcheck import complex_step_gradient
 from npg.optimizers import SGD
-from npg.plots import figure_path
+from npg.runner.figures import figure_path
 from npg.score_function import reparameterised_gradient, score_function_gradient
 
 CENTER, WIDTH = np.array([1.4, 0.8]), 1.1

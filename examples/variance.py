@@ -17,10 +17,10 @@ from npg import baselines, returns
 from npg.distributions import Categorical, Gaussian
 from npg.network import MLP, LinearPreferences
 from npg.optimizers import Adam
-from npg.plots import figure_path
 from npg.policy import Critic, Policy
 from npg.reinforce import WEIGHTS, reinforce
 from npg.rollout import Sampler
+from npg.runner.figures import figure_path
 from npg.score_function import score_function_gradient
 from npg.tabular import FiniteMDP
 

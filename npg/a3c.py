@@ -27,7 +27,7 @@ from npg.distributions import Exploring, Tempered
 from npg.optimizers import clip_norm, state
 from npg.policy import ActorCritic
 from npg.rollout import Rollout, joined, play
-from npg.workers import Pool, kept, shared_array
+from npg.runner.workers import Pool, kept, shared_array
 
 OBJECTIVE = {"gamma": 0.99, "lam": 0.95, "value_weight": 0.5, "entropy_weight": 0.0, "standardise": False}
 ROUND_SECONDS = 10  # so that a pool's time limit for a call is one for a segment

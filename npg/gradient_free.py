@@ -22,7 +22,7 @@ import numpy as np
 
 from npg.distributions import Gaussian
 from npg.returns import standardise
-from npg.workers import kept
+from npg.runner.workers import kept
 
 
 def search(method, evaluate, rng):

@@ -23,9 +23,9 @@ import gymnasium
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
-from npg.environments import UnsupportedEnvironment
 from npg.network import MLP
 from npg.rollout import Sampler
+from npg.runner.environments import UnsupportedEnvironment
 
 BACKGROUNDS = 87, 107  # grey levels of the court: during a game, and in the moment before it
 NOTHING, UP, DOWN = 0, 2, 3  # actions of the Atari; the policy's are 0, DOWN, and 1, UP

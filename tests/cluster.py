@@ -16,7 +16,8 @@ def dask_cluster(n, folder):
     """The address of a scheduler with n workers, each of one thread; `folder` is theirs."""
     from distributed import Client
 
-    env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    path = ":".join(map(str, (TESTS.parent, TESTS, TESTS / "runner")))
+    env = {**os.environ, "PYTHONPATH": path, "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
     file, log = pathlib.Path(folder) / "scheduler.json", open(pathlib.Path(folder) / "log", "w")
 
     def start(*arguments):

@@ -26,12 +26,12 @@ import numpy as np
 
 from npg.a3c import OBJECTIVE, Actor, a3c, share, start_pool
 from npg.distributions import Categorical
-from npg.environments import make_envs
 from npg.network import MLP
 from npg.optimizers import RMSProp, state
 from npg.policy import ActorCritic, Critic, Policy
 from npg.rollout import Sampler
-from npg.workers import WorkerError
+from npg.runner.environments import make_envs
+from npg.runner.workers import WorkerError
 
 WORKERS, ENVS, T_MAX, STEPS, ROUND, RATE = 2, 2, 8, 3000, 500, 1e-3
 MODEL = ActorCritic(Policy(MLP((4, 32, 2)), Categorical(2)), Critic(MLP((4, 32, 1))))

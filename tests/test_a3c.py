@@ -30,12 +30,12 @@ from npg.a3c import (
 )
 from npg.actor_critic import a2c, advantage_gradient
 from npg.distributions import Categorical, log_softmax
-from npg.environments import make_envs
 from npg.network import MLP
 from npg.optimizers import SGD, Adam, RMSProp
 from npg.policy import ActorCritic, Critic, Policy, SharedActorCritic
 from npg.rollout import Sampler, play
-from npg.workers import Pool, WorkerError
+from npg.runner.environments import make_envs
+from npg.runner.workers import Pool, WorkerError
 
 GAMMA, T_MAX = 0.9, 7
 MODEL = ActorCritic(Policy(MLP((4, 4, 2)), Categorical(2)), Critic(MLP((4, 3, 1))))

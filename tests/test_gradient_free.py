@@ -12,7 +12,6 @@ from gymnasium.wrappers.utils import RunningMeanStd
 from helpers import assert_mean
 
 from npg.distributions import Categorical, Deterministic, Gaussian, log_softmax
-from npg.environments import make_env
 from npg.gradient_free import (
     SCHEMES,
     EvolutionStrategy,
@@ -35,6 +34,7 @@ from npg.gradient_free import (
 from npg.network import MLP
 from npg.optimizers import SGD, Adam, state
 from npg.policy import Policy
+from npg.runner.environments import make_env
 from npg.score_function import score_function_gradient
 from npg.tabular import FiniteMDP
 

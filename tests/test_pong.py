@@ -11,7 +11,6 @@ import pytest
 from helpers import check_both
 
 from npg.distributions import Bernoulli
-from npg.environments import UnsupportedEnvironment
 from npg.network import MLP
 from npg.policy import Policy
 from npg.pong import (
@@ -28,7 +27,8 @@ from npg.pong import (
     preprocess,
 )
 from npg.rollout import play
-from npg.runs import read_weights
+from npg.runner.environments import UnsupportedEnvironment
+from npg.runner.runs import read_weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 BACKGROUND, BALL, PADDLE = 87, 236, 147

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from npg import plots
 from npg.a3c import exploring, parallel_play
 from npg.distributions import Gaussian
-from npg.environments import UnsupportedEnvironment, normaliser, set_normaliser
-from npg.experiment import EVALUATE, GRADIENT_FREE, Workers, build
 from npg.network import MLP
 from npg.rollout import Sampler, play
-from npg.runs import Run, RunError, read_checkpoint, read_config, read_weights, recent_return
+from npg.runner import figures
+from npg.runner.environments import UnsupportedEnvironment, normaliser, set_normaliser
+from npg.runner.experiment import EVALUATE, GRADIENT_FREE, Workers, build
+from npg.runner.runs import Run, RunError, read_checkpoint, read_config, read_weights, recent_return
 
 PRETRAINED = "pretrained"  # goes where a run's folder goes
 ACT = {"most-likely": 0.0, "sharpened": 0.6, "sampled": 1.0}  # temperature of the policy where it only plays
@@ -208,7 +208,7 @@ def train(run, player, quiet):
     }
     run.finish(result)
     title = f"{config['env']}, {config['algo']}, seed {config['seed']}"
-    plots.learning_curve(run.folder / "learning_curve.png", run.rows, title, target)
+    figures.learning_curve(run.folder / "learning_curve.png", run.rows, title, target)
     return result
 
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from npg import plots
+from npg.runner import figures
 
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
     """drawn(rows, target) → the axes of the figure, once its file is seen to be a PNG."""
-    figures, savefig = [], matplotlib.figure.Figure.savefig
+    seen, savefig = [], matplotlib.figure.Figure.savefig
 
     def spy(figure, *args, **kwargs):
-        figures.append(figure)
+        seen.append(figure)
         savefig(figure, *args, **kwargs)
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", spy)
@@ -28,10 +28,10 @@ def drawn(tmp_path, monkeypatch):
         path = tmp_path / "learning_curve.png"
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            plots.learning_curve(path, rows, "CartPole-v1, ppo, seed 3", target)
+            figures.learning_curve(path, rows, "CartPole-v1, ppo, seed 3", target)
         height, width, _ = matplotlib.image.imread(path).shape
         assert height > 100 and width > 100
-        return figures[-1].axes[0]
+        return seen[-1].axes[0]
 
     return draw
 
@@ -77,7 +77,7 @@ def test_runs_too_short_for_a_curve_are_drawn_without_a_warning(drawn, rows, tar
 def test_a_gif_plays_the_frames_in_order_for_ever_at_the_rate_of_the_environment(tmp_path):
     frames = [np.full((20, 30, 3), shade, np.uint8) for shade in (0, 80, 160, 240)]
     frames[1][:10] = [255, 0, 0]
-    plots.gif(tmp_path / "policy.gif", frames, fps=25)
+    figures.gif(tmp_path / "policy.gif", frames, fps=25)
     with Image.open(tmp_path / "policy.gif") as image:
         assert image.format == "GIF" and image.size == (30, 20) and image.info["loop"] == 0
         shown = [(np.asarray(frame.convert("RGB")), frame.info["duration"]) for frame in ImageSequence.Iterator(image)]
@@ -87,11 +87,11 @@ def test_a_gif_plays_the_frames_in_order_for_ever_at_the_rate_of_the_environment
 
 def test_a_gif_of_one_frame_is_a_picture(tmp_path):
     frame = np.random.default_rng(0).integers(0, 2, (4, 4, 3), dtype=np.uint8) * 255
-    plots.gif(tmp_path / "policy.gif", [frame], fps=30)
+    figures.gif(tmp_path / "policy.gif", [frame], fps=30)
     with Image.open(tmp_path / "policy.gif") as image:
         np.testing.assert_array_equal(image.convert("RGB"), frame)
 
 
 def test_matplotlib_is_not_imported_before_something_is_drawn():
-    code = "import sys, npg.cli; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, npg.runner.command_line; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -17,14 +17,14 @@ import gymnasium
 import numpy as np
 
 import npg
-from npg import plots
-from npg.environments import UnsupportedEnvironment
-from npg.experiment import ALGORITHMS, CHOICES, GRADIENT_FREE, PARALLEL
 from npg.gradient_free import SCHEMES, SHAPING
 from npg.network import ACTIVATIONS
-from npg.runs import FORMAT, Diverged, RunError, parse_period, read_config, write_weights
-from npg.training import ACT, PRETRAINED, frames, load, prepare, read_policy, train
-from npg.workers import WorkerError, available_cores
+from npg.runner import figures
+from npg.runner.environments import UnsupportedEnvironment
+from npg.runner.experiment import ALGORITHMS, CHOICES, GRADIENT_FREE, PARALLEL
+from npg.runner.runs import FORMAT, Diverged, RunError, parse_period, read_config, write_weights
+from npg.runner.training import ACT, PRETRAINED, frames, load, prepare, read_policy, train
+from npg.runner.workers import WorkerError, available_cores
 
 
 def _number(kind, low, high=np.inf, open_low=False, infinite=False):
@@ -314,7 +314,7 @@ def _gif_command(task, args):
     run, player = _load(task, args.gif, args)
     pictures, fps = zip(*frames(task, run, player, "rgb_array"))
     path = run.folder / "policy.gif"
-    plots.gif(path, pictures, fps[0])
+    figures.gif(path, pictures, fps[0])
     print(f"wrote {path}: {len(pictures)} frames")
     return 0
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from cluster import dask_cluster
 
-from npg import workers
-from npg.workers import Pool, WorkerError, available_cores, kept, shared_array
+from npg.runner import workers
+from npg.runner.workers import Pool, WorkerError, available_cores, kept, shared_array
 
 LIMIT = 60  # seconds after which a test counts as hung; nothing here should take more than one or two
 METHODS = ["spawn", "forkserver", "fork"]
@@ -312,7 +312,7 @@ def test_calls_can_be_cancelled_before_they_begin(tmp_path):
 def test_a_pool_that_nobody_ends_ends_with_the_script_though_its_call_never_would(tmp_path):
     script = "import faults, sys; faults.abandon_a_pool(sys.argv[1])"
     here = pathlib.Path(__file__).parent
-    env = {**os.environ, "PYTHONPATH": f"{here.parent}:{here}"}
+    env = {**os.environ, "PYTHONPATH": f"{here.parents[1]}:{here}"}
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "pid")], env=env, check=True, timeout=LIMIT)
     assert not lives(pid_in(tmp_path / "pid"))
 
@@ -329,8 +329,8 @@ class TestScript:
     @pytest.fixture
     def script(self, method, tmp_path):
         (tmp_path / "tmp").mkdir()
-        here = pathlib.Path(__file__).parents[1]
-        command = [sys.executable, str(here / "tests/faults.py"), method, str(tmp_path / "pid")]
+        here = pathlib.Path(__file__).parents[2]
+        command = [sys.executable, str(here / "tests/runner/faults.py"), method, str(tmp_path / "pid")]
         env = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(here)}
         process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
         yield process

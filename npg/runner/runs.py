@@ -21,7 +21,7 @@ import zipfile
 
 import numpy as np
 
-from npg.environments import normaliser, set_normaliser
+from npg.runner.environments import normaliser, set_normaliser
 
 FORMAT = "npg run 1"
 COUNTERS = ("update", "env_steps", "episodes", "seconds")

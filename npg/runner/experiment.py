@@ -37,7 +37,7 @@ from npg.policy import ActorCritic, Critic, Policy, SharedActorCritic
 from npg.reinforce import WEIGHTS, reinforce
 from npg.replay import IMPORTANCE, ExperienceBuffer, ppo
 from npg.rollout import AheadSampler, Sampler
-from npg.workers import Pool
+from npg.runner.workers import Pool
 
 INIT, TRAIN, EVALUATE = 0, 1, 2  # what a stream of random numbers is for: those of one seed never meet
 

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from npg.workers import Pool, kept, shared_array
+from npg.runner.workers import Pool, kept, shared_array
 
 shared = None
 

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from npg import runs
-from npg.environments import make_envs, normaliser
-from npg.experiment import Experiment
-from npg.runs import (
+from npg.runner import runs
+from npg.runner.environments import make_envs, normaliser
+from npg.runner.experiment import Experiment
+from npg.runner.runs import (
     COLUMNS,
     FORMAT,
     Diverged,

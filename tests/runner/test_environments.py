@@ -12,7 +12,7 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 from npg.distributions import Categorical, Gaussian
-from npg.environments import (
+from npg.runner.environments import (
     UnsupportedEnvironment,
     default_distribution,
     make_env,

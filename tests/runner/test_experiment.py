@@ -6,10 +6,10 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from npg import experiment
-from npg.environments import default_distribution, make_env, make_envs, normaliser, set_normaliser
-from npg.experiment import ALGORITHMS, BASELINES, EVALUATE, GRADIENT_FREE, INIT, TRAIN, Workers, build
 from npg.network import MLP
+from npg.runner import experiment
+from npg.runner.environments import default_distribution, make_env, make_envs, normaliser, set_normaliser
+from npg.runner.experiment import ALGORITHMS, BASELINES, EVALUATE, GRADIENT_FREE, INIT, TRAIN, Workers, build
 
 SERIAL = [algo for algo in ALGORITHMS if algo != "a3c"]
 POLICY_GRADIENT = [algo for algo in SERIAL if algo not in GRADIENT_FREE]

@@ -25,13 +25,13 @@ import numpy as np
 import pytest
 import test_environments  # registers the environments "strange/…"
 
-from npg import cli, experiment, plots, runs, training
-from npg.experiment import ALGORITHMS, BASELINES
 from npg.policy import ActorCritic
-from npg.runs import read_checkpoint, read_config, read_metrics, write_json
-from npg.workers import WorkerError
+from npg.runner import command_line, experiment, figures, runs, training
+from npg.runner.experiment import ALGORITHMS, BASELINES
+from npg.runner.runs import read_checkpoint, read_config, read_metrics, write_json
+from npg.runner.workers import WorkerError
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "run_cartpole.py"
+SCRIPT = pathlib.Path(__file__).parents[2] / "run_cartpole.py"
 _spec = importlib.util.spec_from_file_location("run_cartpole", SCRIPT)
 run_cartpole = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(run_cartpole)
@@ -60,7 +60,7 @@ def tiny(algo="ppo", more=""):
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """Drawing takes longer than these runs. The run that `finished` and those of other processes do draw."""
-    monkeypatch.setattr(plots, "learning_curve", lambda path, *args: path.touch())
+    monkeypatch.setattr(figures, "learning_curve", lambda path, *args: path.touch())
 
 
 class Result(NamedTuple):
@@ -80,7 +80,7 @@ def call(capsys):
             argv += [f"--{flag}", str(folder)]
         capsys.readouterr()
         try:
-            code = cli.main(TASK, argv)
+            code = command_line.main(TASK, argv)
         except SystemExit as stop:
             code = stop.code
         finally:
@@ -94,7 +94,7 @@ def call(capsys):
 def finished(tmp_path_factory):
     """The folder of a run that spent its budget; not to be written to."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    assert cli.main(TASK, [*tiny(more="--steps 300").split(), "--out", str(folder)]) == 0
+    assert command_line.main(TASK, [*tiny(more="--steps 300").split(), "--out", str(folder)]) == 0
     return folder
 
 
@@ -359,7 +359,7 @@ def test_the_script_explains_every_flag_with_its_default():
         assert f"--{name.replace('_', '-')}" in result.stdout
     for algo in (*ALGORITHMS, *BASELINES):
         assert algo in result.stdout
-    for action in cli.make_parser(TASK)._actions:
+    for action in command_line.make_parser(TASK)._actions:
         without = action.metavar == "DIR" or action.dest in ("help", "quiet")
         assert action.help and (without or re.search(r"\(.+\)$", action.help)), action.option_strings
 
@@ -468,7 +468,7 @@ def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp
         return envs
 
     flags = tiny(more="--steps 600 --episodes 5 --checkpoint-every 2 --evaluate-every 3").split()
-    assert cli.main(TASK._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
+    assert command_line.main(TASK._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
     trained, evaluated = ([seed for run in seeds[n] for seed in run] for n in (2, 5))
     assert len(trained) > 20 and len(evaluated) > 20
     assert not set(trained) & set(evaluated)
@@ -695,7 +695,7 @@ def test_a_gif_that_cannot_be_written_is_an_error_of_one_line(call, tmp_path):
 def test_a_policy_of_normalised_observations_is_played_with_its_own_moments(call, tmp_path, monkeypatch, flag):
     if flag == "gif":
         pytest.importorskip("pygame")
-        monkeypatch.setattr(plots, "gif", lambda *args, **kwargs: None)
+        monkeypatch.setattr(figures, "gif", lambda *args, **kwargs: None)
     folder = tmp_path / "run"
     assert call(tiny(more="--env Pendulum-v1 --steps 600 --normalise-obs"), out=folder).code == 0
     seen, act = [], ActorCritic.act
@@ -762,7 +762,7 @@ def wait_for_rows(folder, n, process, seconds=60):
 
 def killed(command, folder, n_rows, rng):
     """Train in a child process, killed by SIGKILL soon after row `n_rows`; whether the run was not over yet."""
-    child = multiprocessing.get_context("fork").Process(target=cli.main, args=(TASK, command))
+    child = multiprocessing.get_context("fork").Process(target=command_line.main, args=(TASK, command))
     child.start()
     if wait_for_rows(folder, n_rows, child):
         time.sleep(rng.uniform(0, 0.005))
@@ -782,7 +782,7 @@ def killed_and_resumed(argv, folder, n_updates, kills, rng):
         pytest.fail("every run was over before it was killed")
     for k in range(1, kills):
         killed(resume, folder, max(1, some_row(k)), rng)
-    assert cli.main(TASK, resume) == 0
+    assert command_line.main(TASK, resume) == 0
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")
@@ -790,7 +790,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks"
 
 def check_killed(tmp_path, flags, kills, seed):
     argv = flags.split()
-    assert cli.main(TASK, [*argv, "--out", str(tmp_path / "whole")]) == 0
+    assert command_line.main(TASK, [*argv, "--out", str(tmp_path / "whole")]) == 0
     n_updates = read_metrics(tmp_path / "whole")[-1]["update"]
     killed_and_resumed(argv, tmp_path / "killed", n_updates, kills, random.Random(seed))
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
@@ -910,7 +910,7 @@ LONG = tiny(more="--steps 8000 --checkpoint-every 10")
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "long"
-    assert cli.main(TASK, [*LONG.split(), "--out", str(folder)]) == 0
+    assert command_line.main(TASK, [*LONG.split(), "--out", str(folder)]) == 0
     return folder
 
 
@@ -994,7 +994,7 @@ def test_workers_train_and_every_one_is_accounted_for(call, tmp_path, algo, env)
 
 
 def test_a3c_has_a_worker_for_each_core_at_hand(call, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "available_cores", lambda: 3)
+    monkeypatch.setattr(command_line, "available_cores", lambda: 3)
     assert call(tiny("a3c", "--steps 1").replace("--workers 2", ""), out=tmp_path / "run").code == 0
     config = read_config(tmp_path / "run")
     assert config["workers"] == 3 and config["checkpoint_every"] == "1"  # an update of a3c is many segments
@@ -1037,7 +1037,7 @@ def test_a_call_that_fails_for_good_on_a_cluster_ends_the_run_with_one_line_and_
         with Cluster(1) as executor:
             yield executor
 
-    monkeypatch.setattr(cli, "_cluster", cluster)
+    monkeypatch.setattr(command_line, "_cluster", cluster)
     flags = "--steps 4000 --checkpoint-every 1 --cluster tcp://127.0.0.1:9"
     result = call(tiny(algo, f"--workers 2 {flags}"), out=tmp_path / "run")
     assert_refused(result, tmp_path / "run", "ValueError on the cluster: invalid literal")
@@ -1046,7 +1046,8 @@ def test_a_call_that_fails_for_good_on_a_cluster_ends_the_run_with_one_line_and_
 
 @pytest.mark.parametrize("begun_there", [True, False])
 def test_what_a_cluster_trained_is_played_and_gone_on_with(call, tmp_path, monkeypatch, begun_there):
-    monkeypatch.setattr(cli, "_cluster", lambda address: ThreadPoolExecutor(1) if address else contextlib.nullcontext())
+    cluster = lambda address: ThreadPoolExecutor(1) if address else contextlib.nullcontext()
+    monkeypatch.setattr(command_line, "_cluster", cluster)
     folder, there = tmp_path / "run", " --cluster tcp://127.0.0.1:9"
     assert call(tiny("a3c", "--steps 300" + there * begun_there), out=folder).code == 0
     assert call("--quiet --steps 600" + there, resume=folder).code == 0

@@ -1,0 +1,1 @@
+"""What a run needs besides the lecture: command line, run folder, evaluation, environments, worker processes."""
