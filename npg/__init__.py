@@ -9,6 +9,7 @@ Read the modules in this order; each imports only from those before it.
     gradcheck        is a hand-written gradient right?
     network          forward and backward passes over one parameter vector θ
     distributions    log π beside ∇ log π
+    exploration      policies that act otherwise than π, for more diversity: PLACEHOLDER
     score_function   ∇E[f(x)] from samples, of any distribution and any f
     policy           network + distribution: Σ w ∇θ log πθ(a|s), and the two actor-critic designs
     rollout          experience from Gymnasium's vector environments

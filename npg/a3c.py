@@ -23,9 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npg.actor_critic import advantage_gradient
-from npg.distributions import Exploring, Tempered
 from npg.optimizers import clip_norm, state
-from npg.policy import ActorCritic
 from npg.rollout import Rollout, joined, play
 from npg.runner.workers import Pool, kept, shared_array
 
@@ -47,21 +45,6 @@ class Actor(NamedTuple):
     def its_seeds(self, age):
         """Worker 0's are those that one process alone would use; age > 0 is for a replacement."""
         return (*self.seeds, self.k, age) if age else (*self.seeds, self.k) if self.k else self.seeds
-
-
-def exploring(model, epsilon=0.0, temperature=1.0):
-    """The same policy or actor-critic, over the same θ, that acts by logits / T and with probability ε at random."""
-    distribution = model.distribution
-    if temperature != 1:
-        distribution = Tempered(distribution, temperature)
-    if epsilon:
-        distribution = Exploring(distribution, epsilon)
-    twin = copy.copy(model)
-    twin.distribution = distribution
-    if isinstance(model, ActorCritic):
-        twin.policy = copy.copy(model.policy)
-        twin.policy.distribution = distribution
-    return twin
 
 
 def environments(actor, age):

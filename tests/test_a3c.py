@@ -20,7 +20,6 @@ from npg.a3c import (
     a3c,
     actor_learner,
     asynchronous_gradients,
-    exploring,
     mean_of,
     parallel_a2c,
     parallel_play,
@@ -30,6 +29,7 @@ from npg.a3c import (
 )
 from npg.actor_critic import a2c, advantage_gradient
 from npg.distributions import Categorical, log_softmax
+from npg.exploration import exploring
 from npg.network import MLP
 from npg.optimizers import SGD, Adam, RMSProp
 from npg.policy import ActorCritic, Critic, Policy, SharedActorCritic

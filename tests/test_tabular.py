@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from npg import baselines, returns
-from npg.distributions import Bernoulli, Categorical, Exploring
+from npg.distributions import Bernoulli, Categorical
+from npg.exploration import Exploring
 from npg.gradcheck import check_gradient
 from npg.network import MLP
 from npg.optimizers import SGD

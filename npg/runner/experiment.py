@@ -19,9 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from npg import baselines
-from npg.a3c import OBJECTIVE, Actor, a3c, asynchronous_gradients, exploring, parallel_a2c, share, start_pool
+from npg.a3c import OBJECTIVE, Actor, a3c, asynchronous_gradients, parallel_a2c, share, start_pool
 from npg.actor_critic import ContinuousQ, DiscreteQ, a2c, actor_critic, q_actor_critic
 from npg.distributions import Deterministic, Gaussian
+from npg.exploration import exploring
 from npg.gradient_free import (
     EvolutionStrategy,
     FiniteDifference,

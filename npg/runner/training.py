@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from npg.a3c import exploring, parallel_play
+from npg.a3c import parallel_play
 from npg.distributions import Gaussian
+from npg.exploration import exploring
 from npg.network import MLP
 from npg.rollout import Sampler, play
 from npg.runner import figures

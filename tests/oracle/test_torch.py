@@ -25,12 +25,11 @@ from npg.actor_critic import a2c
 from npg.distributions import (
     Bernoulli,
     Categorical,
-    Exploring,
     Gaussian,
     GaussianMixture,
     MultivariateGaussian,
-    Tempered,
 )
+from npg.exploration import Exploring, Tempered
 from npg.network import ACTIVATIONS, MLP, LinearPreferences
 from npg.optimizers import SGD
 from npg.policy import Critic, SharedActorCritic
