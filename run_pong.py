@@ -5,6 +5,13 @@
     python run_pong.py --algo reinforce --target -5           Karpathy's own method, on difference frames
     python run_pong.py --evaluate pretrained                  full games to 21 of the pretrained player
     python run_pong.py --gif pretrained
+
+`LitMLP` is the MLP of the slides; it skips inputs that are dark. `reinforce` uses the slides' network, 6400–200–1. The
+default, `ppo`, shares one network between actor and critic, which has the value as one more output: 6400–200–2.
+
+Each action is rewarded only with the result of its own rally, discounted (`RallySampler`). The slide's R(τ) is the sum
+of all points of the game. But an action cannot change earlier points, and it hardly changes later ones, because every
+rally starts anew.
 """
 
 import os
@@ -13,122 +20,153 @@ import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the other core is the emulator's
 
+import functools
+
+import npg.a3c
+import npg.actor_critic
+import npg.reinforce
+import npg.replay
 from npg.distributions import Bernoulli
-from npg.pong import INPUTS, LitMLP, RallySampler, make_env, make_envs
-from npg.runner.command_line import main, unit
-from npg.runner.training import Task
+from npg.exploration import exploring
+from npg.optimizers import OPTIMIZERS
+from npg.policy import ActorCritic, Critic, Policy, SharedActorCritic
+from npg.pong import LitMLP, RallySampler
+from npg.runner.command_line import main
+from npg.runner.environments import make_pong_env, make_pong_envs
+from npg.runner.task import INIT, Learner, Script
 
-COMMON = {
-    "hidden": [200],
-    "activation": "relu",
-    "inputs": "trail",
-    "sticky": 0.0,
-    "gamma": 0.99,
-    "anneal": True,
-    "standardise": True,
-    "max_grad_norm": 0.5,
-    "act": "sharpened",  # the most likely actions may keep a rally going for ever
-}
-SETTINGS = {
-    "ppo": {
-        **COMMON,
-        "envs": 32,
-        "n_steps": 64,
-        "ahead": 2,
-        "lam": 0.98,
-        "learning_rate": 1.2e-3,
-        "shared": True,
-        "epochs": 3,
-        "batch_size": 512,
-        "importance": "clipped",
-        "capacity": 1,
-        "value_weight": 0.5,
-        "entropy_weight": 0.005,
-    },
-    "a2c": {
-        **COMMON,
-        "envs": 32,
-        "n_steps": 16,
-        "lam": 0.98,
-        "learning_rate": 1e-3,
-        "shared": True,
-        "value_weight": 0.5,
-        "entropy_weight": 0.005,
-    },
-    "a3c": {
-        **COMMON,
-        "inputs": "half",  # with which the rest was tuned
-        "envs": 8,
-        "n_steps": 64,
-        "lam": 0.98,
-        "learning_rate": 1e-3,
-        "shared": True,
-        "value_weight": 2.0,
-        "entropy_weight": 0.01,
-        "report_every": 8192,
-        "statistics": "shared",
-        "rms_epsilon": 1e-9,
-        "epsilons": [0.0],
-        "temperatures": [1.0],
-    },
-    "actor-critic": {
-        **COMMON,
-        "envs": 32,
-        "n_steps": 16,
-        "learning_rate": 1e-3,
-        "critic_learning_rate": 1e-3,
-        "shared": False,
-        "estimation": "mc",
-        "proximal": 0.0,
-        "epochs": 1,
-        "batch_size": 512,
-        "entropy_weight": 0.005,
-    },
-    "reinforce": {
-        **COMMON,
-        "inputs": "difference",
-        "envs": 8,
-        "learning_rate": 5e-3,
-        "critic_learning_rate": 1e-3,
-        "anneal": False,
-        "weight": "reward-to-go",
-        "baseline": "none",
-        "epochs": 1,
-        "batch_size": 512,
-        "max_grad_norm": None,
-        "entropy_weight": 0.0,
-    },
-}
-FLAGS = {
-    "baseline": ({"choices": ["none", "state"]}, "subtracted from Ψ; the others ask for one return a game"),
-    "inputs": ({"choices": sorted(INPUTS)}, "what of the last frames the network sees"),
-    "sticky": ({"type": unit}, "probability that a frame repeats the last action"),
-}
 
-TASK = Task(
+def reinforce(task, *, inputs="difference", envs=8, learning_rate=5e-3, optimizer="adam", anneal=False,
+              baseline="none", critic_learning_rate=1e-3, epochs=1, batch_size=512,
+              gamma=0.99, standardise=True, **settings):
+    """The slides' own method: every action of a rally is weighted by how the rally ended."""
+    if baseline not in ("none", "state"):
+        raise ValueError(f"baseline: expected none or state (the others need one return a game), got {baseline!r}")
+    rng, sampler = task.rng(INIT), task.sampler(envs, RallySampler, inputs=inputs)
+    policy = Policy(LitMLP((6400, 200, 1), "relu"), Bernoulli())  # the probability of UP
+    theta = policy.init(rng)
+    learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate))}
+    b = npg.reinforce.BASELINES[baseline]
+    if baseline == "state":
+        critic = Critic(LitMLP((6400, 200, 1), "relu"))
+        phi = critic.init(rng)
+        learned["phi"] = phi, OPTIMIZERS[optimizer](phi, critic_learning_rate)
+        b = b(critic, *learned["phi"], sampler.rng, epochs, batch_size)
+    updates = npg.reinforce.reinforce(
+        sampler, policy, *learned["theta"], b, gamma=gamma, standardise=standardise, **settings
+    )
+    return Learner(policy, updates, learned, anneal=anneal)
+
+
+def actor_and_critic(shared):
+    """One network with two outputs, the probability of UP and the value; or a network for each."""
+    if shared:
+        return SharedActorCritic(LitMLP((6400, 200, 2), "relu"), Bernoulli())
+    policy = Policy(LitMLP((6400, 200, 1), "relu"), Bernoulli())
+    return ActorCritic(policy, Critic(LitMLP((6400, 200, 1), "relu")))
+
+
+def actor_critic(task, *, envs=32, shared=False, learning_rate=1e-3, optimizer="adam", anneal=True,
+                 critic_learning_rate=1e-3, n_steps=16, epochs=1, batch_size=512, entropy_coef=0.005,
+                 max_grad_norm: float | None = 0.5, **settings):
+    """The lecture's five steps: fit V, then one-step advantages."""
+    sampler, model = task.sampler(envs, RallySampler), actor_and_critic(shared)
+    theta = model.init(task.rng(INIT))  # one vector: the actor's and the critic's parameters; two optimizers step it
+    learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate)),
+               "critic": (theta, OPTIMIZERS[optimizer](theta, critic_learning_rate))}
+    updates = npg.actor_critic.actor_critic(
+        sampler, model, *learned["theta"], learned["critic"][1], n_steps=n_steps, epochs=epochs, batch_size=batch_size,
+        entropy_coef=entropy_coef, max_grad_norm=max_grad_norm, **settings)
+    return Learner(model, updates, learned, anneal=anneal)
+
+
+def a2c(task, *, envs=32, shared=True, learning_rate=1e-3, optimizer="adam", anneal=True, workers: int | None = None,
+        lam=0.98, entropy_coef=0.005, standardise=True, max_grad_norm: float | None = 0.5, **settings):
+    """A2C: actor and critic in one gradient, GAE(λ) advantages; with workers, the mean of their gradients."""
+    model = actor_and_critic(shared)
+    theta = model.init(task.rng(INIT))
+    optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
+    settings.update(lam=lam, entropy_coef=entropy_coef, standardise=standardise)
+    if workers:
+        one_gradient = functools.partial(npg.a3c.rollout_gradient, **settings)
+        gradients = task.gradients(workers, envs, model, one_gradient, RallySampler)
+        updates = npg.a3c.parallel_a2c(gradients, theta, optimizer, max_grad_norm=max_grad_norm)
+    else:
+        sampler = task.sampler(envs, RallySampler)
+        updates = npg.actor_critic.a2c(sampler, model, theta, optimizer, max_grad_norm=max_grad_norm, **settings)
+    return Learner(model, updates, {"theta": (theta, optimizer)}, anneal=anneal)
+
+
+def a3c(task, *, inputs="half", envs=8, shared=True, learning_rate=1e-3, optimizer="rmsprop", rms_epsilon=1e-9,
+        anneal=True, workers=0, report_every=8192, statistics="shared", epsilons=(0.0,),
+        temperatures=(1.0,), n_steps=64, lam=0.98, value_coef=2.0, entropy_coef=0.01, standardise=True, **settings):
+    """A3C, Algorithm S3: every worker applies its own gradient, at once, to the θ that all share."""
+    model = actor_and_critic(shared)
+    theta = model.init(task.rng(INIT))
+    more = {"epsilon": rms_epsilon} if optimizer == "rmsprop" else {}
+    optimizer = OPTIMIZERS[optimizer](theta, learning_rate, **more)
+    explorers = [exploring(model, epsilons[k % len(epsilons)], temperatures[k % len(temperatures)])
+                 for k in range(workers)]  # different exploration strategies
+    learn = functools.partial(npg.a3c.actor_learner, n_steps=n_steps, lam=lam, value_coef=value_coef,
+                              entropy_coef=entropy_coef, standardise=standardise, **settings)
+    updates, learned, counters = task.asynchronous(
+        envs, explorers, learn, theta, optimizer, statistics, report_every, RallySampler, inputs=inputs)
+    return Learner(model, updates, learned, anneal=anneal, arrays=counters)
+
+
+def ppo(task, *, envs=32, ahead=2, shared=True, learning_rate=1.2e-3, optimizer="adam", anneal=True, capacity=1,
+        n_steps=64, lam=0.98, epochs=3, batch_size=512, entropy_coef=0.005, **settings):
+    """A2C that learns more than once from the same experience, by clipped importance weights: PPO."""
+    sampler, model = task.sampler(envs, RallySampler, ahead), actor_and_critic(shared)
+    theta = model.init(task.rng(INIT))
+    optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
+    buffer = npg.replay.ExperienceBuffer(capacity)
+    updates = npg.replay.ppo(
+        sampler, model, theta, optimizer, buffer, n_steps=n_steps, lam=lam, epochs=epochs, batch_size=batch_size,
+        entropy_coef=entropy_coef, **settings
+    )
+    return Learner(model, updates, {"theta": (theta, optimizer)}, anneal=anneal, buffer=buffer)
+
+
+def train(run, learner):
+    """Update after update, until the run is solved or its budget is spent."""
+    for update in learner.updates:  # sample, weigh, step
+        run.record(update)  # metrics.csv, evaluations, checkpoints; a NaN stops here
+        if run.is_over():  # solved, or no steps are left
+            break
+        learner.anneal(run.left)  # with --anneal the learning rates fall to 0 over --steps
+
+
+# --algo: (its function above, what the function's **settings go to)
+POLICY_GRADIENTS = {
+    "ppo": (ppo, npg.replay.ppo),
+    "a2c": (a2c, npg.actor_critic.a2c),
+    "a3c": (a3c, npg.a3c.actor_learner),
+    "actor-critic": (actor_critic, npg.actor_critic.actor_critic),
+    "reinforce": (reinforce, npg.reinforce.reinforce),
+}
+SCRIPT = Script(
+    POLICY_GRADIENTS,
+    train,
     description=__doc__.splitlines()[0],
-    env="Pong",
-    algo="ppo",
-    settings=SETTINGS,
-    continuous_settings={},
-    steps=2_000_000,
-    evaluate_every=25,
-    episodes=30,
-    make_envs=make_envs,
-    make_env=make_env,
-    distribution=lambda envs: Bernoulli(),
-    target=lambda env: 18.0,
-    flags=FLAGS,
-    environment=("inputs", "sticky"),
-    playing=("sticky",),
-    environment_in_worker={"num_threads": 1},
-    make_sampler=RallySampler,
-    make_network=LitMLP,
-    play_side_by_side=6,  # few: the longest game is ten times as long as most
+    defaults={
+        "env": "Pong",
+        "steps": 2_000_000,
+        "episodes": 30,
+        "evaluate_every": 25,
+        "checkpoint_every": "100",
+        "act": "sharpened",  # the most likely actions may keep a rally going for ever
+    },
     evaluate_within=5.0,
-    checkpoint_every="100",
+    make_envs=make_pong_envs,
+    make_env=make_pong_env,
+    target=lambda env: 18.0,
+    one_logit=True,
+    worker_options={"num_threads": 1},
+    side_by_side=6,  # few: the longest game is ten times as long as most
+    playing=("sticky",),
     pretrained=pathlib.Path(__file__).with_name("npg") / "pong.npz",
 )
 
 if __name__ == "__main__":
-    sys.exit(main(TASK))
+    sys.exit(main(SCRIPT))

@@ -16,7 +16,7 @@ import contextlib
 import functools
 import time
 
-from timing import default_experiment, machine, seconds_of, training_rate, with_spread  # isort: skip  # before NumPy: threads
+from timing import default_learner, machine, seconds_of, training_rate, with_spread  # isort: skip  # before NumPy: threads
 
 import numpy as np
 from learning import run
@@ -41,12 +41,12 @@ def pong(n_workers, seed, score, budget):
 
     The way: steps, seconds and that average [3, K], after each update from the thirtieth game on.
     """
-    experiment = default_experiment(run_pong.TASK, "a3c", seed, n_workers)
+    task, learner = default_learner(run_pong.SCRIPT, "a3c", seed, n_workers)
     way, games, steps, began = [], collections.deque(maxlen=30), 0, time.perf_counter()
-    with contextlib.closing(experiment.updates) as updates:
+    with contextlib.closing(task):
         while steps < budget:
-            experiment.set_learning_rate(1 - steps / budget)
-            rollout = next(updates)["rollout"]
+            learner.anneal(1 - steps / budget)
+            rollout = next(learner.updates)["rollout"]
             steps += rollout.env_steps
             games.extend(rollout.episode_returns)
             if len(games) == games.maxlen:
@@ -58,8 +58,9 @@ def pong(n_workers, seed, score, budget):
 
 def start_seconds(n_workers):
     """By how much a run's first update takes longer than its second: processes start, and import what they need."""
-    with contextlib.closing(default_experiment(run_cartpole.TASK, "a3c", 0, n_workers).updates) as updates:
-        first, second = (seconds_of(functools.partial(next, updates)) for _ in range(2))
+    task, learner = default_learner(run_cartpole.SCRIPT, "a3c", 0, n_workers)
+    with contextlib.closing(task):
+        first, second = (seconds_of(functools.partial(next, learner.updates)) for _ in range(2))
     return first - second
 
 
@@ -132,7 +133,7 @@ def main():
     speeds = {n: [] for n in args.workers}
     for k in range(args.rounds):
         for n in args.workers[:: 1 if k % 2 == 0 else -1]:
-            speeds[n].append(training_rate(run_pong.TASK, "a3c", args.seconds, workers=n))
+            speeds[n].append(training_rate(run_pong.SCRIPT, "a3c", args.seconds, workers=n))
     print(machine("npg", "numpy", "ale-py"), f", {cores} cores available\n")
     if args.rounds:
         one = np.array(speeds[args.workers[0]])

@@ -11,7 +11,7 @@ alone. The two take turns, seed by seed, with one thread each.
 import argparse
 import time
 
-from timing import default_experiment, machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+from timing import default_learner, machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from npg.rollout import play
 from npg.runner.environments import make_envs
-from npg.runner.experiment import EVALUATE
-from run_cartpole import SETTINGS, TASK
+from npg.runner.playing import EVALUATE
+from run_cartpole import SCRIPT
 
 ENV, TARGET, EPISODES, EVALUATE_EVERY = "CartPole-v1", 475, 100, 2560
 SB3_STEPS = 100_000
@@ -66,14 +66,15 @@ class Judge:
 
 def with_npg(seed):
     """The judge's verdict on `run_cartpole.py`'s defaults."""
-    experiment = default_experiment(TASK, TASK.algo, seed)
-    judge, env_steps, update = Judge(lambda obs: experiment.policy.act(experiment.theta, obs), seed), 0, 0
-    while not judge.is_solved(env_steps) and env_steps < TASK.steps:
-        if update % int(TASK.checkpoint_every) == 0:
-            experiment.reset(update)  # as a run does at its checkpoints
-        if SETTINGS[TASK.algo]["anneal"]:
-            experiment.set_learning_rate(1 - env_steps / TASK.steps)
-        env_steps += next(experiment.updates)["rollout"].env_steps
+    defaults = {name: parameter.default for name, parameter in SCRIPT.settings_of("ppo", False).items()}
+    task, learner = default_learner(SCRIPT, "ppo", seed)
+    judge, env_steps, update = Judge(lambda obs: learner.policy.act(learner.theta, obs), seed), 0, 0
+    while not judge.is_solved(env_steps) and env_steps < defaults["steps"]:
+        if update % int(defaults["checkpoint_every"]) == 0:
+            task.reset(update)  # as a run does at its checkpoints
+            learner.buffer.clear()
+        learner.anneal(1 - env_steps / defaults["steps"])
+        env_steps += next(learner.updates)["rollout"].env_steps
         update += 1
     return judge.verdict()
 

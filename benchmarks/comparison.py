@@ -42,7 +42,7 @@ class Contest(NamedTuple):
     unit: str = "mean return of unseen episodes"
 
 
-EVERY = tuple(run_cartpole.TASK.settings)
+EVERY = tuple(run_cartpole.SCRIPT.algorithms)
 CONTESTS = {
     "CartPole-v1": Contest(EVERY, 50_000, 10, "--episodes 30 --evaluate-every 10"),
     "Swimmer-v5": Contest(EVERY, 100_000, 3, "--episodes 3 --evaluate-every 10"),
@@ -96,7 +96,8 @@ def draw(path, results):
     panels = []
     for task, algos in results.items():
         for kind in ("policy gradients", "searches"):
-            of_kind = {a: s for a, s in algos.items() if (a in run_cartpole.SETTINGS) == (kind == "policy gradients")}
+            known = run_cartpole.POLICY_GRADIENTS if kind == "policy gradients" else run_cartpole.SEARCHES
+            of_kind = {a: s for a, s in algos.items() if a in known}
             panels += [(task, kind, of_kind)] if of_kind else []
     figure = Figure(figsize=(4.2 * len(panels), 4.5), layout="constrained")
     for axes, (task, kind, algos) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels):

@@ -66,7 +66,7 @@ def outcome(flags, seed):
     with tempfile.TemporaryDirectory() as folder:
         argv = [*flags.split(), "--seed", str(seed), "--quiet", "--out", folder]
         with contextlib.redirect_stdout(io.StringIO()):
-            code = run_cartpole.main(run_cartpole.TASK, argv)
+            code = run_cartpole.main(run_cartpole.SCRIPT, argv)
         if code not in (0, 3):  # done, diverged
             raise SystemExit(f"run_cartpole.py {' '.join(argv)} ended with exit code {code}")
         result = json.loads((pathlib.Path(folder) / "result.json").read_text()) if code == 0 else None

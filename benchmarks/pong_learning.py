@@ -46,7 +46,7 @@ def run(folder, flags, seed):
     """result.json of a run of run_pong.py, trained if it is not in the folder yet."""
     path = folder / "result.json"
     if not path.exists():
-        code = run_pong.main(run_pong.TASK, [*flags.split(), "--seed", str(seed), "--out", str(folder)])
+        code = run_pong.main(run_pong.SCRIPT, [*flags.split(), "--seed", str(seed), "--out", str(folder)])
         if code != 0:
             raise SystemExit(f"run_pong.py {flags} --seed {seed} ended with exit code {code}")
     return json.loads(path.read_text())

@@ -26,9 +26,9 @@ def training(seconds):
     """Steps a second of `python run_pong.py`, its start and its evaluations left out."""
     from timing import training_rate
 
-    from run_pong import TASK
+    from run_pong import SCRIPT
 
-    return training_rate(TASK, TASK.algo, seconds)
+    return training_rate(SCRIPT, "ppo", seconds)
 
 
 def a3c(seconds):
@@ -36,9 +36,9 @@ def a3c(seconds):
     from timing import training_rate
 
     from npg.runner.workers import available_cores
-    from run_pong import TASK
+    from run_pong import SCRIPT
 
-    return training_rate(TASK, "a3c", seconds, workers=available_cores())
+    return training_rate(SCRIPT, "a3c", seconds, workers=available_cores())
 
 
 def emulator(seconds):
@@ -46,9 +46,9 @@ def emulator(seconds):
     from timing import np, rate
 
     from npg.pong import DOWN, UP, PongVectorEnv
-    from run_pong import SETTINGS
+    from run_pong import SCRIPT
 
-    envs, rng = PongVectorEnv(SETTINGS["ppo"]["envs"]), np.random.default_rng(0)
+    envs, rng = PongVectorEnv(SCRIPT.settings_of("ppo", False)["envs"].default), np.random.default_rng(0)
     envs.games.reset(seed=0)
 
     def step():

@@ -4,13 +4,11 @@
     python benchmarks/sharing.py
 
 An update copies θ' ← θ and applies a dense dθ by RMSProp of shared statistics, all in shared memory, as
-`npg.a3c.actor_learner` does; with one process and with two at it all the time, without the lock and with it. A segment
+`npg.a3c.actor_learner` does; with one process and with two at it all the time. A segment
 is `n_steps` rows of `envs` games of run_pong.py's settings for a3c, and their gradient, in one process on its own.
 """
 
 import argparse
-import functools
-import tempfile
 import time
 
 from timing import machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
@@ -18,16 +16,14 @@ from timing import machine, with_spread  # isort: skip  # before NumPy: it sets 
 import numpy as np
 
 import run_pong
-from npg.a3c import OBJECTIVE, _one_at_a_time
 from npg.actor_critic import advantage_gradient
-from npg.distributions import Bernoulli
 from npg.optimizers import RMSProp, clip_norm
-from npg.policy import SharedActorCritic
-from npg.pong import LitMLP, RallySampler, make_envs
+from npg.pong import PongVectorEnv, RallySampler
 from npg.runner.workers import Pool, shared_array
 
-SETTINGS = run_pong.SETTINGS["a3c"]
-MODEL = SharedActorCritic(LitMLP((6400, *SETTINGS["hidden"], 2), SETTINGS["activation"]), Bernoulli())
+SETTINGS = {name: parameter.default for name, parameter in run_pong.SCRIPT.settings_of("a3c", False).items()}
+OBJECTIVE = {name: SETTINGS[name] for name in ("gamma", "lam", "value_coef", "entropy_coef", "standardise")}
+MODEL = run_pong.actor_and_critic(shared=True)
 WARM_UP = 5
 
 
@@ -36,26 +32,23 @@ def receive(*given):
     theta, optimizer = given
 
 
-def updates(n, lock):
-    """(ms of copying, ms of applying, of those waiting for the lock), [n, 3], of this process."""
+def updates(n):
+    """(ms of copying, ms of applying) [n, 2] of this process."""
     rng, theta_shared = np.random.default_rng(), np.asarray(theta)
     mine, dtheta = np.empty_like(theta_shared), 1e-3 * rng.standard_normal(theta.size, np.float32)
-    times = np.empty((WARM_UP + n, 4))
+    times = np.empty((WARM_UP + n, 3))
     for row in times:
         row[0] = time.perf_counter()
         mine[...] = theta_shared
         row[1] = time.perf_counter()
-        with _one_at_a_time(lock):
-            row[2] = time.perf_counter()
-            optimizer.step(theta_shared, dtheta)
-        row[3] = time.perf_counter()
+        optimizer.step(theta_shared, dtheta)
+        row[2] = time.perf_counter()
     return 1e3 * np.diff(times)[WARM_UP:]
 
 
 def segments(n):
     """(ms of sampling, ms of the gradient) [n, 2] of whole segments."""
-    options = {name: SETTINGS[name] for name in run_pong.TASK.environment}
-    envs = make_envs("Pong", SETTINGS["envs"], **options, **run_pong.TASK.environment_in_worker)
+    envs = PongVectorEnv(SETTINGS["envs"], SETTINGS["inputs"], SETTINGS["sticky"], num_threads=1)
     sampler, theta = RallySampler(envs, 0), MODEL.init(np.random.default_rng(0))
     times = np.empty((WARM_UP + n, 3))
     for row in times:
@@ -82,17 +75,15 @@ def main():
     statistics.v = shared_array(MODEL.size)
     statistics.v[...] = 1
     print(f"θ: {MODEL.size:,} numbers. Milliseconds, medians and quartiles:\n")
-    print("| processes | lock | copy θ | wait | apply dθ | one update | of a segment |")
-    print("|---|---|---|---|---|---|---|")
-    with tempfile.NamedTemporaryFile() as file:
-        for n in (1, 2):
-            with Pool(n, initializer=receive, initargs=(shared, statistics)) as pool:
-                list(pool.map(functools.partial(updates, lock=None), [1] * n))  # all have begun
-                for lock in (None, file.name):
-                    times = np.concatenate(list(pool.map(functools.partial(updates, lock=lock), [args.updates] * n)))
-                    columns = [with_spread(x, "{:.2f}") for x in (*times.T, times.sum(axis=1))]
-                    part = np.median(times.sum(axis=1)) / segment
-                    print(f"| {n} | {'with' if lock else 'without'} | {' | '.join(columns)} | {part:.1%} |", flush=True)
+    print("| processes | copy θ | apply dθ | one update | of a segment |")
+    print("|---|---|---|---|---|")
+    for n in (1, 2):
+        with Pool(n, initializer=receive, initargs=(shared, statistics)) as pool:
+            list(pool.map(updates, [1] * n))  # all have begun
+            times = np.concatenate(list(pool.map(updates, [args.updates] * n)))
+            columns = [with_spread(x, "{:.2f}") for x in (*times.T, times.sum(axis=1))]
+            part = np.median(times.sum(axis=1)) / segment
+            print(f"| {n} | {' | '.join(columns)} | {part:.1%} |", flush=True)
     rows = f"{SETTINGS['n_steps']} × {SETTINGS['envs']}"
     print(f"\nA segment of {rows} steps: sampling {with_spread(sampling)}, gradient {with_spread(gradient)}")
 

@@ -48,19 +48,23 @@ def rate(work, seconds):
     return steps / (time.perf_counter() - began)
 
 
-def default_experiment(task, algo, seed=0, workers=None):
-    """The `Experiment` that a run script makes of its defaults."""
-    from npg.runner.training import make_experiment
+def default_learner(script, algo, seed=0, workers=None):
+    """The `Task` and the `Learner` that a run script makes of its defaults."""
+    from npg.runner.task import RUN, prepare
 
-    config = {"env": task.env, "algo": algo, "seed": seed, "settings": task.settings[algo], "workers": workers}
-    return make_experiment(task, config)[1]
+    defaults = {name: parameter.default for name, parameter in script.settings_of(algo, False).items()}
+    run = {name: defaults.pop(name) for name in RUN if name in defaults}
+    if workers:
+        defaults["workers"] = workers
+    return prepare(script, {**run, "algo": algo, "seed": seed, "settings": defaults}, "benchmark")
 
 
-def training_rate(task, algo, seconds, workers=None):
+def training_rate(script, algo, seconds, workers=None):
     """Environment steps a second of a run script's training with its defaults, its start and evaluations left out."""
-    with contextlib.closing(default_experiment(task, algo, workers=workers).updates) as updates:
-        next(updates)
-        return rate(lambda: next(updates)["rollout"].env_steps, seconds)
+    task, learner = default_learner(script, algo, workers=workers)
+    with contextlib.closing(task):
+        next(learner.updates)
+        return rate(lambda: next(learner.updates)["rollout"].env_steps, seconds)
 
 
 def interleaved(a, b, rounds=21, at_least=0.005):

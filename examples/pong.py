@@ -28,8 +28,9 @@ from npg.policy import Policy
 from npg.pong import LitMLP, PongEnv, PongVectorEnv, RallySampler
 from npg.returns import discounted_sum, reward_to_go
 from npg.runner import figures
-from npg.runner.training import PRETRAINED, load
-from run_pong import TASK
+from npg.runner.commands import load
+from npg.runner.runs import PRETRAINED
+from run_pong import SCRIPT
 
 GAMES, ROWS, WINDOWS = 32, 256, 16  # side by side, steps of each in a rollout, rollouts
 LABEL_WINDOWS = 64  # rollouts of the untrained player, who wins so few rallies
@@ -38,8 +39,8 @@ UP, DOWN = "#08519c", "#e6550d"
 
 def trained_player():
     """(model, θ) of the player that comes with the package."""
-    run, _ = load(TASK, PRETRAINED)
-    return run.experiment.policy, run.experiment.theta
+    run = load(SCRIPT, PRETRAINED)
+    return run.learner.policy, run.learner.theta
 
 
 def first_points(model, theta, n_points, seed=0):

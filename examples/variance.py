@@ -106,7 +106,7 @@ def measured(seed, n_estimates, updates, sigma=0.05):
     for _ in range(updates):
         next(learning)
     batch = cartpole(2000, seed, 1).episodes(policy, theta)
-    obs, _, ret = batch.steps(returns.reward_to_go(batch.rew, batch.done))
+    obs, _, ret = batch.flatten(returns.reward_to_go(batch.rew, batch.done))
     baselines.fit_value(critic, phi, Adam(phi, 1e-2), obs, ret, rng, epochs=10, batch_size=512)
     mean_return = np.mean(batch.episode_returns)
 
@@ -120,7 +120,7 @@ def measured(seed, n_estimates, updates, sigma=0.05):
         batch = sampler.episodes(policy, theta)
         mean = lambda x: baselines.time_dependent(policy, theta, batch, x)
         for rung, psi in weights(batch, critic.value(phi, batch.obs), mean).items():
-            estimates[rung].append(policy.grad_log_prob(theta, *batch.steps(psi)) / n_episodes)
+            estimates[rung].append(policy.grad_log_prob(theta, *batch.flatten(psi)) / n_episodes)
         estimates["es"].append(es(play, n_episodes))
         estimates["mirrored es"].append(es(half_difference, size))
         estimates["finite differences"].append(half_difference(theta + h * np.eye(size)) / h)

@@ -22,23 +22,25 @@ def actor_critic(
     theta,
     optimizer,
     critic_optimizer,
-    n_steps=128,
+    *,
+    n_steps=32,
     gamma=0.99,
     estimation="mc",
     epochs=5,
-    batch_size=256,
+    batch_size=128,
     proximal=0.0,
+    gradient_steps=4,
     standardise=True,
-    entropy_weight=0.0,
-    max_grad_norm=None,
+    entropy_coef=0.0,
+    max_grad_norm: float | None = None,
 ):
     """The lecture's five steps, for ever, θ improved in place; yields the measures of each update.
 
     model       `ActorCritic`, or `SharedActorCritic`, where step 2 moves the policy too, through what it shares with V:
                 the gradient of step 4 is then slightly off-policy
     estimation  of V by "mc": `epochs` passes of regression, in minibatches of `batch_size`, on the return (bootstrapped
-                where the rows end); or by "td": `epochs` fitted V iterations of 4 gradient steps on all the data, with
-                the term λ = `proximal` that holds θ near its last value
+                where the rows end); or by "td": `epochs` fitted V iterations of `gradient_steps` steps on all the data,
+                with the term λ = `proximal` that holds θ near its last value
     """
     if estimation not in ("mc", "td"):
         raise ValueError(f"estimation: expected 'mc' or 'td', got {estimation!r}")
@@ -49,36 +51,36 @@ def actor_critic(
         if estimation == "mc":
             val = model.value(theta, rollout.obs)
             ret = returns.n_step_return(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, n_steps)
-            obs, _, target = rollout.steps(ret)
+            obs, _, target = rollout.flatten(ret)
             fit_value(model, theta, critic_optimizer, obs, target, sampler.rng, epochs, batch_size)
         else:
-            fitted_v_iteration(model, theta, critic_optimizer, rollout, gamma, proximal, epochs, steps=4)
+            fitted_v_iteration(model, theta, critic_optimizer, rollout, gamma, proximal, epochs, gradient_steps)
         # 3. advantages A = r + γ V(s') − V(s)
         val = model.value(theta, rollout.obs)
-        obs, act, adv = rollout.steps(returns.td_error(rollout.rew, rollout.terminated, val, gamma))
+        obs, act, adv = rollout.flatten(returns.td_error(rollout.rew, rollout.terminated, val, gamma))
         if standardise:
             adv = returns.standardise(adv)
         # 4. the policy gradient
-        dtheta = model.grad_log_prob(theta, obs, act, adv / len(adv), entropy_weight / len(adv))
+        dtheta = model.grad_log_prob(theta, obs, act, adv / len(adv), entropy_coef / len(adv))
         norm = clip_norm(dtheta, max_grad_norm)
         # 5. θ' = θ + α ∇U
         optimizer.step(theta, dtheta)
         yield {"rollout": rollout, "grad_norm": norm, "entropy": model.entropy(theta, obs).mean()}
 
 
-def advantage_gradient(rollout, model, theta, gamma, lam, value_weight, entropy_weight, standardise):
+def advantage_gradient(rollout, model, theta, gamma, lam, value_coef, entropy_coef, standardise):
     """∇_θ of 1/B Σ [ log π(a|s) Â + β H − c ½ (R − V(s))² ] over a rollout's B steps [size], and measures at θ.
 
     Â by GAE(λ) and R = Â + V, both held fixed. λ = 1 is Algorithm S3's R − V: the longest n-step advantage that the
-    rollout allows. β is `entropy_weight`, c `value_weight`.
+    rollout allows. β is `entropy_coef`, c `value_coef`.
     """
     params, val = model.params_and_value(theta, rollout.obs)
     adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)
     entropy = model.distribution.entropy(params[:-1])
-    obs, act, adv, ret, val, entropy = rollout.steps(adv, adv + val[:-1], val[:-1], entropy)
+    obs, act, adv, ret, val, entropy = rollout.flatten(adv, adv + val[:-1], val[:-1], entropy)
     psi = returns.standardise(adv) if standardise else adv
     n = len(obs)
-    dtheta = model.gradient(theta, obs, act, psi / n, value_weight * (ret - val) / n, entropy_weight / n)
+    dtheta = model.gradient(theta, obs, act, psi / n, value_coef * (ret - val) / n, entropy_coef / n)
     return dtheta, {"entropy": float(entropy.mean()), "explained_variance": returns.explained_variance(ret, val)}
 
 
@@ -87,13 +89,14 @@ def a2c(
     model,
     theta,
     optimizer,
+    *,
     n_steps=16,
     gamma=0.99,
     lam=0.95,
-    value_weight=0.5,
-    entropy_weight=0.0,
+    value_coef=0.5,
+    entropy_coef=0.0,
     standardise=False,
-    max_grad_norm=0.5,
+    max_grad_norm: float | None = 0.5,
 ):
     """Synchronous advantage actor-critic (Mnih et al. 2016, without the asynchrony): one gradient a rollout.
 
@@ -102,7 +105,7 @@ def a2c(
     while True:
         rollout = sampler.steps(model, theta, n_steps)
         dtheta, measures = advantage_gradient(
-            rollout, model, theta, gamma, lam, value_weight, entropy_weight, standardise
+            rollout, model, theta, gamma, lam, value_coef, entropy_coef, standardise
         )
         norm = clip_norm(dtheta, max_grad_norm)
         optimizer.step(theta, dtheta)
@@ -169,15 +172,16 @@ def q_actor_critic(
     critic,
     w,
     critic_optimizer,
-    n_steps=128,
+    *,
+    n_steps=64,
     gamma=0.99,
     iterations=4,
     epochs=2,
-    batch_size=256,
+    batch_size=128,
     subtract_value=True,
     standardise=True,
-    entropy_weight=0.0,
-    max_grad_norm=None,
+    entropy_coef=0.0,
+    max_grad_norm: float | None = None,
 ):
     """Q actor-critic: Δθ = α ∇log π(a|s) Q_w(s, a), with Q_w learned on-policy by TD; θ and w improved in place.
 
@@ -186,7 +190,7 @@ def q_actor_critic(
     """
     while True:
         rollout = sampler.steps(policy, theta, n_steps)
-        obs, act, rew, terminated, following = rollout.steps(rollout.rew, rollout.terminated, rollout.obs[1:])
+        obs, act, rew, terminated, following = rollout.flatten(rollout.rew, rollout.terminated, rollout.obs[1:])
         for _ in range(iterations):
             target = rew + gamma * ~terminated * critic.state_value(w, following, policy, theta, sampler.rng)
             for batch in minibatches(len(obs), batch_size, epochs, sampler.rng):
@@ -197,7 +201,7 @@ def q_actor_critic(
             psi = psi - critic.state_value(w, obs, policy, theta, sampler.rng)
         if standardise:
             psi = returns.standardise(psi)
-        dtheta = policy.grad_log_prob(theta, obs, act, psi / len(psi), entropy_weight / len(psi))
+        dtheta = policy.grad_log_prob(theta, obs, act, psi / len(psi), entropy_coef / len(psi))
         norm = clip_norm(dtheta, max_grad_norm)
         optimizer.step(theta, dtheta)
         yield {"rollout": rollout, "grad_norm": norm, "entropy": policy.entropy(theta, obs).mean()}

@@ -67,7 +67,7 @@ class StateBaseline:
 
     def __call__(self, policy, theta, rollout, psi):
         b = self.critic.value(self.phi, rollout.obs[:-1])
-        obs, _, target = rollout.steps(psi)
+        obs, _, target = rollout.flatten(psi)
         fit_value(self.critic, self.phi, self.optimizer, obs, target, self.rng, self.epochs, self.batch_size)
         return b
 
@@ -92,7 +92,7 @@ def fitted_v_iteration(critic, phi, optimizer, rollout, gamma, proximal, iterati
     """
     for _ in range(iterations):
         target = rollout.rew + gamma * ~rollout.terminated * critic.value(phi, rollout.obs[1:])
-        obs, _, target = rollout.steps(target)
+        obs, _, target = rollout.flatten(target)
         phi_old = phi.copy()
         for _ in range(steps):
             dphi = critic.grad_loss(phi, obs, target) / len(obs)

@@ -283,19 +283,24 @@ class GaussianMixture:
 
     params = [logits of w (m), μ (m·n), log σ (m·n)], components in rows.
 
+    spread   the means are μ_j + s_j, with constants s_j evenly from −spread to spread. Components that start the same
+             get the same gradient, and stay the same; with a spread they start apart.
+
     The entropy of a mixture has no closed form. `entropy` is here another name of `entropy_lower_bound`:
     H ≥ −Σ_i w_i log Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²) (Huber et al. 2008, theorem 2). Raising it raises what H is
     at least. It equals ½ log 4π per dimension (and not ½ log 2πe) plus log σ for one component.
     """
 
-    def __init__(self, n, m):
+    def __init__(self, n, m, spread=0.0):
         self.n, self.m, self.n_params = n, m, m + 2 * m * n
+        self.offset = (np.linspace(-spread, spread, m) if m > 1 else np.zeros(1))[:, None]
 
     def _split(self, params):
         _check("params", params, self.n_params)
         m, shape = self.m, params.shape[:-1] + (self.m, self.n)
         mean, log_std = params[..., m : m + m * self.n], params[..., m + m * self.n :]
-        return log_softmax(params[..., :m]), mean.reshape(shape), log_std.reshape(shape)
+        mean = mean.reshape(shape) + self.offset.astype(params.real.dtype)
+        return log_softmax(params[..., :m]), mean, log_std.reshape(shape)
 
     def _join(self, dlogits, dmean, dlog_std):
         flat = dlogits.shape[:-1] + (self.m * self.n,)

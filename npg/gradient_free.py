@@ -15,20 +15,16 @@ Each is a pair of methods; `search` drives them all:
 noisy: where one candidate is preferred to another, it has to win again on fresh noise before it becomes `theta`.
 """
 
-import functools
-from typing import NamedTuple
-
 import numpy as np
 
 from npg.distributions import Gaussian
 from npg.returns import standardise
-from npg.runner.workers import kept
 
 
 def search(method, evaluate, rng):
     """Improve method.theta in place, for ever; yields the measures of each iteration.
 
-    evaluate(thetas)   → values [P] and a dict of further measures; see `evaluator`
+    evaluate(thetas)   → values [P] and a dict of further measures; see `evaluator` and `npg.runner.playing`
     """
     while True:
         thetas = method.ask(rng)
@@ -61,7 +57,7 @@ class HillClimbing:
     beats it on fresh noise, both being evaluated again in every iteration.
     """
 
-    def __init__(self, theta, sigma, n_candidates=10, widen=1.5, narrow=0.8, patience=20):
+    def __init__(self, theta, sigma, *, n_candidates=10, widen=1.5, narrow=0.8, patience=20):
         if n_candidates < 3:
             raise ValueError(f"n_candidates: expected at least 3 (θ, x and one more), got {n_candidates}")
         self.theta, self.x, self.x_start = theta, theta.copy(), theta.copy()
@@ -94,7 +90,7 @@ class Genetic:
     Elitism: the `n_elite` best live on unchanged and are evaluated again; θ is the best of them by that second value.
     """
 
-    def __init__(self, theta, sigma, n_candidates=16, n_parents=4, n_elite=2, crossover=False):
+    def __init__(self, theta, sigma, *, n_candidates=16, n_parents=4, n_elite=2, crossover=False):
         if not 1 <= n_elite <= n_parents <= n_candidates:
             got = f"{n_elite}, {n_parents}, {n_candidates}"
             raise ValueError(f"n_elite, n_parents, n_candidates: expected 1 ≤ elite ≤ parents ≤ candidates, got {got}")
@@ -144,7 +140,7 @@ SCHEMES = {"forward": (forward_points, forward_difference), "central": (central_
 class FiniteDifference:
     """A step of an optimizer along ∂f/∂θ_k ≈ (f(θ + εu_k) − f(θ)) / ε, k = 1 … n: n + 1 evaluations, "central" 2n."""
 
-    def __init__(self, theta, optimizer, epsilon, scheme="forward"):
+    def __init__(self, theta, optimizer, *, epsilon, scheme="forward"):
         if scheme not in SCHEMES:
             raise ValueError(f"scheme: expected one of {sorted(SCHEMES)}, got {scheme!r}")
         self.theta, self.optimizer, self.epsilon = theta, optimizer, epsilon
@@ -178,7 +174,7 @@ class KohlStone:
     A (`kohl_stone_direction`) times η, the learning rate of an `SGD`. `epsilon` is a number or an array [n].
     """
 
-    def __init__(self, theta, optimizer, epsilon, n_candidates=15):
+    def __init__(self, theta, optimizer, *, epsilon, n_candidates=15):
         self.theta, self.optimizer, self.epsilon, self.n_candidates = theta, optimizer, epsilon, n_candidates
 
     def ask(self, rng):
@@ -218,7 +214,7 @@ class EvolutionStrategy:
     (unbiased), "standardise", or "ranks" (blind to outliers and to the scale of f).
     """
 
-    def __init__(self, theta, optimizer, sigma, n_candidates=16, shaping="ranks", sigma_optimizer=None):
+    def __init__(self, theta, optimizer, sigma, sigma_optimizer=None, *, n_candidates=16, shaping="ranks"):
         if shaping not in SHAPING:
             raise ValueError(f"shaping: expected one of {sorted(SHAPING)}, got {shaping!r}")
         if n_candidates < 2 or n_candidates % 2:
@@ -243,69 +239,3 @@ class EvolutionStrategy:
         if self.sigma_optimizer:
             self.sigma_optimizer.step(self.log_std, dlog_std)
         return {"grad_norm": float(np.linalg.norm(dmean)), "sigma": float(np.exp(self.log_std).mean())}
-
-
-class Evaluations(NamedTuple):
-    """What the P candidates of an iteration met in n episodes each; named as in `npg.rollout.Rollout`."""
-
-    obs: np.ndarray  # [P, n_obs], each candidate's mean
-    rew: np.ndarray  # [P, n], summed over each episode
-    episode_returns: list
-    episode_lengths: list
-    env_steps: int
-
-
-def policy_evaluator(policy, make_env, n_episodes, rng, obs_rms=None, common=True, executor=None):
-    """evaluate(thetas) for `search`: mean undiscounted return of each policy's most likely actions in `n_episodes`.
-
-    make_env   (function, *arguments) that makes one environment, once in each process
-    obs_rms    running moments of the observations, a Gymnasium `RunningMeanStd`: the policies see observations with
-               mean and variance removed, by the moments of earlier iterations. Or None
-    common, executor   as in `evaluator`
-    """
-
-    if executor:
-        play = functools.partial(play_in_worker, make_env)
-    else:
-        make, *arguments = make_env
-        play = functools.partial(play_episodes, make(*arguments))
-
-    def evaluate(thetas):
-        f = functools.partial(play, policy, n_episodes, obs_rms and (obs_rms.mean, obs_rms.var))
-        rew, lengths, mean, var, count = map(np.array, zip(*evaluate_each(f, thetas, rng, common, executor)))
-        if obs_rms:
-            mean, var = mean.astype(obs_rms.mean.dtype), var.astype(obs_rms.mean.dtype)
-            for of_one_candidate in zip(mean, var, count.tolist()):
-                obs_rms.update_from_moments(*of_one_candidate)
-        rollout = Evaluations(mean, rew, rew.ravel().tolist(), lengths.ravel().tolist(), int(lengths.sum()))
-        return rew.mean(axis=1), {"rollout": rollout}
-
-    return evaluate
-
-
-def play_episodes(env, policy, n, moments, theta, seed):
-    """Returns [n] and lengths [n] of n episodes; mean, variance [n_obs] and number of their observations.
-
-    All returns are NaN if any observation is not finite.
-    """
-    returns, lengths, seen = np.zeros(n), np.zeros(n, np.int64), []
-    for i, episode_seed in enumerate(np.random.default_rng(seed).integers(2**31, size=n).tolist()):
-        obs, _ = env.reset(seed=episode_seed)
-        over = False
-        while not over:
-            seen.append(obs)
-            if moments:
-                obs = (obs - moments[0]) / np.sqrt(moments[1] + 1e-8)
-            obs, rew, terminated, truncated, _ = env.step(policy.act(theta, obs))
-            over = terminated or truncated
-            returns[i] += rew
-            lengths[i] += 1
-    seen = np.array(seen, np.float64)
-    if not np.isfinite(seen).all():
-        returns[:] = np.nan
-    return returns, lengths, seen.mean(axis=0), seen.var(axis=0), len(seen)
-
-
-def play_in_worker(make_env, *arguments):
-    """`play_episodes` in an environment that this process makes once and keeps."""
-    return play_episodes(kept(make_env, functools.partial(*make_env)), *arguments)

@@ -20,20 +20,6 @@ class SGD:
         theta += self.learning_rate * dtheta
 
 
-class Momentum:
-    """m ← β m + g,  θ ← θ + α m (Polyak 1964)."""
-
-    def __init__(self, theta, learning_rate, beta=0.9):
-        self.learning_rate, self.beta = learning_rate, beta
-        self.m = np.zeros_like(theta)
-
-    def step(self, theta, dtheta):
-        """One step up the gradient dtheta, in place."""
-        self.m *= self.beta
-        self.m += dtheta
-        theta += self.learning_rate * self.m
-
-
 class RMSProp:
     """v ← ρ v + (1 − ρ) g²,  θ ← θ + α g / √(v + ε) (Tieleman & Hinton 2012; ε inside the root as in A3C)."""
 
@@ -70,6 +56,9 @@ class Adam:
             v *= self.beta2
             v += (1 - self.beta2) * g**2
             part += (rate * m_scale) * m / (v_scale * np.sqrt(v) + self.epsilon)
+
+
+OPTIMIZERS = {"adam": Adam, "rmsprop": RMSProp, "sgd": SGD}  # by their names on the command line
 
 
 def _blocks(theta, *others):

@@ -81,7 +81,7 @@ class Policy:
         """H(π_θ(·|s)), shape [...] of the batch."""
         return self.distribution.entropy(self.params(theta, obs)[0])
 
-    def grad_log_prob(self, theta, obs, act, weight, entropy_weight=0.0):
+    def grad_log_prob(self, theta, obs, act, weight, entropy_coef=0.0):
         """The one function of the lecture: Σ w ∇_θ log π_θ(a|s) [size], plus β Σ ∇_θ H(π_θ(·|s)) where β is given.
 
         obs [..., n_obs], act [...] or [..., n], and weight [...]: an array, or a function log π_θ(a|s) [...] → [...]
@@ -89,9 +89,9 @@ class Policy:
         not differentiated. Divide by the number of trajectories (the lecture) or of steps for a mean.
         """
         params, cache = self.params(theta, obs)
-        return self.backward(theta, cache, self.grad_params(params, act, weight, entropy_weight))
+        return self.backward(theta, cache, self.grad_params(params, act, weight, entropy_coef))
 
-    def grad_params(self, params, act, weight, entropy_weight=0.0):
+    def grad_params(self, params, act, weight, entropy_coef=0.0):
         """w ∇_params log π(a) + β ∇_params H [..., n_params]: what `grad_log_prob` sends back through the network."""
         if callable(weight):
             weight = weight(self.distribution.log_prob(params, act))
@@ -99,14 +99,9 @@ class Policy:
         if weight.shape not in (params.shape[:-1], ()):
             raise ValueError(f"weight: expected one number an action, shape {params.shape[:-1]}, got {weight.shape}")
         dparams = weight[..., None] * self.distribution.grad_log_prob(params, act)
-        if entropy_weight:
-            dparams += entropy_weight * self.distribution.grad_entropy(params)
+        if entropy_coef:
+            dparams += entropy_coef * self.distribution.grad_entropy(params)
         return dparams
-
-    def grad_entropy(self, theta, obs, weight=1.0):
-        """Σ w ∇_θ H(π_θ(·|s)) [size]."""
-        params, cache = self.params(theta, obs)
-        return self.backward(theta, cache, np.asarray(weight)[..., None] * self.distribution.grad_entropy(params))
 
 
 class Critic:
@@ -156,19 +151,19 @@ def _error(value, target):
 class ActorCritic:
     """A policy π and a critic V over one vector θ of `size` numbers: the two network design of the lecture.
 
-    θ = [actor's parameters | critic's parameters], nothing shared. `actor(theta)` and `critic(theta)` are views of θ
-    (and of its gradient); everything else is said in terms of them.
+    θ = [actor's parameters | critic's parameters], nothing shared. `actor_params(theta)` and `critic_params(theta)`
+    are views of θ (and of its gradient); everything else is said in terms of them.
     """
 
     def __init__(self, policy, critic):
         self.policy, self.value_function, self.distribution = policy, critic, policy.distribution
         self.size = policy.size + critic.size
 
-    def actor(self, theta):
+    def actor_params(self, theta):
         """The policy's parameters, a view of θ."""
         return theta[: self.policy.size]
 
-    def critic(self, theta):
+    def critic_params(self, theta):
         """The critic's parameters, a view of θ."""
         return theta[self.policy.size :]
 
@@ -178,45 +173,46 @@ class ActorCritic:
 
     def act(self, theta, obs, rng=None):
         """As `Policy.act`."""
-        return self.policy.act(self.actor(theta), obs, rng)
+        return self.policy.act(self.actor_params(theta), obs, rng)
 
     def log_prob(self, theta, obs, act):
         """As `Policy.log_prob`."""
-        return self.policy.log_prob(self.actor(theta), obs, act)
+        return self.policy.log_prob(self.actor_params(theta), obs, act)
 
     def entropy(self, theta, obs):
         """As `Policy.entropy`."""
-        return self.policy.entropy(self.actor(theta), obs)
+        return self.policy.entropy(self.actor_params(theta), obs)
 
     def value(self, theta, obs):
         """As `Critic.value`."""
-        return self.value_function.value(self.critic(theta), obs)
+        return self.value_function.value(self.critic_params(theta), obs)
 
     def params_and_value(self, theta, obs):
         """The parameters of π(·|s) [..., n_params], and V(s) [...]."""
-        return self.policy.params(self.actor(theta), obs)[0], self.value(theta, obs)
+        return self.policy.params(self.actor_params(theta), obs)[0], self.value(theta, obs)
 
-    def grad_log_prob(self, theta, obs, act, weight, entropy_weight=0.0):
+    def grad_log_prob(self, theta, obs, act, weight, entropy_coef=0.0):
         """As `Policy.grad_log_prob`, with θ's shape: zero for the parameters that only the critic has."""
         dtheta = np.zeros_like(theta)
-        self.actor(dtheta)[...] = self.policy.grad_log_prob(self.actor(theta), obs, act, weight, entropy_weight)
+        params = self.actor_params(theta)
+        self.actor_params(dtheta)[...] = self.policy.grad_log_prob(params, obs, act, weight, entropy_coef)
         return dtheta
 
     def grad_value(self, theta, obs, weight):
         """As `Critic.grad_value`, with θ's shape: zero for the parameters that only the actor has."""
         dtheta = np.zeros_like(theta)
-        self.critic(dtheta)[...] = self.value_function.grad_value(self.critic(theta), obs, weight)
+        self.critic_params(dtheta)[...] = self.value_function.grad_value(self.critic_params(theta), obs, weight)
         return dtheta
 
     loss, grad_loss = Critic.loss, Critic.grad_loss  # of the critic, in terms of the `value` and `grad_value` above
 
-    def gradient(self, theta, obs, act, weight, value_weight, entropy_weight=0.0):
+    def gradient(self, theta, obs, act, weight, value_weight, entropy_coef=0.0):
         """Actor and critic at once: Σ w ∇log π(a|s) + β Σ ∇H(π(·|s)) + Σ u ∇V(s), with θ's shape.
 
         `weight` (w) as in `Policy.grad_log_prob`, `value_weight` (u) as in `Critic.grad_value`.
         """
-        dactor = self.policy.grad_log_prob(self.actor(theta), obs, act, weight, entropy_weight)
-        return np.concatenate([dactor, self.value_function.grad_value(self.critic(theta), obs, value_weight)])
+        dactor = self.policy.grad_log_prob(self.actor_params(theta), obs, act, weight, entropy_coef)
+        return np.concatenate([dactor, self.value_function.grad_value(self.critic_params(theta), obs, value_weight)])
 
 
 class SharedActorCritic(ActorCritic):
@@ -232,11 +228,11 @@ class SharedActorCritic(ActorCritic):
         self.value_function = Critic(_Outputs(network, slice(-1, None)))
         self.distribution, self.size = distribution, self.policy.size
 
-    def actor(self, theta):
+    def actor_params(self, theta):
         """All of θ."""
         return theta
 
-    def critic(self, theta):
+    def critic_params(self, theta):
         """The network's part of θ."""
         if theta.shape != (self.size,):
             raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
@@ -252,16 +248,16 @@ class SharedActorCritic(ActorCritic):
 
     def _forward(self, theta, obs):
         """The policy's parameters, V, and the cache for `network.backward`."""
-        y, cache = self.network.forward(self.critic(theta), obs)
+        y, cache = self.network.forward(self.critic_params(theta), obs)
         return self.policy.append_tail(theta, y[..., :-1]), y[..., -1], cache
 
-    def gradient(self, theta, obs, act, weight, value_weight, entropy_weight=0.0):
+    def gradient(self, theta, obs, act, weight, value_weight, entropy_coef=0.0):
         """As `ActorCritic.gradient`: one pass forward, one backward."""
         params, value, cache = self._forward(theta, obs)
-        dparams = self.policy.grad_params(params, act, weight, entropy_weight)
+        dparams = self.policy.grad_params(params, act, weight, entropy_coef)
         dvalue = per_state(value_weight, value)
         dy = np.concatenate([dparams[..., : self.network.n_out - 1], dvalue[..., None]], axis=-1)
-        dnetwork, _ = self.network.backward(self.critic(theta), cache, dy, want_dx=False)
+        dnetwork, _ = self.network.backward(self.critic_params(theta), cache, dy, want_dx=False)
         return self.policy.append_tail_gradient(dnetwork, dparams)
 
 

@@ -25,7 +25,6 @@ from gymnasium.vector.utils import batch_space
 
 from npg.network import MLP
 from npg.rollout import Sampler
-from npg.runner.environments import UnsupportedEnvironment
 
 BACKGROUNDS = 87, 107  # grey levels of the court: during a game, and in the moment before it
 NOTHING, UP, DOWN = 0, 2, 3  # actions of the Atari; the policy's are 0, DOWN, and 1, UP
@@ -144,18 +143,6 @@ class PongEnv(gymnasium.Wrapper):
         return self.inputs.combine(self.frames), *rest
 
 
-def make_envs(name, n, **options):
-    """`n` games side by side for the command line, whose only environment is "Pong"."""
-    if name != "Pong":
-        raise UnsupportedEnvironment(f"environment {name!r}: only Pong is played here; run_cartpole.py takes others")
-    return PongVectorEnv(n, **options)
-
-
-def make_env(name, render_mode=None, **options):
-    """One game to be rendered, for the command line."""
-    return PongEnv(render_mode, **options)
-
-
 def _at_rest(frame, inputs):
     """The frames (x_t, x_{t−1}, …) of a game's beginning, where nothing has moved yet."""
     return [frame] * len(inputs.weights)
@@ -166,7 +153,7 @@ def _ale_py():
         import ale_py
         import ale_py.vector_env
     except ImportError:
-        raise UnsupportedEnvironment("Pong needs the package ale-py: pip install 'npg[atari]'") from None
+        raise ModuleNotFoundError("Pong needs the package ale-py: pip install 'npg[atari]'") from None
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner
     return ale_py
 

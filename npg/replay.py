@@ -111,17 +111,20 @@ def ppo(
     model,
     theta,
     optimizer,
+    buffer=None,
+    *,
     n_steps=128,
     gamma=0.99,
     lam=0.95,
     importance="clipped",
-    buffer=None,
+    clip=0.2,
+    truncate=2.0,
     epochs=5,
     batch_size=256,
-    value_weight=0.5,
-    entropy_weight=0.0,
+    value_coef=0.5,
+    entropy_coef=0.0,
     standardise=True,
-    max_grad_norm=0.5,
+    max_grad_norm: float | None = 0.5,
 ):
     """Advantage actor-critic that reuses its experience: a2c with ρ Ψ for Ψ and `epochs` passes over the buffer.
 
@@ -131,12 +134,13 @@ def ppo(
     `explained_variance` of its last minibatch; `kl` is mean(ρ − 1 − log ρ), which estimates KL(b ‖ π).
     """
     buffer = ExperienceBuffer(capacity=1) if buffer is None else buffer
+    limit = {"truncated": (truncate,), "clipped": (clip,)}.get(importance, ())  # c, or ε
     while True:
         rollout = sampler.steps(model, theta, n_steps)
         params, val = model.params_and_value(rollout.theta, rollout.obs)
         logp = model.distribution.log_prob(params[:-1], rollout.act)
         adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)
-        obs, act, logp, adv, ret, val = rollout.steps(logp, adv, adv + val[:-1], val[:-1])
+        obs, act, logp, adv, ret, val = rollout.flatten(logp, adv, adv + val[:-1], val[:-1])
         buffer.add(Experience(obs, act, logp, adv, ret))
         for batch in buffer.draw(batch_size, epochs, sampler.rng):
             n = len(batch.obs)
@@ -145,13 +149,13 @@ def ppo(
                 theta,
                 batch.obs,
                 batch.act,
-                lambda logp: IMPORTANCE[importance](np.exp(logp - batch.logp), psi) / n,
-                lambda val: value_weight * (batch.ret - val) / n,
-                entropy_weight / n,
+                lambda logp: IMPORTANCE[importance](np.exp(logp - batch.logp), psi, *limit) / n,
+                lambda val: value_coef * (batch.ret - val) / n,
+                entropy_coef / n,
             )
             norm = clip_norm(dtheta, max_grad_norm)
             optimizer.step(theta, dtheta)
-        params, _ = model.policy.params(model.actor(theta), batch.obs)
+        params, _ = model.policy.params(model.actor_params(theta), batch.obs)
         log_ratio = model.distribution.log_prob(params, batch.act) - batch.logp
         ratio = np.exp(log_ratio)
         yield {

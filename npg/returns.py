@@ -89,23 +89,23 @@ def n_step_return(rew, terminated, truncated, val, gamma, n):
     return ret
 
 
-def standardise(x, where=True):
-    """(x − mean) / std over the entries `where`; 0 where all are equal, since nothing then tells them apart.
+def standardise(x):
+    """(x − mean) / std; 0 where all are equal, since nothing then tells them apart.
 
     Not one of the lecture's estimators: dividing by the batch's own standard deviation rescales the step, and the
     batch's own mean is a baseline that the batch's own actions have shaped.
     """
-    d = x - np.mean(x, where=where)
-    std = np.sqrt(np.mean(d * d, where=where))
-    return np.zeros_like(x) if std <= _rounding(x, where) else d / std  # a NaN stays one, and is seen
+    d = x - np.mean(x)
+    std = np.sqrt(np.mean(d * d))
+    return np.zeros_like(x) if std <= _rounding(x) else d / std  # a NaN stays one, and is seen
 
 
-def explained_variance(target, val, where=True):
+def explained_variance(target, val):
     """1 − Var(target − V) / Var(target): 1 for a perfect critic, 0 for a constant one, NaN for a constant target."""
-    std, error = np.std(target, where=where), np.std(target - val, where=where)
-    return float(1 - (error / std) ** 2) if std > _rounding(target, where) else float("nan")
+    std, error = np.std(target), np.std(target - val)
+    return float(1 - (error / std) ** 2) if std > _rounding(target) else float("nan")
 
 
-def _rounding(x, where):
+def _rounding(x):
     """A spread that may be nothing but rounding."""
-    return 1e-6 * np.max(np.abs(x), where=where, initial=0)
+    return 1e-6 * np.max(np.abs(x), initial=0)

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import gymnasium
 import numpy as np
 
 
@@ -32,7 +33,7 @@ class Rollout(NamedTuple):
         """Where an episode ended, for either reason."""
         return self.terminated | self.truncated
 
-    def steps(self, *arrays):
+    def flatten(self, *arrays):
         """obs, act and further `arrays` [T, N, …] of the valid steps alone: [B, …], time and environments as one."""
         return tuple(x[self.valid] for x in (self.obs[:-1], self.act, *arrays))
 
@@ -44,10 +45,15 @@ class Sampler:
     seeds  whole numbers; the environments and the actions follow from them alone (of up to four, trailing zeros count
            for nothing)
 
-    `steps` goes on where the last call stopped; `episodes` begins anew.
+    `steps` goes on where the last call stopped; `episodes` begins anew. Nothing is asked of `envs` before that.
     """
 
     def __init__(self, envs, *seeds):
+        if not isinstance(envs, gymnasium.vector.VectorEnv):
+            raise ValueError(
+                f"envs: expected a vector environment, such as gymnasium.make_vec(id, num_envs=8) or "
+                f"gymnasium.vector.SyncVectorEnv([make_env] * 8), got {type(envs).__name__}"
+            )
         mode = envs.metadata.get("autoreset_mode")
         if getattr(mode, "value", mode) not in ("NextStep", None):
             raise ValueError(f"envs: expected NEXT_STEP autoreset, got {mode}")
@@ -57,7 +63,8 @@ class Sampler:
     def reset(self, *seeds):
         """Begin new episodes everywhere; `rng`, which draws the actions, and the environments are seeded anew."""
         self.rng.bit_generator.state = np.random.default_rng(seeds).bit_generator.state
-        self._begin(seed=int(self.rng.integers(2**31)))
+        self.seed, self.obs = int(self.rng.integers(2**31)), None  # the environments begin with the first rollout
+        self.ended = np.zeros(self.envs.num_envs, bool)
 
     def _begin(self, seed=None):
         self.obs, _ = self.envs.reset(seed=seed)
@@ -85,6 +92,8 @@ class Sampler:
         Every environment contributes the same number of episodes, so short ones are not preferred; steps that an
         environment makes after its episode, while others are still in theirs, are discarded but counted.
         """
+        if self.obs is None:
+            self.envs.reset(seed=self.seed)
         self._begin()
         rollout = self._collect(policy, theta, lambda rows, finished: finished.all())
         over = np.cumsum(rollout.done, axis=0) - rollout.done > 0  # an earlier row ended the episode
@@ -99,6 +108,8 @@ class Sampler:
         )
 
     def _collect(self, policy, theta, enough):
+        if self.obs is None:
+            self._begin(self.seed)
         rows, finished = [], np.zeros_like(self.ended)
         while not enough(rows, finished):
             obs = np.array(self.obs)  # a copy: environments may reuse their buffers

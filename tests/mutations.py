@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# module: [(what is wrong, the right text, the wrong text), …]
+# module, by its path in npg/: [(what is wrong, the right text, the wrong text), …]
 BUGS = {
     "gradcheck": [
         ("central differences divided by h", "/ (2 * h)", "/ h"),
@@ -49,10 +49,15 @@ BUGS = {
         ("standard deviation for standard error", ".std(axis=0, ddof=1) / np.sqrt(len(terms))", ".std(axis=0, ddof=1)"),
     ],
     "policy": [
-        ("the entropy bonus subtracted", "dparams += entropy_weight", "dparams -= entropy_weight"),
+        ("the entropy bonus subtracted", "dparams += entropy_coef", "dparams -= entropy_coef"),
         ("a learned σ's gradient averaged", "self.tail.size).sum(axis=0)", "self.tail.size).mean(axis=0)"),
         ("the critic's error with the wrong sign", "return value - target", "return target - value"),
         ("shared network: no gradient from the critic", "dvalue[..., None]], axis", "0 * dvalue[..., None]], axis"),
+    ],
+    "exploration": [
+        ("an exploring agent scored as π", "return share[..., None] * self.distribution", "return self.distribution"),
+        ("a random action is never π's", "+ self.epsilon / self.n)", "+ self.epsilon / (self.n - 1))"),
+        ("the score at h / T without 1 / T", "act) / self.temperature", "act)"),
     ],
     "rollout": [
         ("rows between episodes taken for steps", "valid = ~self.ended", "valid = np.ones_like(self.ended)"),
@@ -80,7 +85,7 @@ BUGS = {
         ("n steps: one too many", "range(min(n, len(rew)) - 1)", "range(min(n, len(rew)))"),
         ("n steps: summed over the episode's end",
          "np.where(go_on[:-1], gamma * ret[1:], bootstrap[:-1])", "gamma * ret[1:]"),
-        ("division by a standard deviation of 0", "if std <= _rounding(x, where) else", "if std < 0 else"),
+        ("division by a standard deviation of 0", "if std <= _rounding(x) else", "if std < 0 else"),
     ],
     "optimizers": [
         ("SGD descends", "theta += self.learning_rate * dtheta\n", "theta -= self.learning_rate * dtheta\n"),
@@ -106,7 +111,7 @@ BUGS = {
         ("V climbs up its error", "(phi, -critic.grad_loss(phi, obs[batch]", "(phi, critic.grad_loss(phi, obs[batch]"),
     ],
     "reinforce": [
-        ("1/N missing", "entropy_weight) / n_trajectories", "entropy_weight)"),
+        ("1/N missing", "entropy_coef) / n_trajectories", "entropy_coef)"),
         ("1/steps for 1/N", "n_trajectories = rollout.rew.shape[1]", "n_trajectories = len(obs)"),
         ("the baseline added", "adv = psi - baseline(", "adv = psi + baseline("),
     ],
@@ -116,9 +121,17 @@ BUGS = {
          "        # 3. advantages A = r + γ V(s') − V(s)\n        val = model.value(theta, rollout.obs)\n",
          "        val = val if estimation == \"mc\" else model.value(theta, rollout.obs)\n"),
         ("A2C: the critic regressed on advantages", "adv + val[:-1], val[:-1], entropy)", "adv, val[:-1], entropy)"),
-        ("A2C: the critic runs away from its target", "value_weight * (ret - val)", "value_weight * (val - ret)"),
+        ("A2C: the critic runs away from its target", "value_coef * (ret - val)", "value_coef * (val - ret)"),
         ("Q: bootstrapping through a terminal", "~terminated * critic.state_value", "critic.state_value"),
         ("Q: V(s') by the mean over actions", "(np.exp(log_softmax(logits)) * q).sum(axis=-1)", "q.mean(axis=-1)"),
+    ],
+    "a3c": [
+        ("S3: the gradient at the shared θ", "rollout, model, copied, gamma", "rollout, model, theta, gamma"),
+        ("S3: actions by the shared θ", "sampler.segment(model, copied,", "sampler.segment(model, theta,"),
+        ("the slide: a time limit taken for a terminal state", "R = 0 if terminal else", "R = 0 if over else"),
+        ("the slide: V climbs up its error", "dtheta -= value_coef", "dtheta += value_coef"),
+        ("A2C: the sum of the workers' gradients", "np.mean(dthetas, axis=0)", "np.sum(dthetas, axis=0)"),
+        ("a worker's own update makes it stale", "staleness = updates - begun", "staleness = updates - begun + 1"),
     ],
     "replay": [
         ("the importance ratio inverted", "np.exp(logp - batch.logp)", "np.exp(batch.logp - logp)"),
@@ -126,6 +139,8 @@ BUGS = {
         ("clipped on the wrong side", "psi > 0, ratio > 1 + epsilon, ratio < 1 - epsilon",
          "psi < 0, ratio > 1 + epsilon, ratio < 1 - epsilon"),
         ("truncated from below", "np.minimum(ratio, limit)", "np.maximum(ratio, limit)"),
+        ("another ε of clipping than asked for", '"clipped": (clip,)', '"clipped": ()'),
+        ("another limit of ρ than asked for", '"truncated": (truncate,)', '"truncated": ()'),
         ("the buffer keeps the oldest", "experience][-self.capacity :]", "experience][: self.capacity]"),
         ("effective sample size without the square", "np.sum(ratio) ** 2 /", "np.sum(ratio) /"),
     ],
@@ -170,12 +185,6 @@ BUGS = {
          "self.sigma_optimizer.step(self.log_std, dmean)"),
         ("seeds that are never common", "size=1 if common else len(thetas)", "size=len(thetas)"),
         ("seeds that are always common", "size=1 if common else len(thetas)", "size=1"),
-        ("observations normalised without the root", "/ np.sqrt(moments[1] + 1e-8)", "/ (moments[1] + 1e-8)"),
-        ("moments of the last candidate alone", "in zip(mean, var, count.tolist()):",
-         "in list(zip(mean, var, count.tolist()))[-1:]:"),
-        ("moments in another precision", "zip(mean, var, count.tolist())", "zip(mean, var, count)"),
-        ("a NaN observation goes unseen", "if not np.isfinite(seen).all():", "if False:"),
-        ("the last step of an episode not counted", "lengths[i] += 1", "lengths[i] += not over"),
     ],
     "tabular": [
         ("padded steps scored", "np.exp(np.where(self.valid, logp, 0).sum(axis=1))", "np.exp(logp.sum(axis=1))"),
@@ -184,7 +193,33 @@ BUGS = {
          "mean - self.gradient(policy, theta, gamma)", "mean - self.gradient(policy, theta)"),
         ("covariance of one trajectory for N", "/ (1 if callable(weight) else n)", ""),
     ],
+    "runner/playing": [
+        ("observations normalised without the root", "/ np.sqrt(moments[1] + 1e-8)", "/ (moments[1] + 1e-8)"),
+        ("moments of the last candidate alone", "in zip(mean, var, count.tolist()):",
+         "in list(zip(mean, var, count.tolist()))[-1:]:"),
+        ("moments in another precision", "zip(mean, var, count.tolist())", "zip(mean, var, count)"),
+        ("a NaN observation goes unseen", "if not np.isfinite(seen).all():", "if False:"),
+        ("the last step of an episode not counted", "lengths[i] += 1", "lengths[i] += not over"),
+        ("a part of an evaluation left out", "if len(part)]", "if len(part)][1:]"),
+        ("every part plays the same episodes", "[(*seeds, j) for j in", "[seeds for j in"),
+    ],
+    "runner/settings": [
+        ("numbers out of range pass the check", "not (setting.low <= x <= setting.high and ", "not ("),
+    ],
+    "runner/actors": [
+        ("a gradient that is not finite is applied", "if np.isfinite(np.dot(dtheta, dtheta)):", "if True:"),
+        ("a lost worker's successor plays its episodes again", "(*self.seeds, self.k, age) if age else ", ""),
+        ("all workers play the same episodes", "(*self.seeds, self.k) if self.k else self.seeds", "self.seeds"),
+        ("a worker goes by its own steps alone", "shared.steps.sum() >= t_stop", "shared.steps[k] >= t_stop"),
+        ("the learning rate of the first round for ever", "optimizer.learning_rate = learning_rate", "pass"),
+    ],
 }  # fmt: skip
+
+
+def tests_of(module):
+    """tests/test_a3c.py of "a3c", tests/runner/test_playing.py of "runner/playing"."""
+    path = pathlib.PurePosixPath("tests", module)
+    return path.with_name(f"test_{path.name}.py")
 
 
 def run_tests(modules, old="", new=""):
@@ -198,7 +233,7 @@ def run_tests(modules, old="", new=""):
         path = copy / "npg" / f"{modules[0]}.py"
         path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:cacheprovider"]
-        files = [f"tests/test_{name}.py" for name in modules]
+        files = [str(tests_of(name)) for name in modules]
         env = {**os.environ, "PYTHONPATH": folder, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command + files, cwd=copy, env=env, capture_output=True, text=True, timeout=1800)
         return done.returncode, done.stdout

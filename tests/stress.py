@@ -3,10 +3,10 @@
 
     python tests/stress.py [--kills 200] [--seed 0]
 
-Under each start method, with and without the lock, by turns: a run ends with all its steps made, or, where one call was
-killed in all its attempts, with a WorkerError. In either case it ends in time, θ and the optimizer's memory are finite
-and no farther from where they began than the updates counted can have carried them, the counted steps are those that
-the environments made, but for at most one segment a kill, and no process is left.
+Under each start method a run ends with all its steps made, or, where one call was killed in all its attempts, with a
+WorkerError. In either case it ends in time, θ and the optimizer's memory are finite and no farther from where they
+began than the updates counted can have carried them, the counted steps are those that the environments made, but for at
+most one segment a kill, and no process is left.
 """
 
 import argparse
@@ -24,12 +24,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from npg.a3c import OBJECTIVE, Actor, a3c, share, start_pool
+from npg.a3c import actor_learner
 from npg.distributions import Categorical
 from npg.network import MLP
 from npg.optimizers import RMSProp, state
 from npg.policy import ActorCritic, Critic, Policy
 from npg.rollout import Sampler
+from npg.runner.actors import Actor, rounds, share, start_pool
 from npg.runner.environments import make_envs
 from npg.runner.workers import WorkerError
 
@@ -70,22 +71,20 @@ class Killer(threading.Thread):
                 self.kills += 1
 
 
-def one_run(method, lock, seed, folder):
+def one_run(method, seed, folder):
     """(kills, processes that took another's place, whether it ended by WorkerError)."""
     rng, file = np.random.default_rng(seed), folder / f"{seed}"
     file.touch()
     theta = MODEL.init(rng)
     shared = share(theta, RMSProp(theta, RATE), WORKERS)
-    actors = [
-        Actor(f"stress {seed} {k}", functools.partial(make_sampler, str(file)), MODEL, OBJECTIVE, T_MAX, (seed,), k)
-        for k in range(WORKERS)
-    ]
+    sampler, learn = functools.partial(make_sampler, str(file)), functools.partial(actor_learner, n_steps=T_MAX)
+    actors = [Actor(f"stress {seed} {k}", sampler, learn, MODEL, (seed,), k) for k in range(WORKERS)]
     killer = Killer(rng, SECONDS_BETWEEN_KILLS[method])
     gave_up, counted = False, 0
-    with start_pool(actors, shared, str(folder / "lock") if lock else None, start_method=method, timeout=10) as pool:
+    with start_pool(actors, shared, start_method=method, timeout=10) as pool:
         killer.start()
         try:
-            for update in a3c(pool, shared, ROUND):
+            for update in rounds(pool, shared, report_every=ROUND):
                 counted += update["rollout"].env_steps
                 assert counted == shared.steps.sum(), f"{counted} steps reported, {shared.steps.sum()} counted"
                 if counted >= STEPS:
@@ -119,7 +118,7 @@ def main():
                 alarm = threading.Timer(LIMIT, watchdog)
                 alarm.start()
                 run = total["runs"] + here["runs"]
-                kills, replaced, gave_up = one_run(method, run % 2 == 1, args.seed + run, pathlib.Path(folder))
+                kills, replaced, gave_up = one_run(method, args.seed + run, pathlib.Path(folder))
                 alarm.cancel()
                 here.update(runs=1, kills=kills, replaced=replaced, gave_up=gave_up)
             print(f"{method}: {dict(here)}", flush=True)

@@ -71,11 +71,12 @@ def test_the_rollouts_of_these_tests_meet_both_ends_of_an_episode_and_the_rows_b
 def test_the_five_steps(sampler, model, estimation):
     theta = random_theta(model)
     updated = theta.copy()
-    options = {"estimation": estimation, "epochs": 2, "batch_size": ONE_BATCH, "proximal": 0.5, "entropy_weight": 0.1}
-    next(actor_critic(sampler(1), model, updated, SGD(theta, ALPHA), SGD(theta, 0.01), T, GAMMA, **options))
+    options = {"estimation": estimation, "epochs": 2, "batch_size": ONE_BATCH, "proximal": 0.5, "entropy_coef": 0.1}
+    options.update(n_steps=T, gamma=GAMMA)
+    next(actor_critic(sampler(1), model, updated, SGD(theta, ALPHA), SGD(theta, 0.01), **options))
 
     rollout = sampler(1).steps(model, theta, T)  # 1. sample
-    obs, act = rollout.steps()
+    obs, act = rollout.flatten()
 
     def descend(start, lam, steps, proximal=0.0):
         """`steps` down ½ mean (V − target)² + λ/2 ‖θ − start‖², the target held fixed at the start."""
@@ -104,9 +105,9 @@ def test_fitting_the_critic_of_two_networks_leaves_the_actor_alone():
     sampler, model = MODELS["two networks"]
     theta = random_theta(model)
     updated = theta.copy()
-    next(actor_critic(sampler(1), model, updated, SGD(theta, 0.0), SGD(theta, 0.01), T))
-    np.testing.assert_array_equal(model.actor(updated), model.actor(theta))
-    assert np.all(model.critic(updated) != model.critic(theta))
+    next(actor_critic(sampler(1), model, updated, SGD(theta, 0.0), SGD(theta, 0.01), n_steps=T))
+    np.testing.assert_array_equal(model.actor_params(updated), model.actor_params(theta))
+    assert np.all(model.critic_params(updated) != model.critic_params(theta))
 
 
 # A2C
@@ -118,11 +119,11 @@ def test_fitting_the_critic_of_two_networks_leaves_the_actor_alone():
 def test_a2c_steps_along_the_gradient_of_its_joint_objective(sampler, model, lam, standardise):
     theta = random_theta(model)
     updated = theta.copy()
-    options = {"value_weight": 0.4, "entropy_weight": 0.1, "standardise": standardise, "max_grad_norm": None}
-    next(a2c(sampler(1), model, updated, SGD(theta, ALPHA), T, GAMMA, lam, **options))
+    options = {"value_coef": 0.4, "entropy_coef": 0.1, "standardise": standardise, "max_grad_norm": None}
+    next(a2c(sampler(1), model, updated, SGD(theta, ALPHA), n_steps=T, gamma=GAMMA, lam=lam, **options))
 
     rollout = sampler(1).steps(model, theta, T)
-    obs, act = rollout.steps()
+    obs, act = rollout.flatten()
     val = model.value(theta, rollout.obs)
     adv = advantages(rollout, val, lam)
     ret = adv + val[:-1][rollout.valid]
@@ -139,11 +140,11 @@ def test_a2c_steps_along_the_gradient_of_its_joint_objective(sampler, model, lam
 def test_the_target_of_the_critic_is_not_differentiated(sampler, model):
     theta = random_theta(model)
     updated = theta.copy()
-    options = {"value_weight": 1.0, "max_grad_norm": None}
-    next(a2c(sampler(1), model, updated, SGD(theta, ALPHA), T, GAMMA, lam=0.0, **options))
+    options = {"value_coef": 1.0, "max_grad_norm": None}
+    next(a2c(sampler(1), model, updated, SGD(theta, ALPHA), n_steps=T, gamma=GAMMA, lam=0.0, **options))
 
     rollout = sampler(1).steps(model, theta, T)
-    obs, act, rew, terminated, following = rollout.steps(rollout.rew, rollout.terminated, rollout.obs[1:])
+    obs, act, rew, terminated, following = rollout.flatten(rollout.rew, rollout.terminated, rollout.obs[1:])
 
     def gradient(moves):
         adv, target = (rew + GAMMA * ~terminated * model.value(theta, following) - shift
@@ -173,7 +174,7 @@ each_q = pytest.mark.parametrize("sampler, policy, critic", Q_CRITICS.values(), 
 @each_q
 def test_grad_loss_is_the_gradient_of_half_the_squared_error(sampler, policy, critic):
     rollout = sampler(1).steps(policy, random_theta(policy), T)
-    obs, act, target = rollout.steps(np.random.default_rng(0).standard_normal(rollout.rew.shape))
+    obs, act, target = rollout.flatten(np.random.default_rng(0).standard_normal(rollout.rew.shape))
     w = random_theta(critic)
     loss = lambda w: 0.5 * np.sum((critic.value(w, obs, act) - target) ** 2)
     check_both(loss, w, critic.grad_loss(w, obs, act, target))
@@ -209,13 +210,13 @@ def test_q_actor_critic_fits_q_to_the_expected_td_target_and_steps_along_q_times
 ):
     theta, w = random_theta(policy), random_theta(critic, seed=2)
     updated, fitted = theta.copy(), w.copy()
-    options = {"iterations": 3, "epochs": 1, "batch_size": ONE_BATCH, "standardise": False, "entropy_weight": 0.1}
-    arguments = sampler(2), policy, updated, SGD(theta, ALPHA), critic, fitted, SGD(w, 0.01), T, GAMMA
-    next(q_actor_critic(*arguments, subtract_value=subtract_value, **options))
+    options = {"iterations": 3, "epochs": 1, "batch_size": ONE_BATCH, "standardise": False, "entropy_coef": 0.1}
+    arguments = sampler(2), policy, updated, SGD(theta, ALPHA), critic, fitted, SGD(w, 0.01)
+    next(q_actor_critic(*arguments, n_steps=T, gamma=GAMMA, subtract_value=subtract_value, **options))
 
     twin, expected = sampler(2), w
     rollout = twin.steps(policy, theta, T)
-    obs, act, rew, terminated, following = rollout.steps(rollout.rew, rollout.terminated, rollout.obs[1:])
+    obs, act, rew, terminated, following = rollout.flatten(rollout.rew, rollout.terminated, rollout.obs[1:])
     assert terminated.any() or sampler is not cartpole  # a target beyond a terminal step would show
     for _ in range(3):
         target = rew + GAMMA * ~terminated * critic.state_value(expected, following, policy, theta, twin.rng)

@@ -48,12 +48,12 @@ def reward_to_go(rollout):
 def estimate(rollout, weight, baseline):
     """The lecture's ĝ."""
     psi = weight(rollout)
-    obs, act, adv = rollout.steps(psi - baseline(POLICY, THETA, rollout, psi))
+    obs, act, adv = rollout.flatten(psi - baseline(POLICY, THETA, rollout, psi))
     return POLICY.grad_log_prob(THETA, obs, act, adv) / psi.shape[1]
 
 
 def probability(problem, actions, theta):
-    obs, act = sampled(problem, [actions]).steps()
+    obs, act = sampled(problem, [actions]).flatten()
     return np.exp(POLICY.log_prob(theta, obs, act).sum())
 
 
@@ -176,7 +176,7 @@ def optimal_constant(theta, problem, trajectories):
 def weighted_scores(theta, problem, trajectories, b):
     """∇log P(τ) (R(τ) − b) of each trajectory [N, size]."""
     return np.array([
-        POLICY.grad_log_prob(theta, *sampled(problem, [actions]).steps(), sum(problem[actions]) - b)
+        POLICY.grad_log_prob(theta, *sampled(problem, [actions]).flatten(), sum(problem[actions]) - b)
         for actions in trajectories
     ])
 
@@ -216,7 +216,7 @@ def test_state_baseline_returns_the_values_from_before_the_fit_and_then_moves_to
     baseline = new_state_baseline()
     critic, phi_before = baseline.critic, baseline.phi.copy()
     np.testing.assert_array_equal(baseline(POLICY, THETA, ENDED, PSI), critic.value(phi_before, ENDED.obs[:-1]))
-    obs, _, target = ENDED.steps(PSI)
+    obs, _, target = ENDED.flatten(PSI)
     assert critic.loss(baseline.phi, obs, target) < critic.loss(phi_before, obs, target)
     phi_after = baseline.phi.copy()
     np.testing.assert_array_equal(baseline(POLICY, THETA, ENDED, PSI), critic.value(phi_after, ENDED.obs[:-1]))

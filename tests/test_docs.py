@@ -1,9 +1,12 @@
 """What the README and the guided tour name exists, and what they show runs."""
 
 import ast
-import importlib
+import importlib.util
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -61,8 +64,33 @@ def test_every_file_that_is_linked_exists(page):
 
 def test_the_readmes_code_runs(monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    assert len(blocks) == 2
-    reinforce, check = (block.replace("range(100)", "range(3)") for block in blocks)
+    assert len(blocks) == 3
+    reinforce, own, check = (block.replace("range(100)", "range(3)") for block in blocks)
+    assert len(own.splitlines()) <= 25
     exec(compile(reinforce, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 3
     exec(compile(check, "README.md", "exec"), {})
+
+
+def test_the_readmes_own_algorithm_has_flags_resume_evaluation_and_film(tmp_path):
+    _, own, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    (tmp_path / "mine.py").write_text(own)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def call(flags):
+        return subprocess.run(
+            [sys.executable, "mine.py", *flags.split()], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+
+    assert "--power" in call("-h").stdout
+    assert call("--power 2 --hidden 8 --steps 500 --episodes 2 --quiet --out run").returncode == 0
+    assert call("--resume run --steps 1000 --quiet").returncode == 0
+    assert "over 2 episodes" in call("--evaluate run").stdout
+    if importlib.util.find_spec("pygame"):
+        assert call("--gif run").returncode == 0 and (tmp_path / "run" / "policy.gif").exists()
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert "psi_mean" in header.split(",")
+    for wrong in ("--powr 2", "--power two", "--gamma 2", "--hidden 0"):
+        result = call(f"{wrong} --steps 1 --out other")
+        assert result.returncode == 2 and result.stderr.count("\n") == 1 and wrong.split()[0] in result.stderr
+    assert not (tmp_path / "other").exists()

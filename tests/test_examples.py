@@ -5,6 +5,9 @@ import runpy
 
 import numpy as np
 import pytest
+from helpers import assert_mean
+
+from npg.gradcheck import check_gradient
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
@@ -107,3 +110,42 @@ def test_importance_weights_trade_bias_for_variance(run):
         assert np.all(np.diff(np.median(ess, axis=1)) < 0) and np.all(ess[0] > 0.9)
     assert np.all(step["ess"] > trajectory["ess"])
     assert np.median(np.abs(trajectory["sampled"] - trajectory["ess"])) < 0.05
+
+
+def test_an_environment_of_ones_own_is_learned():
+    assert runpy.run_path(str(EXAMPLES / "own_environment.py"))["train"](updates=100) > 0.2  # 0.3 is the best
+
+
+@pytest.fixture
+def own_distribution():
+    return runpy.run_path(str(EXAMPLES / "own_distribution.py"))
+
+
+def test_a_distribution_of_ones_own_learns(own_distribution):
+    assert own_distribution["train"](updates=150) > -0.05  # 0 is the best, −1.2 the uniform policy
+
+
+def test_the_beta_policys_gradients_and_entropy_are_right(own_distribution):
+    beta, rng = own_distribution["Beta"](2), np.random.default_rng(0)
+    for _ in range(5):
+        params, act = rng.normal(size=4), rng.uniform(0.05, 0.95, 2)
+        log_prob = lambda params: beta.log_prob(params, act)
+        check_gradient(log_prob, params, beta.grad_log_prob(params, act))
+        with pytest.raises(AssertionError):
+            check_gradient(log_prob, params, 1.001 * beta.grad_log_prob(params, act))
+        check_gradient(beta.entropy, params, beta.grad_entropy(params))
+        with pytest.raises(AssertionError):
+            check_gradient(beta.entropy, params, 1.001 * beta.grad_entropy(params))
+        many = np.tile(params, (100_000, 1))
+        assert_mean(-beta.log_prob(many, beta.sample(many, rng))[:, None], beta.entropy(params))
+
+
+def test_digamma_is_that_of_the_tables(own_distribution):
+    euler = 0.57721566490153286
+    known = {1.0: -euler, 2.0: 1 - euler, 0.5: -euler - 2 * np.log(2), 10.0: 2.251752589066721}
+    np.testing.assert_allclose(own_distribution["digamma"](list(known)), list(known.values()), rtol=1e-12)
+
+
+def test_trigamma_is_that_of_the_tables(own_distribution):
+    known = {1.0: np.pi**2 / 6, 2.0: np.pi**2 / 6 - 1, 0.5: np.pi**2 / 2, 10.0: 0.10516633568168575}
+    np.testing.assert_allclose(own_distribution["trigamma"](list(known)), list(known.values()), rtol=1e-12)

@@ -2,9 +2,15 @@
 
 import numpy as np
 import pytest
+from helpers import check_both
+from test_reinforce import random_theta
 
-from npg.distributions import Bernoulli, Categorical, Deterministic, Gaussian
-from npg.exploration import Exploring, Tempered
+from npg.distributions import Bernoulli, Categorical, Deterministic, Gaussian, log_softmax
+from npg.exploration import Exploring, Tempered, exploring
+from npg.network import MLP
+from npg.policy import ActorCritic, Critic, Policy, SharedActorCritic
+
+MODEL = ActorCritic(Policy(MLP((4, 4, 2)), Categorical(2)), Critic(MLP((4, 3, 1))))
 
 
 def test_an_exploring_agent_takes_a_random_action_with_probability_epsilon():
@@ -47,3 +53,25 @@ def test_epsilon_and_temperature_are_checked():
     for temperature in (0, -1, float("nan")):
         with pytest.raises(ValueError, match=f"temperature: .*{temperature}"):
             Tempered(Bernoulli(), temperature)
+
+
+@pytest.mark.parametrize("model", [MODEL, SharedActorCritic(MLP((4, 5, 3)), Categorical(2))])
+def test_a_worker_explores_as_it_was_told_and_is_scored_as_what_it_did(model):
+    theta, obs = random_theta(model), np.random.default_rng(0).standard_normal((5, 4))
+    act, weight = np.array([0, 1, 1, 0, 1]), np.arange(5.0)
+    h = model.policy.params(model.actor_params(theta), obs)[0]
+    pi = lambda h: np.exp(log_softmax(h))[np.arange(5), act]
+    for epsilon, temperature in ((0.2, 1), (0, 4), (0.2, 4)):
+        explorer = exploring(model, epsilon, temperature)
+        b = (1 - epsilon) * pi(h / temperature) + epsilon / 2
+        np.testing.assert_allclose(np.exp(explorer.log_prob(theta, obs, act)), b)
+        entropy = lambda theta: np.sum(explorer.entropy(theta, obs))
+        objective = lambda theta: np.sum(weight * explorer.log_prob(theta, obs, act)) + 0.1 * entropy(theta)
+        score = lambda model: model.gradient(theta, obs, act, weight, np.zeros(5), 0.1)
+        check_both(objective, theta, score(explorer))
+        assert not np.allclose(score(explorer), score(model))
+        np.testing.assert_array_equal(explorer.value(theta, obs), model.value(theta, obs))
+    assert model.distribution is model.policy.distribution and isinstance(model.distribution, Categorical)
+    np.testing.assert_array_equal(exploring(model).log_prob(theta, obs, act), model.log_prob(theta, obs, act))
+    alone = exploring(model.policy, temperature=4).log_prob(model.actor_params(theta), obs, act)
+    np.testing.assert_array_equal(alone, exploring(model, temperature=4).log_prob(theta, obs, act))

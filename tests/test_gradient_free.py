@@ -5,13 +5,11 @@ import itertools
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
-import gymnasium
 import numpy as np
 import pytest
-from gymnasium.wrappers.utils import RunningMeanStd
 from helpers import assert_mean
 
-from npg.distributions import Categorical, Deterministic, Gaussian, log_softmax
+from npg.distributions import Categorical, Gaussian, log_softmax
 from npg.gradient_free import (
     SCHEMES,
     EvolutionStrategy,
@@ -28,13 +26,11 @@ from npg.gradient_free import (
     forward_difference,
     forward_points,
     kohl_stone_direction,
-    policy_evaluator,
     search,
 )
 from npg.network import MLP
 from npg.optimizers import SGD, Adam, state
 from npg.policy import Policy
-from npg.runner.environments import make_env
 from npg.score_function import score_function_gradient
 from npg.tabular import FiniteMDP
 
@@ -43,13 +39,13 @@ METHODS = {
     "hill climbing": lambda theta: HillClimbing(theta, 0.3),
     "genetic": lambda theta: Genetic(theta, np.float64(0.1)),  # whose product with float32 would be float64
     "genetic, crossover": lambda theta: Genetic(theta, 0.1, crossover=True),
-    "forward differences": lambda theta: FiniteDifference(theta, Adam(theta, 0.05), 0.1),
-    "central differences": lambda theta: FiniteDifference(theta, Adam(theta, 0.05), 0.1, "central"),
-    "Kohl & Stone": lambda theta: KohlStone(theta, SGD(theta, 0.05), 0.1),
+    "forward differences": lambda theta: FiniteDifference(theta, Adam(theta, 0.05), epsilon=0.1),
+    "central differences": lambda theta: FiniteDifference(theta, Adam(theta, 0.05), epsilon=0.1, scheme="central"),
+    "Kohl & Stone": lambda theta: KohlStone(theta, SGD(theta, 0.05), epsilon=0.1),
     "evolution strategy": lambda theta: EvolutionStrategy(theta, Adam(theta, 0.05), 0.1),
     "evolution strategy, raw values": lambda theta: EvolutionStrategy(theta, SGD(theta, 0.1), 0.1, shaping="none"),
     "evolution strategy, learned σ": lambda theta: EvolutionStrategy(
-        theta, Adam(theta, 0.05), 0.1, shaping="standardise", sigma_optimizer=Adam(theta, 0.02)
+        theta, Adam(theta, 0.05), 0.1, Adam(theta, 0.02), shaping="standardise"
     ),
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS.keys())
@@ -124,11 +120,20 @@ def test_values_of_another_shape_are_refused():
     "make, message",
     [
         (lambda theta: HillClimbing(theta, 0.1, n_candidates=2), "n_candidates: expected at least 3 .*, got 2"),
-        (lambda theta: Genetic(theta, 0.1, 4, n_parents=5), "expected 1 ≤ elite ≤ parents ≤ candidates, got 2, 5, 4"),
+        (
+            lambda theta: Genetic(theta, 0.1, n_candidates=4, n_parents=5),
+            "expected 1 ≤ elite ≤ parents ≤ candidates, got 2, 5, 4",
+        ),
         (lambda theta: Genetic(theta, 0.1, n_elite=0), "got 0, 4, 16"),
-        (lambda theta: FiniteDifference(theta, SGD(theta, 1), 0.1, "backward"), "scheme: .* 'forward'.*'backward'"),
-        (lambda theta: EvolutionStrategy(theta, SGD(theta, 1), 0.1, 7), "n_candidates: .* even number.*, got 7"),
-        (lambda theta: EvolutionStrategy(theta, SGD(theta, 1), 0.1, 0), "n_candidates: .* got 0"),
+        (
+            lambda theta: FiniteDifference(theta, SGD(theta, 1), epsilon=0.1, scheme="backward"),
+            "scheme: .* 'forward'.*'backward'",
+        ),
+        (
+            lambda theta: EvolutionStrategy(theta, SGD(theta, 1), 0.1, n_candidates=7),
+            "n_candidates: .* even number.*, got 7",
+        ),
+        (lambda theta: EvolutionStrategy(theta, SGD(theta, 1), 0.1, n_candidates=0), "n_candidates: .* got 0"),
         (lambda theta: EvolutionStrategy(theta, SGD(theta, 1), 0.1, shaping="rank"), "shaping: .*'ranks'.*'rank'"),
     ],
 )
@@ -196,7 +201,7 @@ def test_a_difference_of_a_linear_function_is_its_gradient():
 @pytest.mark.parametrize("scheme, n_evaluations", [("forward", 4), ("central", 6)])
 def test_finite_differences_cost_n_plus_1_or_2n_evaluations_and_step_along_the_gradient(scheme, n_evaluations):
     theta, c = np.zeros(3), np.array([2.0, -1.0, 0.5])
-    method = FiniteDifference(theta, SGD(theta, 0.1), 0.5, scheme)
+    method = FiniteDifference(theta, SGD(theta, 0.1), epsilon=0.5, scheme=scheme)
     assert len(tell(method, None, lambda thetas: thetas @ c)) == n_evaluations
     np.testing.assert_allclose(theta, 0.1 * c, atol=1e-12)
 
@@ -227,7 +232,7 @@ def test_a_direction_with_a_group_missing_by_hand():
 def test_kohl_and_stones_random_candidates_point_along_the_gradient_on_average():
     """For a linear f each Avg is a mean over candidates, the other parameters' steps have mean 0: E[A] = 2εc."""
     c, epsilon, theta = np.array([2.0, -1.0, 0.5]), 0.1, np.zeros(3)
-    rng, method = np.random.default_rng(0), KohlStone(theta, SGD(theta, 0.0), epsilon, n_candidates=60)
+    rng, method = np.random.default_rng(0), KohlStone(theta, SGD(theta, 0.0), epsilon=epsilon, n_candidates=60)
     candidates = [method.ask(rng) for _ in range(2000)]
     # the 0 group is seldom best in 60 candidates where c is large; so compare the two components of largest |c|
     samples = np.array([kohl_stone_direction(np.sign(thetas), thetas @ c) for thetas in candidates])
@@ -237,7 +242,7 @@ def test_kohl_and_stones_random_candidates_point_along_the_gradient_on_average()
 
 def test_a_step_of_kohl_and_stone_has_the_length_eta_and_candidates_move_by_epsilon_or_not_at_all():
     theta, epsilon = np.zeros(3), np.array([0.1, 0.2, 0.4])
-    method = KohlStone(theta, SGD(theta, 0.7), epsilon)
+    method = KohlStone(theta, SGD(theta, 0.7), epsilon=epsilon)
     thetas = tell(method, np.random.default_rng(0), lambda thetas: thetas @ [1.0, -1.0, 2.0])
     assert thetas.shape == (15, 3)
     assert set((thetas / epsilon).ravel()) == {-1, 0, 1}
@@ -267,7 +272,7 @@ def gradient_of_expected_quadratic(params):
 def gradients_of_pairs(params, f, n, rng):
     """n samples of the evolution gradient, each from one antithetic pair."""
     theta, log_std = np.split(params, 2)
-    method = EvolutionStrategy(theta, None, 1.0, 2 * n)
+    method = EvolutionStrategy(theta, None, 1.0, n_candidates=2 * n)
     method.log_std[...] = log_std
     first, second = np.split(method.ask(rng), 2)
     pairs = np.stack([first, second], axis=1)
@@ -385,7 +390,7 @@ def test_a_learned_sigma_narrows_on_a_hilltop_and_widens_in_a_valley_and_a_fixed
     for learned in (False, True):
         theta = np.zeros(2)
         method = EvolutionStrategy(
-            theta, SGD(theta, 0.0), 0.5, 100, sigma_optimizer=Adam(theta, 0.02) if learned else None
+            theta, SGD(theta, 0.0), 0.5, Adam(theta, 0.02) if learned else None, n_candidates=100
         )
         for seed in range(30):
             tell(method, np.random.default_rng(seed), lambda thetas: curvature * (thetas**2).sum(axis=1))
@@ -469,14 +474,14 @@ def test_only_the_best_have_children_and_the_elite_lives_on():
 
 
 def test_children_of_two_parents_have_each_parameter_from_one_of_them():
-    method, rng = Genetic(np.zeros(3), 0.0, 200, n_parents=2, n_elite=1, crossover=True), np.random.default_rng(0)
+    method = Genetic(np.zeros(3), 0.0, n_candidates=200, n_parents=2, n_elite=1, crossover=True)
     method.parents[...] = [[0, 0, 0], [1, 1, 1]]
-    found = {tuple(child) for child in method.ask(rng)}
+    found = {tuple(child) for child in method.ask(np.random.default_rng(0))}
     assert found == set(itertools.product([0, 1], repeat=3))
 
 
 def test_mutation_has_the_standard_deviation_asked_for():
-    method = Genetic(np.full(2, 5.0), 0.3, 20_000)
+    method = Genetic(np.full(2, 5.0), 0.3, n_candidates=20_000)
     children = method.ask(np.random.default_rng(0))[method.n_elite :]
     assert_mean(children, 5.0)
     assert_mean((children - 5) ** 2, 0.3**2)
@@ -489,101 +494,3 @@ def test_a_lucky_child_is_a_parent_but_becomes_theta_only_by_its_second_value():
     again = tell(method, rng, lambda thetas: [1, 5, 9, 9])
     np.testing.assert_array_equal(again[:2], thetas[[3, 2]])
     np.testing.assert_array_equal(method.theta, thetas[2])
-
-
-# ---- policies in environments
-
-
-class Counter(gymnasium.Env):
-    """An episode of 3 to 6 steps, as the seed decides; observation (10 + t, seed's noise), reward the action."""
-
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
-    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
-    made = 0
-
-    def __init__(self, bad=False):
-        Counter.made += 1
-        self.bad, self.log = bad, []
-
-    def observe(self):
-        self.log.append(np.array([10.0 + self.t, self.np_random.normal()]))
-        return np.full(2, np.nan) if self.bad and self.t == 2 else self.log[-1]
-
-    def reset(self, seed=None, options=None):
-        super().reset(seed=seed)
-        self.t, self.length = 0, int(self.np_random.integers(3, 7))
-        return self.observe(), {}
-
-    def step(self, action):
-        self.t += 1
-        over = self.t == self.length
-        return self.observe(), float(action[0]), over and self.length % 2, over and not self.length % 2, {}
-
-
-def linear():
-    return Policy(MLP((2, 1)), Deterministic(1))
-
-
-def test_returns_and_counts_are_exactly_those_of_the_episodes():
-    envs = []
-    evaluate = policy_evaluator(linear(), (lambda: envs.append(Counter()) or envs[0],), 4, np.random.default_rng(0))
-    values, measures = evaluate(np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))  # a = 1, and a = 10 + t
-    rollout, lengths = measures["rollout"], np.array(measures["rollout"].episode_lengths).reshape(2, 4)
-    assert len(envs) == 1 and set(lengths.ravel()) <= {3, 4, 5, 6} and len(set(lengths[0])) > 1
-    np.testing.assert_array_equal(lengths[0], lengths[1])  # common seeds: the same episodes
-    expected = np.array([lengths[0], [sum(10 + t for t in range(n)) for n in lengths[1]]])
-    np.testing.assert_allclose(np.reshape(rollout.episode_returns, (2, 4)), expected)
-    np.testing.assert_allclose(values, expected.mean(axis=1))
-    assert rollout.env_steps == lengths.sum() == len(envs[0].log) - 8  # every observation but the last leads to a step
-
-
-def test_without_common_seeds_candidates_play_different_episodes():
-    evaluate = policy_evaluator(linear(), (Counter,), 6, np.random.default_rng(0), common=False)
-    lengths = np.reshape(evaluate(np.zeros((4, 3)))[1]["rollout"].episode_lengths, (4, 6))
-    assert len({tuple(row) for row in lengths}) == 4
-
-
-def test_observations_are_normalised_by_the_moments_of_earlier_iterations_which_are_those_of_all_observations():
-    envs, seen, policy, obs_rms = [], [], linear(), RunningMeanStd(shape=(2,))
-    act = policy.act
-    policy.act = lambda theta, obs: seen.append(obs) or act(theta, obs)
-    make = (lambda: envs.append(Counter()) or envs[0],)
-    evaluate = policy_evaluator(policy, make, 3, np.random.default_rng(0), obs_rms)
-    evaluate(np.zeros((2, 3)))
-    acted_on = np.array(seen)
-    np.testing.assert_allclose(acted_on, acted_on[:, :] * np.sqrt(1 + 1e-8), rtol=1e-7)  # mean 0, variance 1 so far
-    assert acted_on[:, 0].min() == pytest.approx(10)
-    np.testing.assert_allclose(obs_rms.mean, acted_on.mean(axis=0), rtol=1e-4)  # Gymnasium's start counts for 1e-4
-    np.testing.assert_allclose(obs_rms.var, acted_on.var(axis=0), rtol=1e-2)
-    assert obs_rms.count == pytest.approx(len(acted_on), rel=1e-4)
-    mean, var = obs_rms.mean.copy(), obs_rms.var.copy()
-    seen.clear(), envs[0].log.clear()
-    evaluate(np.zeros((2, 3)))
-    times = np.array(seen)[:, 0] * np.sqrt(var[0]) + mean[0]  # normalised throughout by the moments from before
-    np.testing.assert_allclose(times, np.round(times), atol=1e-6)
-    assert obs_rms.count > len(acted_on) + 10
-
-
-def test_a_nan_observation_makes_the_value_nan():
-    policy = linear()
-    policy.act = lambda theta, obs: np.ones(1)  # whatever it sees: no NaN reaches the rewards
-    evaluate = policy_evaluator(policy, (Counter, True), 2, np.random.default_rng(0))
-    values, measures = evaluate(np.zeros((2, 3)))
-    assert np.isnan(values).all() and np.isnan(measures["rollout"].obs).all()
-
-
-def cartpole(executor, n=3):
-    rng, policy = np.random.default_rng(0), Policy(MLP((4, 2)), Categorical(2))
-    theta, obs_rms = policy.init(rng), RunningMeanStd(shape=(4,), dtype=np.float32)
-    evaluate = policy_evaluator(policy, (make_env, "CartPole-v1"), 2, rng, obs_rms, executor=executor)
-    method = EvolutionStrategy(theta, Adam(theta, 0.1), 0.3, 6)
-    updates = [update for update, _ in zip(search(method, evaluate, rng), range(n))]
-    assert obs_rms.mean.dtype == obs_rms.var.dtype == np.float32
-    return theta, obs_rms.mean, obs_rms.var, [update["rollout"].episode_lengths for update in updates]
-
-
-def test_environments_in_worker_processes_give_the_same_bits_moments_included():
-    with ProcessPoolExecutor(2, get_context("spawn")) as executor:
-        there = cartpole(executor)
-    for result, expected in zip(there, cartpole(None), strict=True):
-        np.testing.assert_array_equal(result, expected)

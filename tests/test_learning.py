@@ -18,7 +18,7 @@ SEEDS = (10, 11, 12)  # neither those of the tuning (100 …) nor those of the b
 
 def train(folder, flags, seed):
     argv = [*flags.split(), "--seed", str(seed), "--quiet", "--out", str(folder)]
-    assert run_cartpole.main(run_cartpole.TASK, argv) == 0
+    assert run_cartpole.main(run_cartpole.SCRIPT, argv) == 0
     return json.loads((folder / "result.json").read_text())
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from npg import optimizers
-from npg.optimizers import SGD, Adam, Momentum, RMSProp, clip_norm, state
+from npg.optimizers import SGD, Adam, RMSProp, clip_norm, state
 
 
 def mean_of_past(x, decay):
@@ -22,10 +22,6 @@ def sgd_step(g, a):
     return a * g[-1]
 
 
-def momentum_step(g, a, beta=0.9):
-    return a * sum(beta ** (len(g) - 1 - k) * g[k] for k in range(len(g)))
-
-
 def rmsprop_step(g, a, rho=0.99, epsilon=1e-5):
     return a * g[-1] / math.sqrt(mean_of_past([x * x for x in g], rho) + epsilon)
 
@@ -38,14 +34,12 @@ def adam_step(g, a, beta1=0.9, beta2=0.999, epsilon=1e-8):
 
 TEXTBOOK = [
     (SGD, sgd_step, {}),
-    (Momentum, momentum_step, {}),
-    (Momentum, momentum_step, {"beta": 0.5}),
     (RMSProp, rmsprop_step, {}),
     (RMSProp, rmsprop_step, {"rho": 0.8, "epsilon": 0.1}),
     (Adam, adam_step, {}),
     (Adam, adam_step, {"beta1": 0.5, "beta2": 0.8, "epsilon": 0.1}),
 ]
-each_optimizer = pytest.mark.parametrize("Optimizer", [SGD, Momentum, RMSProp, Adam])
+each_optimizer = pytest.mark.parametrize("Optimizer", [SGD, RMSProp, Adam])
 
 
 def gradients(n_steps, size, seed=0, dtype=np.float64):
@@ -76,7 +70,7 @@ def test_the_first_step_of_adam_is_the_learning_rate_whatever_the_size_of_the_gr
     np.testing.assert_allclose(theta, [0.1, -0.1, 0.1], rtol=2e-5)
 
 
-@pytest.mark.parametrize("Optimizer, learning_rate", [(SGD, 0.1), (Momentum, 0.02), (RMSProp, 1e-3), (Adam, 0.02)])
+@pytest.mark.parametrize("Optimizer, learning_rate", [(SGD, 0.1), (RMSProp, 1e-3), (Adam, 0.02)])
 def test_ascent_on_a_concave_quadratic_ends_at_its_top(Optimizer, learning_rate):
     curvature, top = np.array([0.5, 1.0, 4.0]), np.array([1.0, -2.0, 0.5])
     theta = np.zeros(3)
@@ -153,7 +147,7 @@ def test_the_state_is_all_that_an_optimizer_remembers(Optimizer):
         np.testing.assert_array_equal(array, state(optimizer)[name])
 
 
-@pytest.mark.parametrize("Optimizer", [Momentum, RMSProp, Adam])
+@pytest.mark.parametrize("Optimizer", [RMSProp, Adam])
 def test_without_its_state_an_optimizer_goes_on_differently(Optimizer):
     g, theta = gradients(10, 3), np.zeros(3)
     optimizer = Optimizer(theta, 0.1)

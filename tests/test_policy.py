@@ -57,12 +57,12 @@ def draw(policy, batch=(4,), seed=0):
 
 
 def check_score(policy, batch=(4,)):
-    """grad_log_prob is ∇ Σ w log π(a|s) + β Σ H, and grad_entropy is ∇ Σ w H."""
+    """grad_log_prob is ∇ Σ w log π(a|s) + β Σ H."""
     theta, obs, act, weight = draw(policy, batch)
     logp = lambda theta: np.sum(weight * policy.log_prob(theta, obs, act))
     check_both(logp, theta, policy.grad_log_prob(theta, obs, act, weight))
     objective = lambda theta: logp(theta) + 0.7 * np.sum(policy.entropy(theta, obs))
-    check_both(objective, theta, policy.grad_log_prob(theta, obs, act, weight, entropy_weight=0.7))
+    check_both(objective, theta, policy.grad_log_prob(theta, obs, act, weight, entropy_coef=0.7))
 
 
 @every_batch
@@ -73,13 +73,11 @@ def test_grad_log_prob_is_the_gradient_of_the_weighted_log_probability_and_entro
 
 @every_batch
 @every_policy
-def test_grad_entropy_is_the_gradient_of_the_weighted_entropy(policy, batch):
-    theta, obs, _, weight = draw(policy, batch)
-    entropy = policy.entropy(theta, obs)
-    assert entropy.shape == batch
-    dtheta = policy.grad_entropy(theta, obs, weight)
-    check_both(lambda theta: np.sum(weight * policy.entropy(theta, obs)), theta, dtheta)
-    check_both(lambda theta: np.sum(policy.entropy(theta, obs)), theta, policy.grad_entropy(theta, obs))
+def test_the_entropy_term_alone_is_the_gradient_of_the_entropy(policy, batch):
+    theta, obs, act, _ = draw(policy, batch)
+    assert policy.entropy(theta, obs).shape == batch
+    dtheta = policy.grad_log_prob(theta, obs, act, np.zeros(batch), entropy_coef=1.0)
+    check_both(lambda theta: np.sum(policy.entropy(theta, obs)), theta, dtheta)
 
 
 class ForgetsTheSumOverTheBatch(Policy):
@@ -88,13 +86,13 @@ class ForgetsTheSumOverTheBatch(Policy):
 
 
 class ForgetsTheWeight(Policy):
-    def grad_params(self, params, act, weight, entropy_weight=0.0):
-        return super().grad_params(params, act, np.ones_like(weight), entropy_weight)
+    def grad_params(self, params, act, weight, entropy_coef=0.0):
+        return super().grad_params(params, act, np.ones_like(weight), entropy_coef)
 
 
 class SubtractsTheEntropy(Policy):
-    def grad_params(self, params, act, weight, entropy_weight=0.0):
-        return super().grad_params(params, act, weight, -entropy_weight)
+    def grad_params(self, params, act, weight, entropy_coef=0.0):
+        return super().grad_params(params, act, weight, -entropy_coef)
 
 
 @pytest.mark.parametrize("planted_bug", [ForgetsTheSumOverTheBatch, ForgetsTheWeight, SubtractsTheEntropy])
@@ -116,8 +114,8 @@ def test_a_callable_weight_sees_the_current_log_probability_and_is_held_constant
     logp, logp_old = policy.log_prob(theta, obs, act), policy.log_prob(0.9 * theta, obs, act)
     weight = lambda logp: np.exp(logp - logp_old) * psi
     held = weight(logp)
-    dtheta = policy.grad_log_prob(theta, obs, act, weight, entropy_weight=0.1)
-    np.testing.assert_array_equal(dtheta, policy.grad_log_prob(theta, obs, act, held, entropy_weight=0.1))
+    dtheta = policy.grad_log_prob(theta, obs, act, weight, entropy_coef=0.1)
+    np.testing.assert_array_equal(dtheta, policy.grad_log_prob(theta, obs, act, held, entropy_coef=0.1))
 
 
 @every_policy
@@ -283,9 +281,9 @@ def check_actor_critic(model, batch=(4,)):
     value_weight = weight[::-1] if batch else 2 * weight
     actor = lambda theta: np.sum(weight * model.log_prob(theta, obs, act)) + 0.7 * np.sum(model.entropy(theta, obs))
     critic = lambda theta: np.sum(value_weight * model.value(theta, obs))
-    dactor = model.grad_log_prob(theta, obs, act, weight, entropy_weight=0.7)
+    dactor = model.grad_log_prob(theta, obs, act, weight, entropy_coef=0.7)
     dcritic = model.grad_value(theta, obs, value_weight)
-    dtheta = model.gradient(theta, obs, act, weight, value_weight, entropy_weight=0.7)
+    dtheta = model.gradient(theta, obs, act, weight, value_weight, entropy_coef=0.7)
     check_both(actor, theta, dactor)
     check_both(critic, theta, dcritic)
     check_both(lambda theta: actor(theta) + critic(theta), theta, dtheta)
@@ -299,8 +297,8 @@ def test_actor_critic_gradients(model, batch):
 
 
 class OneWeightForBoth(SharedActorCritic):
-    def gradient(self, theta, obs, act, weight, value_weight, entropy_weight=0.0):
-        return super().gradient(theta, obs, act, weight, weight, entropy_weight)
+    def gradient(self, theta, obs, act, weight, value_weight, entropy_coef=0.0):
+        return super().gradient(theta, obs, act, weight, weight, entropy_coef)
 
 
 class ForgetsTheTail(SharedActorCritic):
@@ -338,7 +336,7 @@ def test_callable_weights_of_both_are_held_constant(model):
 def test_both_views_alias_theta(model):
     theta = model.init(np.random.default_rng(0))
     assert theta.shape == (model.size,) and theta.dtype == np.float32
-    for view in (model.actor(theta), model.critic(theta)):
+    for view in (model.actor_params(theta), model.critic_params(theta)):
         view[...] = 7
         view[0] = 8
         assert np.shares_memory(view, theta)
@@ -349,23 +347,24 @@ def test_both_views_alias_theta(model):
 def test_the_views_overlap_in_the_shared_design_alone(model):
     theta = np.zeros(model.size)
     shared = isinstance(model, SharedActorCritic)
-    assert np.shares_memory(model.actor(theta), model.critic(theta)) == shared
-    assert model.actor(theta).size + model.critic(theta).size == model.size + (model.network.size if shared else 0)
+    assert np.shares_memory(model.actor_params(theta), model.critic_params(theta)) == shared
+    n_shared = model.network.size if shared else 0
+    assert model.actor_params(theta).size + model.critic_params(theta).size == model.size + n_shared
 
 
 @every_model
 def test_two_networks_leave_each_others_parameters_alone_and_a_shared_one_does_not(model):
     theta, obs, act, weight = draw(model)
-    of_actor = model.critic(model.grad_log_prob(theta, obs, act, weight))
+    of_actor = model.critic_params(model.grad_log_prob(theta, obs, act, weight))
     assert np.any(of_actor) == isinstance(model, SharedActorCritic)
-    of_critic = model.actor(model.grad_value(theta, obs, weight))
+    of_critic = model.actor_params(model.grad_value(theta, obs, weight))
     assert np.any(of_critic) == isinstance(model, SharedActorCritic)
 
 
 @every_model
 def test_the_model_acts_as_its_policy_and_values_as_its_critic(model):
     theta, obs, act, _ = draw(model)
-    actor, phi = model.actor(theta), model.critic(theta)
+    actor, phi = model.actor_params(theta), model.critic_params(theta)
     np.testing.assert_array_equal(model.act(theta, obs), model.policy.act(actor, obs))
     samples = [f(t, obs, np.random.default_rng(1)) for f, t in ((model.act, theta), (model.policy.act, actor))]
     np.testing.assert_array_equal(*samples)
@@ -380,7 +379,7 @@ def test_the_model_acts_as_its_policy_and_values_as_its_critic(model):
 def test_the_shared_networks_last_output_is_the_value():
     model = MODELS["shared, learned sigma"]
     theta, obs, _, _ = draw(model)
-    y, _ = model.network.forward(model.critic(theta), obs)
+    y, _ = model.network.forward(model.critic_params(theta), obs)
     np.testing.assert_array_equal(model.value(theta, obs), y[:, -1])
     np.testing.assert_array_equal(model.act(theta, obs), y[:, :-1])
 

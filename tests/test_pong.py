@@ -23,11 +23,10 @@ from npg.pong import (
     RallySampler,
     any_of_four,
     every_second,
-    make_envs,
     preprocess,
 )
 from npg.rollout import play
-from npg.runner.environments import UnsupportedEnvironment
+from npg.runner.environments import UnsupportedEnvironment, make_pong_envs
 from npg.runner.runs import read_weights
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -282,7 +281,7 @@ def test_lit_mlp_takes_a_dark_batch_and_a_single_observation():
 
 
 def test_the_pretrained_player_is_small_and_reads_pixels():
-    path = runpy.run_path(str(ROOT / "run_pong.py"))["TASK"].pretrained
+    path = runpy.run_path(str(ROOT / "run_pong.py"))["SCRIPT"].pretrained
     config, theta = read_weights(path)
     assert path.stat().st_size <= 3e6
     assert config["env"] == "Pong" and theta.shape == (LitMLP((6400, 200, 2), "relu").size,)
@@ -291,18 +290,18 @@ def test_the_pretrained_player_is_small_and_reads_pixels():
 
 def test_another_environment_is_refused():
     with pytest.raises(UnsupportedEnvironment, match="Breakout"):
-        make_envs("Breakout", 1)
+        make_pong_envs("Breakout", 1)
 
 
 def test_games_that_the_samplers_cannot_share_evenly_are_refused(capsys, tmp_path):
     script = runpy.run_path(str(ROOT / "run_pong.py"))
-    assert script["main"](script["TASK"], ["--envs", "3", "--ahead", "2", "--out", str(tmp_path / "run")]) == 2
+    assert script["main"](script["SCRIPT"], ["--envs", "3", "--ahead", "2", "--out", str(tmp_path / "run")]) == 2
     assert "envs: expected a multiple of ahead, 2, got 3" in capsys.readouterr().err
 
 
 def test_without_ale_py_the_script_says_in_one_line_what_to_install(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     script = runpy.run_path(str(ROOT / "run_pong.py"))
-    assert script["main"](script["TASK"], ["--out", str(tmp_path / "run")]) == 2
+    assert script["main"](script["SCRIPT"], ["--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert "pip install 'npg[atari]'" in error and error.count("\n") == 1

@@ -77,12 +77,12 @@ BASELINES = {
 }
 
 
-def surrogate(steps, adv, entropy_weight=0.0):
+def surrogate(steps, adv, entropy_coef=0.0):
     """1/N Σ_i Σ_t [ Ψ log π(a|s) + β H(π(·|s)) ] as a function of θ, the weights Ψ held fixed."""
     obs, act = (np.concatenate([step[k] for step in steps]) for k in (0, 1))
 
     def objective(theta):
-        per_step = adv * POLICY.log_prob(theta, obs, act) + entropy_weight * POLICY.entropy(theta, obs)
+        per_step = adv * POLICY.log_prob(theta, obs, act) + entropy_coef * POLICY.entropy(theta, obs)
         return np.sum(per_step) / N
 
     return objective
@@ -125,7 +125,7 @@ def test_standardised_weights_and_an_entropy_bonus():
     theta = random_theta(POLICY)
     steps = trajectories(cartpole(5).episodes(POLICY, theta))
     psi = np.concatenate([PSI["reward-to-go"](rew) for _, _, rew in steps])
-    step = step_taken(theta, standardise=True, entropy_weight=0.3)
+    step = step_taken(theta, standardise=True, entropy_coef=0.3)
     check_both(surrogate(steps, (psi - psi.mean()) / psi.std(), 0.3), theta, step)
 
 

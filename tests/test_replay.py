@@ -137,13 +137,14 @@ def test_drawing_mixes_everything_once_an_epoch_and_keeps_each_step_together():
 
 # PPO
 
-EXACT = {"value_weight": 0.4, "entropy_weight": 0.1, "max_grad_norm": None, "batch_size": ONE_BATCH}
+DISCOUNTED = {"n_steps": T, "gamma": GAMMA, "lam": 0.7}
+EXACT = {**DISCOUNTED, "value_coef": 0.4, "entropy_coef": 0.1, "max_grad_norm": None, "batch_size": ONE_BATCH}
 TEXTBOOK = {**SURROGATE, "plain": np.multiply, "clipped": textbook_clipped}
 
 
 def experience_of(model, theta, rollout, lam=0.7):
     """The rollout as it looks to the policy θ that made it."""
-    obs, act = rollout.steps()
+    obs, act = rollout.flatten()
     val = model.value(theta, rollout.obs)
     adv = advantages(rollout, val, lam)
     return Experience(obs, act, model.log_prob(theta, obs, act), adv, adv + val[:-1][rollout.valid])
@@ -176,7 +177,7 @@ def test_ppo_steps_along_the_gradient_of_its_surrogate_on_present_and_older_expe
     updated, buffer = theta.copy(), ExperienceBuffer(capacity=2)
     buffer.add(old)
     options = {"importance": importance, "standardise": standardise, "buffer": buffer, "epochs": 1}
-    next(ppo(sampler(1), model, updated, SGD(theta, SMALL), T, GAMMA, 0.7, **options, **EXACT))
+    next(ppo(sampler(1), model, updated, SGD(theta, SMALL), **options, **EXACT))
 
     new = experience_of(model, theta, sampler(1).steps(model, theta, T))
     seen = Experience(*(np.concatenate(parts) for parts in zip(old, new)))
@@ -187,7 +188,7 @@ def test_ppo_steps_along_the_gradient_of_its_surrogate_on_present_and_older_expe
 def test_every_epoch_of_ppo_weighs_the_same_experience_under_the_policy_of_that_moment(sampler, model):
     theta = random_theta(model)
     updated = theta.copy()
-    next(ppo(sampler(1), model, updated, SGD(theta, SMALL), T, GAMMA, 0.7, epochs=3, **EXACT))
+    next(ppo(sampler(1), model, updated, SGD(theta, SMALL), epochs=3, **EXACT))
     expected, seen = theta, experience_of(model, theta, sampler(1).steps(model, theta, T))
     for _ in range(3):
         expected = expected + SMALL * complex_step_gradient(objective(model, seen, "clipped", True), expected)
@@ -198,7 +199,7 @@ def test_every_epoch_of_ppo_weighs_the_same_experience_under_the_policy_of_that_
 def test_one_epoch_of_ppo_in_one_batch_is_a2c(sampler, model):
     theta = random_theta(model)
     by_a2c, by_ppo = theta.copy(), theta.copy()
-    options = {"n_steps": T, "lam": 0.7, "entropy_weight": 0.1, "standardise": True, "max_grad_norm": 0.5}
+    options = {"n_steps": T, "lam": 0.7, "entropy_coef": 0.1, "standardise": True, "max_grad_norm": 0.5}
     next(a2c(sampler(1), model, by_a2c, SGD(theta, SMALL), **options))
     next(ppo(sampler(1), model, by_ppo, SGD(theta, SMALL), epochs=1, batch_size=ONE_BATCH, **options))
     assert_reached(by_ppo, by_a2c, theta)
@@ -212,20 +213,42 @@ def test_ppo_takes_the_ratio_and_the_advantages_from_the_parameters_that_acted_n
     rollout = sampler(1).steps(model, acted, T)
     stale = SimpleNamespace(rng=np.random.default_rng(0), steps=lambda *args: rollout)
     updated = theta.copy()
-    options = {"standardise": False, "value_weight": 0.0, "max_grad_norm": None}
-    next(ppo(stale, model, updated, SGD(theta, SMALL), T, GAMMA, 0.7, importance, None, 1, ONE_BATCH, **options))
-    obs, act = rollout.steps()
+    options = {"epochs": 1, "batch_size": ONE_BATCH, "standardise": False, "value_coef": 0.0, "max_grad_norm": None}
+    next(ppo(stale, model, updated, SGD(theta, SMALL), importance=importance, **DISCOUNTED, **options))
+    obs, act = rollout.flatten()
     adv, logb = advantages(rollout, model.value(acted, rollout.obs), 0.7), model.log_prob(acted, obs, act)
     surrogate = lambda theta: np.mean(SURROGATE[importance](np.exp(model.log_prob(theta, obs, act) - logb), adv))
     assert_reached(updated, theta + SMALL * complex_step_gradient(surrogate, theta), theta)
+
+
+@pytest.mark.parametrize("importance, limit", [("clipped", {"clip": 0.02}), ("truncated", {"truncate": 1.01})])
+def test_the_limits_of_ppos_weights_are_those_that_were_asked_for(importance, limit):
+    sampler, model = MODELS["shared, learned sigma"]
+    theta = random_theta(model)
+    older = theta + 0.05 * np.random.default_rng(1).standard_normal(model.size)
+    rollout = sampler(1).steps(model, older, T)
+    stale = SimpleNamespace(rng=np.random.default_rng(0), steps=lambda *args: rollout)
+    updated, (bound,) = theta.copy(), limit.values()
+    options = {**DISCOUNTED, "epochs": 1, "batch_size": ONE_BATCH, "standardise": False, "value_coef": 0.0}
+    options.update(max_grad_norm=None, importance=importance, **limit)
+    next(ppo(stale, model, updated, SGD(theta, SMALL), **options))
+    obs, act = rollout.flatten()
+    adv, logb = advantages(rollout, model.value(older, rollout.obs), 0.7), model.log_prob(older, obs, act)
+
+    def gradient(*limits):
+        surrogate = lambda x: np.mean(SURROGATE[importance](np.exp(model.log_prob(x, obs, act) - logb), adv, *limits))
+        return complex_step_gradient(surrogate, theta)
+
+    assert_reached(updated, theta + SMALL * gradient(bound), theta)
+    assert np.max(abs(gradient(bound) - gradient())) > 0.01 * np.max(abs(gradient()))  # than of the usual limits
 
 
 def test_ppo_reports_how_far_the_update_has_moved_the_policy():
     sampler, model = MODELS["shared, learned sigma"]
     theta = random_theta(model)
     updated = theta.copy()
-    update = next(ppo(sampler(1), model, updated, Adam(theta, 0.01), 200, epochs=8, batch_size=ONE_BATCH))
-    obs, act = update["rollout"].steps()
+    update = next(ppo(sampler(1), model, updated, Adam(theta, 0.01), n_steps=200, epochs=8, batch_size=ONE_BATCH))
+    obs, act = update["rollout"].flatten()
     log_ratio = model.log_prob(updated, obs, act) - model.log_prob(theta, obs, act)
     samples = np.exp(log_ratio) - 1 - log_ratio
     assert update["kl"] == pytest.approx(samples.mean(), rel=1e-9) and update["kl"] > 1e-3
@@ -238,7 +261,7 @@ def test_ppo_reports_how_far_the_update_has_moved_the_policy():
 def test_ppo_reports_a_finite_distance_when_the_policy_has_left_its_data_for_good():
     sampler, model = MODELS["shared, sigma(s)"]
     theta = random_theta(model)
-    update = next(ppo(sampler(1), model, theta, SGD(theta, 100.0), T, epochs=1))
+    update = next(ppo(sampler(1), model, theta, SGD(theta, 100.0), n_steps=T, epochs=1))
     assert 100 < update["kl"] < np.inf
 
 

@@ -153,9 +153,9 @@ def test_the_recorded_actions_are_those_that_were_made(space, policy, shape):
         np.testing.assert_array_equal(env.actions, rollout.act[rollout.valid[:, i], i])
 
 
-def test_steps_flattens_the_valid_steps_alone():
+def test_flatten_takes_the_valid_steps_alone():
     rollout = Sampler(two_counters(), 0).steps(COUNTER_POLICY, uniform(COUNTER_POLICY), 6)
-    obs, act, rew, following = rollout.steps(rollout.rew, rollout.obs[1:])
+    obs, act, rew, following = rollout.flatten(rollout.rew, rollout.obs[1:])
     assert len(obs) == len(act) == len(rew) == len(following) == rollout.env_steps
     np.testing.assert_array_equal(rew, obs[:, 1] + 1)
     np.testing.assert_array_equal(following, obs + [0, 1])
@@ -310,6 +310,16 @@ def test_the_return_of_a_long_episode_is_not_rounded_to_float32(draw):
 
 
 # Seeds
+
+
+@each_call
+def test_nothing_is_asked_of_the_environments_before_the_first_rollout(draw):
+    env = Counter(5)
+    sampler = Sampler(side_by_side(env), 0)
+    sampler.reset(1)
+    assert env.episode == 0
+    draw(sampler)
+    assert env.episode > 0
 
 
 def history(sampler):

@@ -136,6 +136,10 @@ def test_trajectories_end_at_terminal_states_and_at_the_horizon():
     assert not rollout.truncated.any()
     assert set(rollout.episode_lengths) == {1, 2, 3, 4}
     np.testing.assert_array_equal(rollout.episode_lengths, 1 + rollout.terminated.argmax(axis=0))
+    assert rollout.env_steps == sum(rollout.episode_lengths) == rollout.valid.sum()
+    walks = zip(mdp.states, mdp.actions)
+    returns_by_hand = [sum(mdp.R[s, a] for s, a in zip(*walk) if not mdp.terminal[s]) for walk in walks]
+    np.testing.assert_allclose(rollout.episode_returns, returns_by_hand, rtol=0, atol=1e-12)
     assert np.all(rollout.rew[~rollout.valid] == 0)
 
 
@@ -496,7 +500,7 @@ def test_sampled_episodes_agree_with_the_exact_gradient_and_objective(mdp, name)
     policy, theta = softmax_policy(mdp)
     n = 4000
     rollout = Sampler(FiniteMDPVectorEnv(mdp, n), 0).episodes(policy, theta)
-    obs, act, psi = rollout.steps(weight(name)(rollout))
+    obs, act, psi = rollout.flatten(weight(name)(rollout))
     exact = mdp.moments(policy, theta, weight(name)(mdp.rollout()), n)
     error = policy.grad_log_prob(theta, obs, act, psi) / n - exact.mean
     assert np.all(np.abs(error) <= 4 * np.sqrt(np.diag(exact.covariance)))
@@ -531,7 +535,7 @@ def test_consecutive_sampled_episodes_agree_with_the_exact_gradient():
     sampler = Sampler(FiniteMDPVectorEnv(mdp, n_envs), 0)
     rollout = sampler.steps(policy, theta, (mdp.horizon + 1) * n_episodes)
     assert rollout.episode_lengths == [mdp.horizon] * n_envs * n_episodes
-    obs, act, psi = rollout.steps(weight("discounted", gamma)(rollout))
+    obs, act, psi = rollout.flatten(weight("discounted", gamma)(rollout))
     exact = mdp.moments(policy, theta, weight("discounted", gamma)(mdp.rollout()), n_envs * n_episodes, gamma)
     error = policy.grad_log_prob(theta, obs, act, psi) / (n_envs * n_episodes) - exact.mean
     assert np.all(np.abs(error) <= 4 * np.sqrt(np.diag(exact.covariance)))

@@ -1,12 +1,13 @@
 """The command line that the run scripts share: flags, commands, and what to say when something is wrong.
 
+A command line is read twice: first --algo (or the folder of a run, which knows its own), then that algorithm's flags.
+
 Exit codes: 0 done, 2 bad arguments or input, 3 diverged, 130 interrupted (checkpoint written first).
 """
 
 import argparse
 import contextlib
 import io
-import os
 import pathlib
 import platform
 import shlex
@@ -17,102 +18,26 @@ import gymnasium
 import numpy as np
 
 import npg
-from npg.gradient_free import SCHEMES, SHAPING
-from npg.network import ACTIVATIONS
 from npg.runner import figures
+from npg.runner.commands import COMMANDS, read_policy
 from npg.runner.environments import UnsupportedEnvironment
-from npg.runner.experiment import ALGORITHMS, CHOICES, GRADIENT_FREE, PARALLEL
-from npg.runner.runs import FORMAT, Diverged, RunError, parse_period, read_config, write_weights
-from npg.runner.training import ACT, PRETRAINED, frames, load, prepare, read_policy, train
+from npg.runner.runs import FORMAT, PRETRAINED, Diverged, Run, RunError, parse_period, read_config
+from npg.runner.settings import VOCABULARY, Setting, check, kind, without_effect
+from npg.runner.task import RUN, prepare
 from npg.runner.workers import WorkerError, available_cores
 
-
-def _number(kind, low, high=np.inf, open_low=False, infinite=False):
-    """An argparse type: a `kind` in [low, high], or (low, high]; finite, unless `high` may be `infinite`."""
-
-    def parse(text):
-        value = kind(text)
-        if not (np.isfinite(value) or infinite and value == high):
-            raise argparse.ArgumentTypeError(f"expected a finite number, got {text}")
-        if not (low < value if open_low else low <= value) or value > high:
-            raise argparse.ArgumentTypeError(f"expected {low} {'<' if open_low else '≤'} number ≤ {high}, got {text}")
-        return value
-
-    parse.__name__ = "whole number" if kind is int else "number"
-    return parse
-
-
-def _name(text):
-    if not text:
-        raise argparse.ArgumentTypeError("expected a name, got nothing")
-    return text
-
-
-_count, unit, _positive = _number(int, 1), _number(float, 0, 1), _number(float, 0, open_low=True)
-_limit = _number(float, 0, open_low=True, infinite=True)
-_choice = lambda names: {"choices": sorted(names)}
-_SWITCH = {"action": argparse.BooleanOptionalAction}
-
-# setting: (what argparse needs to know, help)
-FLAGS = {
-    "envs": ({"type": _count}, "environments side by side, of each worker; episodes of reinforce or of a candidate"),
-    "n_steps": ({"type": _count}, "steps of each environment before an update"),
-    "report_every": ({"type": _count}, "steps of all workers together that make a row of metrics, an update"),
-    "statistics": (_choice(["shared", "own"]), "RMSProp's mean squares: all workers' in common, or each one's"),
-    "rms_epsilon": ({"type": _positive}, "ε under RMSProp's root"),
-    "epsilons": ({"type": unit, "nargs": "+"}, "chances of a random action: workers take one each, in turn"),
-    "temperatures": ({"type": _positive, "nargs": "+"}, "temperatures of the policy: workers take one each, in turn"),
-    "gamma": ({"type": unit}, "discount γ"),
-    "lam": ({"type": unit}, "λ of the generalised advantage estimate"),
-    "learning_rate": ({"type": _positive}, "step size for θ: Adam's; a3c's is RMSProp's; es, kohl-stone: plain"),
-    "critic_learning_rate": ({"type": _positive}, "Adam's step size for the critic or baseline"),
-    "anneal": (_SWITCH, "lower the learning rates to 0 over --steps"),
-    "hidden": ({"type": _count, "nargs": "*"}, "units of each hidden layer"),
-    "activation": (_choice(ACTIVATIONS), "of the hidden layers"),
-    "shared": (_SWITCH, "one network for actor and critic instead of two"),
-    "sigma": (_choice(["learned", "fixed", "state"]), "σ of a Gaussian policy, or of es around θ"),
-    "log_std": ({"type": _number(float, -np.inf)}, "log σ at the start; of hill-climbing and genetic, of their steps"),
-    "weight": (_choice(CHOICES["weight"]), "Ψ of reinforce"),
-    "baseline": (_choice(CHOICES["baseline"]), "subtracted from Ψ"),
-    "estimation": (_choice(CHOICES["estimation"]), "of V: regression on returns, or fitted V iteration"),
-    "proximal": ({"type": _number(float, 0)}, "λ of fitted V iteration's proximal term"),
-    "epochs": ({"type": _count}, "passes over the data of an update"),
-    "iterations": ({"type": _count}, "regressions of Q an update, each with its target held fixed"),
-    "batch_size": ({"type": _count}, "steps in a minibatch"),
-    "importance": (_choice(CHOICES["importance"]), "weights of reused experience"),
-    "capacity": ({"type": _count}, "rollouts that the experience buffer holds"),
-    "ahead": ({"type": _number(int, 0)}, "threads that draw the next rollout during learning from the last (0: none)"),
-    "subtract_value": (_SWITCH, "weigh by Q(s,a) − V(s) instead of Q(s,a)"),
-    "standardise": (_SWITCH, "give the weights of a batch mean 0 and standard deviation 1"),
-    "value_weight": ({"type": _number(float, 0)}, "weight of the critic's loss beside the actor's"),
-    "entropy_weight": ({"type": _number(float, 0)}, "weight β of the entropy bonus"),
-    "max_grad_norm": ({"type": _limit}, "longest gradient; longer ones are scaled down (inf: none is)"),
-    "n_candidates": ({"type": _count}, "policies tried in an iteration; of finite differences, kohl-stone's alone"),
-    "common_seeds": (_SWITCH, "the same episodes for all candidates of an iteration"),
-    "shaping": (_choice(SHAPING), "of the candidates' returns"),
-    "scheme": (_choice([*SCHEMES, "kohl-stone"]), "of finite differences"),
-    "epsilon": ({"type": _positive}, "ε of finite differences"),
-    "widen": ({"type": _number(float, 1)}, "factor on σ after a success"),
-    "narrow": ({"type": unit}, "factor on σ after a failure"),
-    "patience": ({"type": _count}, "failures in a row before a restart"),
-    "n_parents": ({"type": _count}, "candidates that have children"),
-    "n_elite": ({"type": _count}, "candidates that live on"),
-    "crossover": (_SWITCH, "children of two parents"),
-    "normalise_obs": (_SWITCH, "remove the observations' running mean and variance"),
-    "act": (_choice(ACT), f"actions in evaluations and --gif; sharpened: at temperature {ACT['sharpened']}"),
+FOLDERS = {
+    "out": "folder of the run (a new one below runs/)",
+    "resume": "go on with the run in DIR",
+    "evaluate": "play with the policy in DIR and print its returns",
+    "gif": "write one episode of the policy in DIR as DIR/policy.gif",
+    "watch": "watch one episode of the policy in DIR",
+    "export": f"make the policy in DIR the one that is called {PRETRAINED!r}",
 }
-PLAYING = "seed", "episodes", "act"  # what may differ from training's where a policy only plays
-
-
-def _default_text(settings, name):
-    """"0.99; reinforce 1.0": the most common default, then those that differ."""
-    values = {algo: s[name] for algo, s in settings.items() if name in s}
-    show = lambda v: " ".join(map(str, v)) or "none" if isinstance(v, (list, tuple)) else str(v)
-    shown = [show(v) for v in values.values()]
-    common = max(shown, key=shown.count)
-    if len(values) == len(settings):
-        return "; ".join([common, *(f"{algo} {show(v)}" for algo, v in values.items() if show(v) != common)])
-    return "; ".join(f"{algo} {show(v)}" for algo, v in values.items())
+ALLOWED = {  # what else may be given with
+    **dict.fromkeys(COMMANDS, {"seed", "episodes", "act", "quiet"}),
+    "resume": {"steps", "quiet", "cluster"},
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -120,96 +45,103 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def make_parser(task):
-    """The command line of a run script; every default is None until `_new_config` fills it in."""
-    parser = _Parser(description=task.description)
-    add = parser.add_argument
-    add("--algo", choices=[algo for algo in ALGORITHMS if algo in task.settings], help=f"algorithm ({task.algo})")
-    add("--env", metavar="ID", type=_name, help=f"environment, by its name in Gymnasium ({task.env})")
-    add("--seed", type=_number(int, 0), metavar="N", help="of everything random (0)")
-    add("--steps", type=_count, metavar="N", help=f"budget of environment steps ({task.steps})")
-    threshold = "stop at this mean return (the environment's reward threshold)"
-    add("--target", type=_number(float, -np.inf), metavar="R", help=threshold)
-    workers = "processes that compute gradients or evaluate candidates (a3c: one a core, {}; others: this process)"
-    add("--workers", type=_count, metavar="N", help=workers.format(available_cores()))
-    cluster = "Dask scheduler to whose workers these processes belong, HOST:PORT (processes of this machine)"
-    add("--cluster", metavar="ADDRESS", type=_name, help=cluster)
-    add("--out", metavar="DIR", type=_name, help="folder of the run (a new one below runs/)")
-    add("--resume", metavar="DIR", type=_name, help="go on with the run in DIR")
-    start = "begin with the θ that the run in DIR ended with, not with a random one; policy gradients only"
-    add("--start-from", metavar="DIR", type=_name, help=start)
-    add("--evaluate", metavar="DIR", type=_name, help="play with the policy in DIR and print its returns")
-    add("--gif", metavar="DIR", type=_name, help="write policy.gif, one episode of the policy in DIR, into DIR")
-    add("--watch", metavar="DIR", type=_name, help="watch one episode of the policy in DIR")
-    if task.pretrained:
-        export = f"make the policy in DIR the one that goes by DIR {PRETRAINED!r}"
-        add("--export", metavar="DIR", type=_name, help=export)
-    add("--episodes", type=_count, metavar="N", help=f"in an evaluation ({task.episodes})")
-    period = "; ".join([str(task.evaluate_every), *(f"{algo} 1" for algo in task.evaluate_always)])
-    add("--evaluate-every", type=_count, metavar="N", help=f"updates between evaluations ({period})")
-    period = f"updates (50) or seconds (30s) between checkpoints ({task.checkpoint_every}; a3c without --cluster 1)"
-    add("--checkpoint-every", type=_name, metavar="N|Ns", help=period)
-    add("--quiet", action="store_true", help="no progress bar")
-    group = parser.add_argument_group("settings", "with their defaults; other ones hold for Box actions")
-    known = {name for s in (*task.settings.values(), *task.continuous_settings.values()) for name in s}
-    for name, (options, text) in {**FLAGS, **task.flags}.items():
-        if name not in known:
-            continue
-        metavar = {} if "choices" in options or "action" in options else {"metavar": "X"}
-        default = [_default_text(task.settings, name)] if any(name in s for s in task.settings.values()) else []
-        if any(name in s and name not in task.settings[algo] for algo, s in task.continuous_settings.items()):
-            default.append("others Box only" if default else "Box only")
-        group.add_argument(_flag(name), **options, **metavar, help=f"{text} ({'; '.join(default)})".replace("%", "%%"))
+def make_parser(script, algo):
+    """Reads every flag of one algorithm; what is not given is left out."""
+    parser = _Parser(
+        description=script.description,
+        usage="%(prog)s [FLAG ...]",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
+    )
+    parser.add_argument("--algo", choices=list(script.algorithms), help=f"algorithm ({next(iter(script.algorithms))})")
+    for name, text in FOLDERS.items():
+        if name != "export" or script.pretrained:
+            parser.add_argument(f"--{name}", metavar="DIR", help=text)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    plain, box = (script.settings_of(algo, is_box) for is_box in (False, True))
+    for name, parameter in box.items():
+        of, several, none = kind(parameter)
+        setting = VOCABULARY.get(name, Setting("of this algorithm"))
+        options = {"type": of, "metavar": "X"} if not setting.choices else {"choices": list(setting.choices)}
+        if of is bool:
+            options = {"action": argparse.BooleanOptionalAction}
+        elif several:
+            options["nargs"] = "*"
+        elif none and of is not str:
+            options["type"] = number_or_none
+        defaults = [_shown(name, p.default) for p in (plain.get(name), parameter) if p]
+        default = "; Box ".join(dict.fromkeys(defaults)) if name in plain else f"Box {defaults[0]}"
+        flag, text = "--" + name.replace("_", "-"), f"{setting.help} ({default})"
+        parser.add_argument(flag, **options, help=text.replace("%", "%%"))
     return parser
 
 
-def _flag(name):
-    return "--" + name.replace("_", "-")
+def _shown(name, default):
+    if name == "workers" and default == 0:
+        return "one a core"
+    if isinstance(default, (tuple, list)):
+        return " ".join(map(str, default)) or "none"
+    return str(default).lower() if default is None or isinstance(default, bool) else str(default)
 
 
-def _new_config(task, args, parser):
+def number_or_none(text):
+    """An argparse type."""
+    return None if text == "none" else int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+number_or_none.__name__ = "number"  # in argparse's messages
+
+
+def _algorithm_of(script, argv):
+    """The algorithm whose flags are read: of --algo, or of the run that is named, or the script's default."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--algo", choices=list(script.algorithms))
+    folders = ("resume", *COMMANDS)
+    for name in folders:
+        parser.add_argument(f"--{name}")
+    known, _ = parser.parse_known_args(argv)
+    for folder in (getattr(known, name) for name in folders):
+        with contextlib.suppress(RunError, KeyError):  # what is wrong with a folder is said later
+            if folder and folder != PRETRAINED and read_config(folder)["algo"] in list(script.algorithms):
+                return read_config(folder)["algo"]
+    return known.algo or next(iter(script.algorithms))
+
+
+def _new_config(script, algo, given, parser):
     """The config of a new run: what was asked, and defaults for the rest."""
-    algo, env = args.algo or task.algo, args.env or task.env
-    for name in ("workers", "cluster"):
-        if getattr(args, name) and algo not in PARALLEL:
-            parser.error(f"--{name} has no meaning for --algo {algo}")
-    if args.cluster and not args.workers:
+    env = given.get("env", script.settings_of(algo, False)["env"].default)
+    is_box = isinstance(script.spaces(env)[1], gymnasium.spaces.Box)
+    parameters = script.settings_of(algo, is_box)
+    values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
+    for name in script.settings_of(algo, True).keys() & given.keys():
+        if name not in parameters:
+            parser.error(f"--{name.replace('_', '-')} has no meaning for --algo {algo} with {env}")
+        try:
+            values[name] = check(parameters[name], given[name])
+        except ValueError as error:
+            parser.error(f"argument --{name.replace('_', '-')}: {str(error).removeprefix(name + ': ')}")
+    if values.get("workers") == 0:
+        values["workers"] = available_cores()
+    idle = without_effect(parameters, values)
+    if idle:
+        name, other = (word.replace("_", "-") for word in idle[:2])
+        parser.error(f"--{name} has no effect with --{other} {_shown(*idle[1:])}")
+    if values.get("cluster") and not values["workers"]:
         parser.error("--cluster needs --workers, the number of gradients under way at a time")
-    if args.start_from and algo in GRADIENT_FREE:
-        parser.error(f"--start-from has no meaning for --algo {algo}")
-    probe = task.make_envs(env, 1)
-    continuous = isinstance(probe.single_action_space, gymnasium.spaces.Box)
-    probe.close()
-    settings = {**task.settings[algo], **(task.continuous_settings.get(algo, {}) if continuous else {})}
-    for name in (*FLAGS, *task.flags):
-        if getattr(args, name, None) is not None:
-            if name not in settings:
-                parser.error(f"{_flag(name)} has no meaning for --algo {algo} with {env}")
-            settings[name] = getattr(args, name)
-    target = task.target(env) if args.target is None else args.target
-    long_updates = algo == "a3c" and not args.cluster
-    return {
-        "format": FORMAT,
-        "env": env,
-        "algo": algo,
-        "seed": args.seed or 0,
-        "workers": args.workers or (available_cores() if algo == "a3c" else None),
-        "cluster": args.cluster,
-        "start_from": args.start_from,
-        "steps": args.steps or task.steps,
-        "target": target,
-        "episodes": args.episodes or task.episodes,
-        "evaluate_every": args.evaluate_every or (1 if algo in task.evaluate_always else task.evaluate_every),
-        "evaluate_from": None if target is None else target - task.evaluate_within,
-        "checkpoint_every": args.checkpoint_every or ("1" if long_updates else task.checkpoint_every),
-        "settings": settings,
-        "versions": {
-            "npg": npg.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "gymnasium": gymnasium.__version__,
-        },
-    }
+    if values["target"] is None:
+        values["target"] = script.target(env)
+    if "report_every" in values and not values["cluster"]:  # long updates
+        values["checkpoint_every"] = given.get("checkpoint_every", "1")
+    try:
+        parse_period(values["checkpoint_every"])
+    except ValueError as error:
+        parser.error(f"argument --checkpoint-every: {error}")
+    run = {name: values.pop(name, None) for name in RUN}
+    packages = {"npg": npg, "numpy": np, "gymnasium": gymnasium}
+    versions = {"python": platform.python_version(), **{name: p.__version__ for name, p in packages.items()}}
+    near = None if run["target"] is None else run["target"] - script.evaluate_within
+    return {"format": FORMAT, "algo": algo, **run, "evaluate_from": near, "settings": values, "versions": versions}
 
 
 def _new_folder(config):
@@ -222,10 +154,7 @@ def _new_folder(config):
 
 @contextlib.contextmanager
 def _cluster(address):
-    """The executor of the Dask scheduler at an address, or None of None; RunError where there is none."""
-    if address is None:
-        yield None
-        return
+    """The executor of the Dask scheduler at an address; RunError where there is none."""
     try:
         from distributed import Client
     except ImportError:
@@ -238,59 +167,46 @@ def _cluster(address):
         yield client.get_executor(pure=False, retries=3)
 
 
-def _load(task, folder, args):
-    return load(task, folder, **{name: getattr(args, name) for name in (*PLAYING, *task.playing)})
-
-
-def _train_command(task, args, parser):
-    if args.resume:
-        given = [name for name, value in vars(args).items() if value is not None]
-        for name in set(given) - {"resume", "steps", "quiet", "cluster"}:
-            parser.error(f"{_flag(name)} cannot be changed with --resume; the run's config.json holds it")
-        config, folder = read_config(args.resume), pathlib.Path(args.resume)
-        config["steps"] = args.steps or config["steps"]
-        config["cluster"] = args.cluster or config.get("cluster")
-        if args.cluster and not config.get("workers"):
-            parser.error("--cluster has no meaning for a run without workers")
-    else:
-        config = _new_config(task, args, parser)
-        folder = pathlib.Path(args.out) if args.out else _new_folder(config)
-    with _cluster(config["cluster"]) as executor:
-        return _train(task, args, parser, config, folder, executor)
-
-
-def _train(task, args, parser, config, folder, executor):
-    run, player = prepare(task, config, folder, executor)
-    if config.get("start_from") and not (folder / "checkpoint.npz").exists():
-        source = config["start_from"]
-        run.take_policy(read_policy(task, source)[1], f"--start-from {source}")
-    if args.resume:
-        run.resume()
-    else:
-        run.create()
-    try:
-        result = train(run, player, args.quiet)
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not spoil the checkpoint
-        run.save()
-        print(
-            f"\ninterrupted at update {run.update}; saved as of update {int(run.snapshot['update'])}. Go on with:\n"
-            f"  python {parser.prog} --resume {shlex.quote(str(folder))}",
-            file=sys.stderr,
-        )
-        return 130
-    except Diverged as error:
-        run.save()
-        print(f"{parser.prog}: {error}; the last good checkpoint is in {folder}", file=sys.stderr)
-        return 3
-    except Exception as error:  # a cluster's may be of any kind, also what a call raised there
-        if executor is None and not isinstance(error, WorkerError):
-            raise
-        run.save()
-        where = "" if executor is None else f"{type(error).__name__} on the cluster: "
-        message = where + " ".join(str(error).split())
-        print(f"{parser.prog}: {message}; the last checkpoint is in {folder}", file=sys.stderr)
-        return 2
+def _train(script, config, folder, given, parser):
+    """Begin or resume a run, train, and say how it ended; returns the exit code."""
+    address = config.get("cluster")
+    with _cluster(address) if address else contextlib.nullcontext() as executor:
+        task, learner = prepare(script, config, folder, executor)
+        run = Run(folder, config, task, learner, quiet="quiet" in given)
+        if config.get("start_from") and not (folder / "checkpoint.npz").exists():
+            source = config["start_from"]
+            run.take_policy(read_policy(script, source)[1], f"--start-from {source}")
+        if "resume" in given:
+            run.resume()
+        else:
+            run.create()
+        try:
+            # What is not finite ends the run with a message of its own; closing lets go of workers.
+            with run.bar, np.errstate(all="ignore"), contextlib.closing(task), contextlib.closing(learner.updates):
+                if not run.is_over():
+                    script.train(run, learner)
+                result = run.finish()
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not spoil the checkpoint
+            run.save()
+            command = f"python {parser.prog} --resume {shlex.quote(str(folder))}"
+            saved = f"saved as of update {int(run.snapshot['update'])}"
+            print(f"\ninterrupted at update {run.update}; {saved}. Go on with:\n  {command}", file=sys.stderr)
+            return 130
+        except Diverged as error:
+            run.save()
+            print(f"{parser.prog}: {error}; the last good checkpoint is in {folder}", file=sys.stderr)
+            return 3
+        except Exception as error:  # a cluster's may be of any kind, also what a call raised there
+            if executor is None and not isinstance(error, WorkerError):
+                raise
+            run.save()
+            where = "" if executor is None else f"{type(error).__name__} on the cluster: "
+            message = where + " ".join(str(error).split())
+            print(f"{parser.prog}: {message}; the last checkpoint is in {folder}", file=sys.stderr)
+            return 2
+    title = f"{config['env']}, {config['algo']}, seed {config['seed']}"
+    figures.learning_curve(folder / "learning_curve.png", run.rows, title, config["target"])
     verdict = "" if result["target"] is None else "solved: " if result["solved"] else "not solved: "
     print(
         f"{verdict}return {result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f} over "
@@ -300,65 +216,39 @@ def _train(task, args, parser, config, folder, executor):
     return 0
 
 
-def _evaluate_command(task, args):
-    _, player = _load(task, args.evaluate, args)
-    returns = player.returns(0, 2)
-    print(
-        f"return {returns.mean():.1f} ± {returns.std():.1f} (lowest {returns.min():.1f}, highest {returns.max():.1f}) "
-        f"over {len(returns)} episodes"
-    )
-    return 0
-
-
-def _gif_command(task, args):
-    run, player = _load(task, args.gif, args)
-    pictures, fps = zip(*frames(task, run, player, "rgb_array"))
-    path = run.folder / "policy.gif"
-    figures.gif(path, pictures, fps[0])
-    print(f"wrote {path}: {len(pictures)} frames")
-    return 0
-
-
-def _watch_command(task, args):
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise RunError("--watch: there is no screen here; --gif writes the episode to a file")
-    run, player = _load(task, args.watch, args)
-    for _ in frames(task, run, player, "human"):
-        pass
-    return 0
-
-
-def _export_command(task, args):
-    run, _ = _load(task, args.export, args)
-    write_weights(task.pretrained, run.config, run.experiment.theta)
-    print(f"wrote {task.pretrained}: {task.pretrained.stat().st_size / 1e6:.1f} MB")
-    return 0
-
-
-def main(task, argv=None):
+def main(script, argv=None):
     """Run a script's command line; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack Greek letters
-    parser = make_parser(task)
-    args = parser.parse_args(argv)
-    commands = {"evaluate": _evaluate_command, "gif": _gif_command, "watch": _watch_command, "export": _export_command}
-    modes = [name for name in ("resume", *commands) if getattr(args, name, None)]
+    argv = sys.argv[1:] if argv is None else list(argv)
+    algo = _algorithm_of(script, argv)
+    parser = make_parser(script, algo)
+    args, unknown = parser.parse_known_args(argv)
+    given = vars(args)
+    if unknown:
+        _refuse(script, algo, parser, unknown[0].split("=")[0])
+    modes = [name for name in ("resume", *COMMANDS) if name in given]
     if len(modes) > 1:
-        parser.error(f"{_flag(modes[0])} and {_flag(modes[1])} do not go together")
+        parser.error(f"--{modes[0]} and --{modes[1]} do not go together")
+    if "" in given.values():
+        name = next(name for name in given if given[name] == "").replace("_", "-")
+        parser.error(f"argument --{name}: expected a name, got nothing")
+    mode = modes[0] if modes else None
+    for name in given.keys() - ALLOWED.get(mode, given.keys()) - {mode, *(script.playing if mode in COMMANDS else ())}:
+        parser.error(f"--{name.replace('_', '-')} has no meaning with --{mode}, which goes by the run's config.json")
     try:
-        if args.checkpoint_every:
-            parse_period(args.checkpoint_every)
-    except ValueError as error:
-        parser.error(f"argument --checkpoint-every: {error}")
-    try:
-        if modes and modes[0] in commands:
-            for name in vars(args):
-                allowed = (*commands, *PLAYING, *task.playing, "quiet")
-                if getattr(args, name) is not None and name not in allowed:
-                    parser.error(f"{_flag(name)} has no meaning with {_flag(modes[0])}")
-            return commands[modes[0]](task, args)
-        return _train_command(task, args, parser)
+        if mode in COMMANDS:
+            return COMMANDS[mode](script, given)
+        if mode is None:
+            config = _new_config(script, algo, given, parser)
+            folder = pathlib.Path(given["out"]) if "out" in given else _new_folder(config)
+        else:
+            config, folder = read_config(given["resume"]), pathlib.Path(given["resume"])
+            config.update({name: given[name] for name in ("steps", "cluster") if name in given})
+            if "cluster" in given and not config["settings"].get("workers"):
+                parser.error("--cluster has no meaning for a run without workers")
+        return _train(script, config, folder, given, parser)
     except (RunError, UnsupportedEnvironment, gymnasium.error.DependencyNotInstalled) as error:
         print(f"{parser.prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
@@ -369,3 +259,14 @@ def main(task, argv=None):
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return 130
+
+
+def _refuse(script, algo, parser, flag):
+    """A flag that this algorithm does not have; say so, where another one has it."""
+    name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+    if "_" in flag and name in script.settings_of(algo, True):
+        parser.error(f"unrecognized arguments: {flag}; did you mean --{name.replace('_', '-')}?")
+    known = name in script.settings_of(algo, True)  # as in --no-seed
+    if not known and any(name in script.settings_of(other, True) for other in script.algorithms):
+        parser.error(f"--{name.replace('_', '-')} has no meaning for --algo {algo}")
+    parser.error(f"unrecognized arguments: {flag}")

@@ -8,9 +8,10 @@ clipped there: the policy's Gaussian is unbounded and its score stays that of th
 import gymnasium
 import numpy as np
 from gymnasium import spaces, wrappers
+from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import NormalizeObservation
 
-from npg.distributions import Categorical, Gaussian
+from npg.pong import PongEnv, PongVectorEnv
 
 
 class UnsupportedEnvironment(ValueError):
@@ -53,7 +54,7 @@ def _wrappers_for(env_id):
     return needed
 
 
-def make_envs(env_id, n, normalise_obs=False):
+def make_envs(env_id, n, *, normalise_obs=False):
     """`n` copies of a registered environment side by side, stepped in this process.
 
     With `normalise_obs` each coordinate of the observations has its running mean and variance removed
@@ -67,7 +68,7 @@ def make_envs(env_id, n, normalise_obs=False):
     return NormalizeObservation(envs) if normalise_obs else envs
 
 
-def make_env(env_id, render_mode=None, normalise_obs=False):
+def make_env(env_id, render_mode=None, *, normalise_obs=False):
     """One copy with the same wrappers, to render; not normalised, which needs a vector environment's moments."""
     env = _make(gymnasium.make, env_id)
     if render_mode and not {render_mode, "rgb_array"} & set(env.metadata.get("render_modes", [])):
@@ -78,23 +79,69 @@ def make_env(env_id, render_mode=None, normalise_obs=False):
     return env
 
 
-def normaliser(envs):
-    """{name: array} of the running moments of a normalised vector environment, {} of any other."""
-    if not isinstance(envs, NormalizeObservation):
+def make_pong_envs(env_id, n, num_threads=0, *, inputs="trail", sticky=0.0):
+    """`n` games of Pong side by side, for run_pong.py; arguments as `npg.pong.PongVectorEnv`'s."""
+    _only_pong(env_id)
+    try:
+        return PongVectorEnv(n, inputs, sticky, num_threads)
+    except ModuleNotFoundError as error:
+        raise UnsupportedEnvironment(error) from None
+
+
+def make_pong_env(env_id, render_mode=None, *, inputs="trail", sticky=0.0):
+    """One game of Pong to be rendered."""
+    _only_pong(env_id)
+    try:
+        return PongEnv(render_mode, inputs, sticky)
+    except ModuleNotFoundError as error:
+        raise UnsupportedEnvironment(error) from None
+
+
+def _only_pong(env_id):
+    if env_id != "Pong":
+        raise UnsupportedEnvironment(f"environment {env_id!r}: only Pong is played here; run_cartpole.py takes others")
+
+
+class LateVectorEnv(gymnasium.vector.VectorEnv):
+    """A vector environment that is made when its first episode begins.
+
+    make() → the environment, of `num_envs` copies with these spaces; NEXT_STEP autoreset
+    """
+
+    metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
+
+    def __init__(self, make, num_envs, observation_space, action_space):
+        self.make, self.num_envs, self.envs = make, num_envs, None
+        self.single_observation_space, self.single_action_space = observation_space, action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+
+    def reset(self, *, seed=None, options=None):
+        """As the environment's."""
+        self.envs = self.envs or self.make()
+        return self.envs.reset(seed=seed, options=options)
+
+    def step(self, actions):
+        """As the environment's."""
+        return self.envs.step(actions)
+
+
+def moments(obs_rms):
+    """{name: array} of the running moments of normalised observations, {} of None."""
+    if obs_rms is None:
         return {}
-    return {"obs_mean": envs.obs_rms.mean, "obs_var": envs.obs_rms.var, "obs_count": np.asarray(envs.obs_rms.count)}
+    return {"obs_mean": obs_rms.mean, "obs_var": obs_rms.var, "obs_count": np.asarray(obs_rms.count)}
 
 
-def set_normaliser(envs, obs_mean, obs_var, obs_count, update=True):
-    """Give `envs` these running moments; with `update=False` freeze them there, as an evaluation should."""
-    envs.obs_rms.mean, envs.obs_rms.var, envs.obs_rms.count = obs_mean.copy(), obs_var.copy(), float(obs_count)
-    envs.update_running_mean = update
+def set_moments(obs_rms, obs_mean, obs_var, obs_count):
+    """Give the `RunningMeanStd` these moments."""
+    obs_rms.mean, obs_rms.var, obs_rms.count = obs_mean.copy(), obs_var.copy(), float(obs_count)
 
 
-def default_distribution(envs):
-    """Softmax for Discrete actions, a diagonal Gaussian for Box."""
-    space = envs.single_action_space
-    return Categorical(int(space.n)) if isinstance(space, spaces.Discrete) else Gaussian(space.shape[0])
+def freeze_normaliser(envs, obs_rms):
+    """Give a normalised vector environment these moments and hold them there, as an evaluation should."""
+    set_moments(envs.obs_rms, **moments(obs_rms))
+    envs.update_running_mean = False
 
 
 def reward_threshold(env_id):

@@ -12,6 +12,7 @@ was killed and resumed from its last checkpoint ends with exactly the θ of one 
 """
 
 import csv
+import functools
 import io
 import json
 import os
@@ -20,14 +21,19 @@ import time
 import zipfile
 
 import numpy as np
+from tqdm import tqdm
 
-from npg.runner.environments import normaliser, set_normaliser
+from npg.runner.environments import moments, set_moments
+from npg.runner.playing import Player
 
-FORMAT = "npg run 1"
+PRETRAINED = "pretrained"  # goes where a run's folder goes
+FORMAT, EARLIER_FORMAT = "npg run 2", "npg run 1"
 COUNTERS = ("update", "env_steps", "episodes", "seconds")
-# not all of every algorithm
-MEASURES = "entropy", "grad_norm", "explained_variance", "kl", "effective_sample_size", "staleness", "workers_restarted"
-COLUMNS = (*COUNTERS, "return_mean", "length_mean", "eval_return_mean", *MEASURES)  # and one more for each worker
+COLUMNS = (*COUNTERS, "return_mean", "length_mean", "eval_return_mean")  # and one for each number that an update yields
+# settings of the format before: {name: its name now}
+RENAMED = {"value_weight": "value_coef", "entropy_weight": "entropy_coef"}
+RENAMED_IN_SEARCHES = {"sigma": "search_sigma", "log_std": "search_log_std"}
+SEARCHES = ("es", "hill-climbing", "genetic")
 
 
 class RunError(Exception):
@@ -66,11 +72,24 @@ def read_config(folder):
         raise RunError(f"{folder}: no run here (no config.json)") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    if not isinstance(config, dict) or config.get("format") not in (FORMAT, EARLIER_FORMAT):
         raise RunError(f"{path}: not the config of an npg run (expected format {FORMAT!r})")
     needed = {"env", "algo", "seed", "steps", "target", "episodes", "evaluate_every", "checkpoint_every", "settings"}
     if needed - config.keys() or not isinstance(config["settings"], dict):
         raise RunError(f"{path}: damaged: {', '.join(sorted(needed - config.keys())) or 'settings'}")
+    return in_this_format(config)
+
+
+def in_this_format(config):
+    """A config of this format, or of the one before, as one of this: settings go by the names that they have now."""
+    if config.get("format") == EARLIER_FORMAT:
+        renamed = {**RENAMED, **(RENAMED_IN_SEARCHES if config["algo"] in SEARCHES else {})}
+        settings = {renamed.get(name, name): value for name, value in config["settings"].items()}
+        if config.get("workers"):
+            settings["workers"] = config["workers"]
+        if config["env"] == "Pong" and (settings.get("hidden"), settings.get("activation")) == ([200], "relu"):
+            del settings["hidden"], settings["activation"]  # the network stands in run_pong.py
+        config = {**config, "format": FORMAT, "settings": settings, "from_earlier_format": True}
     return config
 
 
@@ -85,7 +104,7 @@ def read_checkpoint(folder):
     except Exception as error:  # what damaged bytes make zipfile and NumPy raise has no common base
         raise RunError(f"{path}: not a readable checkpoint: {error}") from None
     missing = {"format", "theta", *COUNTERS} - set(arrays)
-    if missing or str(arrays["format"]) != FORMAT:
+    if missing or str(arrays["format"]) not in (FORMAT, EARLIER_FORMAT):
         raise RunError(f"{path}: not the checkpoint of an npg run (expected format {FORMAT!r})")
     return arrays
 
@@ -100,7 +119,7 @@ def read_weights(path):
     """(config, θ) of a file by `write_weights`; RunError where there is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return json.loads(str(file["config"])), file["theta"].astype(np.float32)
+            return in_this_format(json.loads(str(file["config"]))), file["theta"].astype(np.float32)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
 
@@ -117,23 +136,31 @@ def parse_period(text):
 
 
 class Run:
-    """Runs an `Experiment` in a folder: counts, records, saves, resumes.
+    """Runs a `Learner` in a folder: counts, records, saves, resumes.
 
     config["checkpoint_every"]  updates ("50") or seconds ("30s"). Every 50 or, with seconds, every 25 updates the
     environments are seeded anew and the state is kept in memory; it is written at once, or when the seconds are over.
-    evaluate(k)                 returns of unseen episodes, called with k every config["evaluate_every"] updates: where
-                                config["evaluate_from"] is given, only while `recent_return` in training is no less
+    config["evaluate_every"]    updates between evaluations: where config["evaluate_from"] is given, only while
+    `recent_return` in training is no less
     """
 
-    def __init__(self, folder, config, experiment, envs, evaluate):
-        self.folder, self.config, self.experiment, self.envs = pathlib.Path(folder), config, experiment, envs
-        self.evaluate = evaluate
+    def __init__(self, folder, config, task, learner, quiet=True):
+        self.folder, self.config, self.task, self.learner = pathlib.Path(folder), config, task, learner
         updates, self.save_seconds = parse_period(config["checkpoint_every"])
         self.reset_every = updates or 25
-        self.update = self.env_steps = self.episodes = 0
-        self.seconds = 0.0
-        self.rows = []
-        self.columns = (*COLUMNS, *map(steps_of_worker, range(config.get("workers") or 0)))
+        self.update = self.env_steps = self.episodes = self.restarted = 0
+        self.seconds, self.started, self.confirmed = 0.0, None, None
+        self.rows, self.columns = [], COLUMNS
+        self.bar = tqdm(total=config["steps"], unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True)
+
+    @functools.cached_property
+    def player(self):
+        """Plays this run's policy in episodes of their own."""
+        return Player(self.task, self.learner, self.config["episodes"])
+
+    def evaluate(self, k, j):
+        """Returns of unseen episodes after update k: j = 0 at an evaluation, 1 to confirm it."""
+        return self.player.returns(k, j) if j else self.player.returns(k)
 
     def create(self):
         """Make the folder; RunError where it holds a run already, or cannot be written."""
@@ -154,10 +181,11 @@ class Run:
         if begun:
             self.restore(read_checkpoint(self.folder))
         try:
-            rows = read_metrics(self.folder) if begun else []
+            rows, self.columns = read_metrics(self.folder, with_columns=True) if begun else ([], COLUMNS)
             self.rows = [row for row in rows if row["update"] <= self.update]
         except (OSError, ValueError, KeyError) as error:
             raise RunError(f"{metrics}: cannot be read: {error!r}") from None
+        self.learner.anneal(self.left)  # the learning rates go on where they were
         try:
             (self.folder / "result.json").unlink(missing_ok=True)  # the run has not ended after all
             write_json(self.folder / "config.json", self.config)
@@ -167,71 +195,101 @@ class Run:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
 
     def restore(self, saved):
-        """Take the state of a checkpoint; RunError unless names, shapes and dtypes are those of this experiment."""
+        """Take the state of a checkpoint; RunError unless names, shapes and dtypes are those of this run."""
         counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
-        self._take({**self.experiment.arrays, **counters}, saved, self.folder)
+        self._take({**self.learner.arrays, **counters}, saved, self.folder)
         self.update, self.env_steps, self.episodes = (int(counters[name]) for name in COUNTERS[:3])
         self.seconds = float(counters["seconds"])
 
     def take_policy(self, saved, source):
         """Take only what acts: θ, and the observations' moments; RunError, naming `source`, if they do not fit.
 
-        (Another optimizer, or other workers, may have learned than this experiment has.)
+        (Another optimizer, or other workers, may have learned than this run has.)
         """
-        self._take({"theta": self.experiment.theta}, saved, source)
+        self._take({"theta": self.learner.theta}, saved, source)
 
     def _take(self, arrays, saved, source):
-        moments = normaliser(self.envs)
-        for name, array in {**arrays, **moments}.items():
+        seen = moments(self.task.obs_rms)
+        for name, array in {**arrays, **seen}.items():
             if name not in saved or saved[name].shape != array.shape or saved[name].dtype != array.dtype:
                 found = f"{saved[name].dtype}{list(saved[name].shape)}" if name in saved else "nothing"
                 raise RunError(f"{source}: expected {name} {array.dtype}{list(array.shape)}, found {found}")
         for name, array in arrays.items():
             array[...] = saved[name]
-        if moments:
-            set_normaliser(self.envs, **{name: saved[name] for name in moments})
+        if seen:
+            set_moments(self.task.obs_rms, **{name: saved[name] for name in seen})
 
-    def updates(self):
-        """Train: one update at a time, recorded; yields its row of metrics. Ends never: stop when you like.
+    @property
+    def left(self):
+        """The part of the budget that is left, from 1 to 0."""
+        return max(0.0, 1 - self.env_steps / self.config["steps"])
 
-        Raises Diverged, leaving the last good checkpoint.
+    def is_over(self):
+        """Whether the budget is spent, or an evaluation has reached the target and another one has confirmed it."""
+        row, target = self.rows[-1] if self.rows else {}, self.config["target"]
+        if target is not None and row.get("eval_return_mean", -np.inf) >= target:
+            self.confirmed = self.evaluate(self.update, 1)
+        self.solved = self.confirmed is not None and bool(self.confirmed.mean() >= target)
+        self.started = time.perf_counter()
+        return self.solved or self.env_steps >= self.config["steps"]
+
+    def record(self, update):
+        """Count an update, write its row of metrics, evaluate and save where it is time to.
+
+        Raises Diverged where something is not finite, and leaves the last good checkpoint.
         """
-        started = time.perf_counter()
-        for update in self.experiment.updates:
-            self.seconds += time.perf_counter() - started
-            self._check_finite(update)
-            row = self._record(update)
-            if self.update % self.reset_every == 0:
-                self._snapshot()
-            yield row
-            started = time.perf_counter()
+        self.seconds += time.perf_counter() - self.started
+        self._check_finite(update)
+        self._record(update)
+        if self.update % self.reset_every == 0:
+            self._snapshot()
+        self.bar.update(self.env_steps - self.bar.n)
+        if "return_mean" in self.rows[-1] and not self.bar.disable:
+            self.bar.set_postfix_str(f"return {recent_return(self.rows):.1f}, {self.episodes} episodes", refresh=False)
+        self.started = time.perf_counter()
 
     def save(self):
         """Write the last snapshot, at most `reset_every` updates old, and the metrics up to now."""
         write_atomically(self.folder / "checkpoint.npz", lambda file: np.savez(file, **self.snapshot))
         self.saved_at = time.monotonic()
 
-    def finish(self, result):
-        """The end of the run: the state as it is now, and result.json."""
+    def finish(self):
+        """The end: a last evaluation, where none has confirmed the target; the state as it is now; result.json."""
+        config, target = self.config, self.config["target"]
+        returns = self.confirmed if self.solved else self.evaluate(self.update, 1)
+        result = {
+            **{name: config[name] for name in ("env", "algo", "seed", "target")},
+            "solved": target is not None and bool(returns.mean() >= target),
+            "updates": self.update,
+            "env_steps": self.env_steps,
+            "seconds": self.seconds,
+            "eval_return_mean": float(returns.mean()),
+            "eval_return_std": float(returns.std()),
+            "eval_episodes": len(returns),
+            "workers_restarted": int(sum(row.get("workers_restarted", 0) for row in self.rows)),
+        }
         self.snapshot = self._state()
         self.save()
         write_json(self.folder / "result.json", result)
         self.metrics_file.close()
+        return result
 
     def _state(self):
         counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
-        arrays = {**self.experiment.arrays, **normaliser(self.envs)}
+        arrays = {**self.learner.arrays, **moments(self.task.obs_rms)}
         return {"format": np.asarray(FORMAT), **counters, **{name: a.copy() for name, a in arrays.items()}}
 
     def _snapshot(self):
         self.snapshot = self._state()  # before the reset, which adds to the moments of normalised observations
-        self.experiment.reset(self.update)
+        self.task.reset(self.update)
+        if self.learner.buffer:
+            self.learner.buffer.clear()
         due = self.save_seconds is None or not hasattr(self, "saved_at")
         if due or time.monotonic() - self.saved_at >= self.save_seconds:
             self.save()
 
     def _check_finite(self, update):
-        rollout, suspects = update["rollout"], {**self.experiment.arrays, **normaliser(self.envs)}
+        rollout, suspects = update["rollout"], {**self.learner.arrays, **moments(self.task.obs_rms)}
         suspects = {"gradient": update.get("grad_norm", 0.0), "return": rollout.episode_returns, **suspects}
         if all(np.isfinite(x).all() for x in suspects.values()):
             return
@@ -242,6 +300,7 @@ class Run:
 
     def _record(self, update):
         rollout = update["rollout"]
+        self.confirmed = None
         self.update += 1
         self.env_steps += rollout.env_steps
         self.episodes += len(rollout.episode_returns)
@@ -251,11 +310,16 @@ class Run:
             row["length_mean"] = float(np.mean(rollout.episode_lengths))
         self.rows.append(row)
         if self.update % self.config["evaluate_every"] == 0 and self._worth_evaluating():
-            row["eval_return_mean"] = float(self.evaluate(self.update).mean())
-        row.update((name, float(update[name])) for name in MEASURES if name in update)
+            row["eval_return_mean"] = float(self.evaluate(self.update, 0).mean())
+        row.update((name, float(value)) for name, value in update.items() if is_number(value))
         row.update((steps_of_worker(k), n) for k, n in enumerate(update.get("worker_steps", ())))
-        self.metrics.writerow(_formatted(row))
-        return row
+        if self.task.executor is not None:
+            row["workers_restarted"], self.restarted = self.task.restarted - self.restarted, self.task.restarted
+        if row.keys() <= set(self.columns):
+            self.metrics.writerow(_formatted(row))
+        else:
+            self.metrics_file.close()
+            self._open_metrics()
 
     def _worth_evaluating(self):
         threshold = self.config.get("evaluate_from")
@@ -263,7 +327,8 @@ class Run:
 
     def _open_metrics(self):
         text = io.StringIO(newline="")
-        metrics = csv.DictWriter(text, self.columns, extrasaction="ignore")  # of a run that had more workers once
+        self.columns = tuple(dict.fromkeys([*self.columns, *(name for row in self.rows for name in row)]))
+        metrics = csv.DictWriter(text, self.columns)
         metrics.writeheader()
         metrics.writerows(map(_formatted, self.rows))
         path = self.folder / "metrics.csv"
@@ -282,6 +347,11 @@ def recent_return(rows, n=30):
     return float(np.mean(recent)) if recent else -np.inf
 
 
+def is_number(value):
+    """Whether it is one number: what an algorithm yields besides may be arrays, lists or a `Rollout`."""
+    return isinstance(value, (int, float, np.number)) or isinstance(value, np.ndarray) and value.ndim == 0
+
+
 def steps_of_worker(k):
     """The name of the column of metrics.csv with the steps that worker k made for an update."""
     return f"worker_{k}_steps"
@@ -291,12 +361,17 @@ def _formatted(row):
     return {name: f"{x:.6g}" if isinstance(x, float) else x for name, x in row.items()}
 
 
-def read_metrics(folder):
-    """Rows of metrics.csv as dicts of numbers (empty cells left out); a last line cut short is ignored."""
+def read_metrics(folder, with_columns=False):
+    """Rows of metrics.csv as dicts of numbers (empty cells left out); a last line cut short is ignored.
+
+    With their columns, if asked: a pair.
+    """
     with open(pathlib.Path(folder) / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        rows = list(reader)
     complete = [row for row in rows if None not in row.values()]
-    return [
+    numbers = [
         {k: int(v) if k in COUNTERS[:3] else float(v) for k, v in row.items() if v not in ("", None)}
         for row in complete
     ]
+    return (numbers, reader.fieldnames or COLUMNS) if with_columns else numbers

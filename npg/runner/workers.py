@@ -261,6 +261,35 @@ class Pool(Executor):
         raise WorkerError(f"worker {k}: gave up after {self.retries + 1} attempts: {last}") from last.__cause__
 
 
+class LateExecutor(Executor):
+    """An executor that start() makes at the first call."""
+
+    def __init__(self, start):
+        self.start, self.executor = start, None
+
+    def _started(self):
+        self.executor = self.executor or self.start()
+        return self.executor
+
+    def submit(self, fn, /, *args, **kwargs):
+        """As the executor's."""
+        return self._started().submit(fn, *args, **kwargs)
+
+    def map(self, fn, *iterables, **options):
+        """As the executor's."""
+        return self._started().map(fn, *iterables, **options)
+
+    @property
+    def restarted(self):
+        """As `Pool`'s."""
+        return self.executor.restarted if self.executor else 0
+
+    def kill_workers(self):
+        """As `Pool`'s."""
+        if self.executor:
+            self.executor.kill_workers()
+
+
 class _Failure(Exception):
     """One attempt at a call failed: the message says how, the cause is what the call raised."""
 

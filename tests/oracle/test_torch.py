@@ -175,7 +175,7 @@ def test_policies(policy, batch):
         logp, H = log_prob(policy.distribution, params, act), entropy(policy.distribution, params)
         return (torch.tensor(weight) * logp).sum() + 0.7 * H.sum()
 
-    assert_same(policy.grad_log_prob(theta, obs, act, weight, entropy_weight=0.7), autograd(objective, theta)[0])
+    assert_same(policy.grad_log_prob(theta, obs, act, weight, entropy_coef=0.7), autograd(objective, theta)[0])
 
 
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
@@ -197,7 +197,7 @@ def test_actor_critics(model, batch):
         logp, H = log_prob(model.distribution, params, act), entropy(model.distribution, params)
         return (torch.tensor(weight) * (logp + 2 * val)).sum() + 0.7 * H.sum()
 
-    dtheta = model.gradient(theta, obs, act, weight, 2 * weight, entropy_weight=0.7)
+    dtheta = model.gradient(theta, obs, act, weight, 2 * weight, entropy_coef=0.7)
     assert_same(dtheta, autograd(objective, theta)[0])
 
 
@@ -225,14 +225,15 @@ SURROGATES = {
         (logp - logp_b).exp() * psi, (logp - logp_b).exp().clamp(0.8, 1.2) * psi
     ),
 }
-OPTIONS = {"value_weight": 0.4, "entropy_weight": 0.1, "standardise": True, "max_grad_norm": None}
+DISCOUNTED = {"n_steps": T, "gamma": GAMMA, "lam": 0.7}
+OPTIONS = {**DISCOUNTED, "value_coef": 0.4, "entropy_coef": 0.1, "standardise": True, "max_grad_norm": None}
 
 
 @test_actor_critic.each_model
 def test_a2c(sampler, model):
     theta = random_theta(model)
     updated = theta.copy()
-    next(a2c(sampler(1), model, updated, SGD(theta, ALPHA), T, GAMMA, 0.7, **OPTIONS))
+    next(a2c(sampler(1), model, updated, SGD(theta, ALPHA), **OPTIONS))
     seen = test_replay.experience_of(model, theta, sampler(1).steps(model, theta, T))
     (expected,) = autograd(objective(model, seen, lambda logp, logp_b, psi: logp * psi), theta)
     assert_same((updated - theta) / ALPHA, expected)
@@ -247,7 +248,7 @@ def test_ppo(sampler, model, importance):
     updated, buffer = theta.copy(), ExperienceBuffer(capacity=2)
     buffer.add(old)
     options = {"importance": importance, "buffer": buffer, "epochs": 1, "batch_size": 10**6, **OPTIONS}
-    next(ppo(sampler(1), model, updated, SGD(theta, ALPHA), T, GAMMA, 0.7, **options))
+    next(ppo(sampler(1), model, updated, SGD(theta, ALPHA), **options))
     new = test_replay.experience_of(model, theta, sampler(1).steps(model, theta, T))
     seen = Experience(*(np.concatenate(parts) for parts in zip(old, new)))
     (expected,) = autograd(objective(model, seen, SURROGATES[importance]), theta)

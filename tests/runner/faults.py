@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What can go wrong in a worker, for the tests to import; as a script, workers to be interrupted or orphaned.
 
-    python tests/faults.py START_METHOD PATH
+    python tests/runner/faults.py START_METHOD PATH
 
 It writes PATH as it begins to make a pool; its two workers write PATH0 and PATH1, their ids, and hang.
 """

@@ -21,28 +21,31 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import gymnasium
 import numpy as np
 import pytest
 import test_environments  # registers the environments "strange/…"
 
+from npg import optimizers
 from npg.policy import ActorCritic
-from npg.runner import command_line, experiment, figures, runs, training
-from npg.runner.experiment import ALGORITHMS, BASELINES
+from npg.reinforce import BASELINES
+from npg.runner import actors, command_line, commands, figures, playing, runs, settings, task
 from npg.runner.runs import read_checkpoint, read_config, read_metrics, write_json
 from npg.runner.workers import WorkerError
 
-SCRIPT = pathlib.Path(__file__).parents[2] / "run_cartpole.py"
-_spec = importlib.util.spec_from_file_location("run_cartpole", SCRIPT)
+PATH = pathlib.Path(__file__).parents[2] / "run_cartpole.py"
+_spec = importlib.util.spec_from_file_location("run_cartpole", PATH)
 run_cartpole = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(run_cartpole)
-TASK = run_cartpole.TASK
+SCRIPT = run_cartpole.SCRIPT
+ALGORITHMS = tuple(SCRIPT.algorithms)
 
 SERIAL = [algo for algo in ALGORITHMS if algo != "a3c"]
 TINY = {
     "ppo": "--n-steps 8 --batch-size 8 --epochs 2",
     "a2c": "--n-steps 8",
     "a3c": "--n-steps 8 --workers 2 --report-every 100",
-    "actor-critic": "--n-steps 8 --batch-size 8 --epochs 2",
+    "actor-critic": "--n-steps 8 --epochs 2",
     "q-actor-critic": "--n-steps 8 --batch-size 8 --epochs 1 --iterations 2",
     "reinforce": "--epochs 1",
     "es": "--n-candidates 4",
@@ -80,7 +83,7 @@ def call(capsys):
             argv += [f"--{flag}", str(folder)]
         capsys.readouterr()
         try:
-            code = command_line.main(TASK, argv)
+            code = command_line.main(SCRIPT, argv)
         except SystemExit as stop:
             code = stop.code
         finally:
@@ -94,7 +97,7 @@ def call(capsys):
 def finished(tmp_path_factory):
     """The folder of a run that spent its budget; not to be written to."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    assert command_line.main(TASK, [*tiny(more="--steps 300").split(), "--out", str(folder)]) == 0
+    assert command_line.main(SCRIPT, [*tiny(more="--steps 300").split(), "--out", str(folder)]) == 0
     return folder
 
 
@@ -144,8 +147,8 @@ def assert_same_run(folder, expected):
         *("--gamma 1.1", "--gamma -0.1", "--gamma nan", "--gamma x", "--lam 2", "--learning-rate 0"),
         *("--learning-rate -1", "--learning-rate nan", "--hidden 0", "--hidden 8 -8", "--hidden x"),
         *("--activation gelu", "--epochs 0", "--batch-size 0", "--importance heavy", "--capacity 0"),
-        *("--value-weight -1", "--value-weight nan", "--entropy-weight -1", "--max-grad-norm 0"),
-        *("--target inf", "--target -inf", "--learning-rate inf", "--entropy-weight inf", "--max-grad-norm nan"),
+        *("--value-coef -1", "--value-coef nan", "--entropy-coef -1", "--max-grad-norm 0"),
+        *("--target inf", "--target -inf", "--learning-rate inf", "--entropy-coef inf", "--max-grad-norm nan"),
         *("--weight all --algo reinforce", "--baseline v --algo reinforce", "--iterations 0 --algo q-actor-critic"),
         *("--estimation lstd --algo actor-critic", "--proximal -1 --algo actor-critic"),
         *("--critic-learning-rate 0 --algo actor-critic", "--sigma wide --env Pendulum-v1"),
@@ -172,7 +175,8 @@ def test_a_bad_value_is_refused_in_one_line_that_names_its_flag(call, tmp_path, 
         *("--lam 1 --algo reinforce", "--n-steps 8 --algo reinforce", "--shared --algo reinforce"),
         *("--no-shared --algo q-actor-critic", "--workers 2", "--workers 2 --algo reinforce", "--cluster tcp://x:1"),
         *("--epsilons 0.1", "--temperatures 2 --algo a2c", "--report-every 100 --algo a2c"),
-        *("--epsilon 1 --algo es", "--sigma fixed --algo genetic", "--n-steps 8 --algo es", "--patience 3 --algo es"),
+        *("--epsilon 1 --algo es", "--search-sigma fixed --algo genetic", "--n-steps 8 --algo es"),
+        *("--patience 3 --algo es", "--sigma fixed --algo es", "--policy mixture", "--act sampled --algo genetic"),
         *("--capacity 2 --algo a2c", "--gamma 0 --weight total --algo a2c", "--importance plain --algo actor-critic"),
     ],
 )
@@ -189,7 +193,7 @@ def test_a_baseline_that_leaves_one_out_needs_two_trajectories(call, tmp_path):
 
 
 @pytest.mark.parametrize("flags, words", [
-    ("--algo es --sigma state", ("sigma", "'fixed' or 'learned'", "'state'")),
+    ("--algo es --search-sigma state", ("--search-sigma", "'fixed', 'learned'", "'state'")),
     ("--algo es --n-candidates 5", ("n_candidates", "even", "5")),
     ("--algo hill-climbing --n-candidates 2", ("n_candidates", "at least 3", "2")),
     ("--algo genetic --n-parents 17", ("n_parents", "17")),
@@ -254,7 +258,7 @@ def test_a_folder_that_cannot_be_made_is_refused(call, tmp_path):
     [
         *("--algo ppo", "--env CartPole-v1", "--seed 0", "--seed 1", "--target 0", "--target 9", "--out elsewhere"),
         *("--episodes 2", "--evaluate-every 7", "--checkpoint-every 50", "--gamma 0", "--gamma 0.5", "--lam 0"),
-        *("--no-anneal", "--anneal", "--no-shared", "--hidden", "--entropy-weight 0", "--no-normalise-obs"),
+        *("--no-anneal", "--anneal", "--no-shared", "--hidden", "--entropy-coef 0", "--no-normalise-obs"),
     ],
 )
 def test_resume_takes_no_flag_that_the_run_has_settled(call, copy, flags):
@@ -337,7 +341,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_checkpoint_that_l
 
     def full_in_the_end(*args):
         count[0] += 1
-        if count[0] > 6:
+        if count[0] > 7:
             raise OSError(28, "No space left on device")
         replace(*args)
 
@@ -351,23 +355,37 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_checkpoint_that_l
 
 
 def test_the_script_explains_every_flag_with_its_default():
-    result = subprocess.run([sys.executable, SCRIPT, "-h"], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, PATH, "-h"], capture_output=True, text=True)
     assert result.returncode == 0 and result.stderr == ""
-    promised = "algo env seed steps out resume evaluate gif quiet checkpoint-every weight baseline target episodes"
-    settings = [name for settings in (TASK.settings, TASK.continuous_settings) for s in settings.values() for name in s]
-    for name in (*promised.split(), *settings):
-        assert f"--{name.replace('_', '-')}" in result.stdout
-    for algo in (*ALGORITHMS, *BASELINES):
-        assert algo in result.stdout
-    for action in command_line.make_parser(TASK)._actions:
-        without = action.metavar == "DIR" or action.dest in ("help", "quiet")
-        assert action.help and (without or re.search(r"\(.+\)$", action.help)), action.option_strings
+    promised = "algo env seed steps out resume evaluate gif quiet checkpoint-every target episodes"
+    for name in promised.split():
+        assert f"--{name}" in result.stdout
+    for algo in SCRIPT.algorithms:
+        parser = command_line.make_parser(SCRIPT, algo)
+        text = parser.format_help()
+        for name in SCRIPT.settings_of(algo, True):
+            assert f"--{name.replace('_', '-')}" in text
+        for name in SCRIPT.algorithms:
+            assert name in text
+        for action in parser._actions:
+            without = action.metavar == "DIR" or action.dest in ("help", "quiet")
+            assert action.help and (without or re.search(r"\(.+\)$", action.help)), action.option_strings
+    for baseline in BASELINES:
+        assert baseline in command_line.make_parser(SCRIPT, "reinforce").format_help()
+
+
+def test_the_flags_of_one_algorithm_are_one_page(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    for algo in SCRIPT.searches:
+        result = call(f"--algo {algo} -h")
+        assert result.code == 0 and result.err == "" and len(result.out.splitlines()) <= 60
+    assert "--sigma" not in call("--algo es -h").out
 
 
 def test_help_and_results_can_be_written_where_the_terminal_knows_no_greek(finished):
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     for flags in (["-h"], ["--evaluate", finished]):
-        result = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, env=env)
+        result = subprocess.run([sys.executable, PATH, *flags], capture_output=True, text=True, env=env)
         assert result.returncode == 0 and "Traceback" not in result.stderr
 
 
@@ -421,7 +439,7 @@ def test_the_budget_of_steps_ends_the_run(finished):
 
 def test_a_run_can_be_repeated_from_its_config_alone(call, tmp_path):
     more = "--env Pendulum-v1 --seed 3 --steps 200 --checkpoint-every 4 --anneal --normalise-obs --hidden 6 5"
-    flags = tiny(more=f"{more} --sigma state --shared --gamma 0.9 --entropy-weight 0.01")
+    flags = tiny(more=f"{more} --sigma state --shared --gamma 0.9 --entropy-coef 0.01")
     assert call(flags, out=tmp_path / "run").code == 0
     config = read_config(tmp_path / "run")
     again = ["--quiet"]
@@ -455,8 +473,8 @@ def test_runs_without_a_folder_get_new_ones_by_their_names(call, tmp_path, monke
 def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp_path):
     seeds = {2: [], 5: []}  # by the number of environments: of training, of evaluation
 
-    def make_envs(env_id, n, **settings):
-        envs = TASK.make_envs(env_id, n, **settings)
+    def make_envs(env_id, n, *, normalise_obs=False):
+        envs = SCRIPT.make_envs(env_id, n, normalise_obs=normalise_obs)
         reset = envs.reset
 
         def spy(seed=None, **kwargs):
@@ -468,7 +486,7 @@ def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp
         return envs
 
     flags = tiny(more="--steps 600 --episodes 5 --checkpoint-every 2 --evaluate-every 3").split()
-    assert command_line.main(TASK._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
+    assert command_line.main(SCRIPT._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
     trained, evaluated = ([seed for run in seeds[n] for seed in run] for n in (2, 5))
     assert len(trained) > 20 and len(evaluated) > 20
     assert not set(trained) & set(evaluated)
@@ -531,7 +549,7 @@ def scripted(monkeypatch):
                 raise mean
             return np.full(episodes, float(mean)), np.ones(episodes, int)
 
-        monkeypatch.setattr(training, "play", play)
+        monkeypatch.setattr(playing, "play", play)
         return asked
 
     return script
@@ -584,8 +602,8 @@ def test_without_a_target_nothing_is_called_solved_or_unsolved(call, tmp_path):
 
 
 def test_seconds_leave_evaluation_out(call, tmp_path, monkeypatch):
-    play, slept = training.play, []
-    monkeypatch.setattr(training, "play", lambda *args: slept.append(1000) or play(*args))
+    play, slept = playing.play, []
+    monkeypatch.setattr(playing, "play", lambda *args: slept.append(1000) or play(*args))
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + sum(slept), monotonic=time.monotonic)
     monkeypatch.setattr(runs, "time", clock)
     assert call(tiny(more="--steps 100 --evaluate-every 3"), out=tmp_path / "run").code == 0
@@ -594,21 +612,31 @@ def test_seconds_leave_evaluation_out(call, tmp_path, monkeypatch):
 
 
 def test_the_learning_rate_falls_in_a_line_from_its_initial_value_to_0(call, tmp_path, monkeypatch):
-    fractions, build = [], training.build
+    fractions, step = [], optimizers.Adam.step  # of the initial rate, in each update
 
-    def spy(*args, **kwargs):
-        experiment = build(*args, **kwargs)
-        set_rate = experiment.set_learning_rate
-        return experiment._replace(set_learning_rate=lambda fraction: fractions.append(fraction) or set_rate(fraction))
+    def spy(optimizer, *args):
+        fractions.append(optimizer.learning_rate / 5e-3)
+        step(optimizer, *args)
 
-    monkeypatch.setattr(training, "build", spy)
+    monkeypatch.setattr(optimizers.Adam, "step", spy)
     assert call(tiny("a2c", "--steps 320 --anneal"), out=tmp_path / "run").code == 0
     before = [0, *(row["env_steps"] for row in read_metrics(tmp_path / "run"))][:-1]
     np.testing.assert_allclose(fractions, 1 - np.array(before) / 320)
     assert fractions[0] == 1 and 0 < fractions[-1] <= 16 / 320
     fractions.clear()
     assert call(tiny("a2c", "--steps 320"), out=tmp_path / "other").code == 0
-    assert set(fractions) <= {1}
+    assert set(fractions) == {1}
+
+
+def test_a_resumed_runs_learning_rate_goes_on_where_it_was(call, tmp_path, monkeypatch):
+    assert call(tiny("a2c", "--steps 320 --anneal"), out=tmp_path / "run").code == 0
+    rates, step = [], optimizers.Adam.step
+    monkeypatch.setattr(
+        optimizers.Adam, "step", lambda self, *args: rates.append(self.learning_rate) or step(self, *args)
+    )
+    done = read_checkpoint(tmp_path / "run")["env_steps"]
+    assert call("--quiet --steps 640", resume=tmp_path / "run").code == 0
+    assert rates[0] == pytest.approx(5e-3 * (1 - done / 640))
 
 
 # ---- playing with a trained policy
@@ -657,7 +685,7 @@ def test_a_gaussian_cannot_be_sharpened(call, tmp_path):
 
 def test_a_deterministic_policy_has_no_actions_to_sample(call, tmp_path):
     assert call("--algo genetic --quiet --steps 1 --episodes 1", out=tmp_path / "run").code == 0
-    assert_refused(call("--act sampled", evaluate=tmp_path / "run"), "act: has no meaning")
+    assert_refused(call("--act sampled", evaluate=tmp_path / "run"), "--act has no meaning")
 
 
 def test_gif_writes_one_episode(call, copy):
@@ -739,7 +767,7 @@ def test_a_nan_from_the_environment_stops_the_run_and_is_named(call, tmp_path, a
         assert call(evaluate=tmp_path / "run").code == 0
 
 
-@pytest.mark.parametrize("algo", [algo for algo in SERIAL if "learning_rate" in TASK.settings[algo]])
+@pytest.mark.parametrize("algo", [algo for algo in SERIAL if "learning_rate" in SCRIPT.settings_of(algo, False)])
 def test_a_learning_rate_beyond_all_bounds_stops_the_run_and_the_tensor_is_named(call, tmp_path, algo):
     result = call(tiny(algo, "--steps 2000 --learning-rate 1e42"), out=tmp_path / "run")
     assert_diverged(result, tmp_path / "run", {"gradient", *read_checkpoint(tmp_path / "run")})
@@ -762,7 +790,7 @@ def wait_for_rows(folder, n, process, seconds=60):
 
 def killed(command, folder, n_rows, rng):
     """Train in a child process, killed by SIGKILL soon after row `n_rows`; whether the run was not over yet."""
-    child = multiprocessing.get_context("fork").Process(target=command_line.main, args=(TASK, command))
+    child = multiprocessing.get_context("fork").Process(target=command_line.main, args=(SCRIPT, command))
     child.start()
     if wait_for_rows(folder, n_rows, child):
         time.sleep(rng.uniform(0, 0.005))
@@ -782,7 +810,7 @@ def killed_and_resumed(argv, folder, n_updates, kills, rng):
         pytest.fail("every run was over before it was killed")
     for k in range(1, kills):
         killed(resume, folder, max(1, some_row(k)), rng)
-    assert command_line.main(TASK, resume) == 0
+    assert command_line.main(SCRIPT, resume) == 0
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")
@@ -790,7 +818,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks"
 
 def check_killed(tmp_path, flags, kills, seed):
     argv = flags.split()
-    assert command_line.main(TASK, [*argv, "--out", str(tmp_path / "whole")]) == 0
+    assert command_line.main(SCRIPT, [*argv, "--out", str(tmp_path / "whole")]) == 0
     n_updates = read_metrics(tmp_path / "whole")[-1]["update"]
     killed_and_resumed(argv, tmp_path / "killed", n_updates, kills, random.Random(seed))
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
@@ -806,7 +834,7 @@ def check_killed(tmp_path, flags, kills, seed):
         ("ppo", "--steps 1500 --checkpoint-every 10 --env Pendulum-v1 --normalise-obs"),
         ("a2c", "--steps 2000 --checkpoint-every 0.02s --shared"),
         ("reinforce", "--steps 2000 --checkpoint-every 3"),
-        ("es", "--steps 8000 --checkpoint-every 3 --sigma learned --env Pendulum-v1 --normalise-obs"),
+        ("es", "--steps 8000 --checkpoint-every 3 --search-sigma learned --env Pendulum-v1 --normalise-obs"),
         ("hill-climbing", "--steps 2000 --checkpoint-every 3"),
     ],
 )
@@ -820,7 +848,7 @@ def test_a_run_killed_at_random_moments_and_resumed_ends_bit_for_bit_as_if_it_ha
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1 --normalise-obs", "FrozenLake-v1"])
 @pytest.mark.parametrize("algo", SERIAL)
 def test_every_algorithm_survives_being_killed(tmp_path, algo, env, period):
-    anneal = "--anneal" if "anneal" in TASK.settings[algo] else ""
+    anneal = "--anneal" if "anneal" in SCRIPT.settings_of(algo, False) else ""
     flags = tiny(algo, f"--env {env} --steps 2000 --checkpoint-every {period} {anneal}")
     check_killed(tmp_path, flags, kills=5, seed=1)
 
@@ -896,11 +924,11 @@ def test_resume_with_more_steps_goes_on_and_the_config_says_so(call, copy):
 
 def start(*flags):
     return subprocess.Popen(
-        [sys.executable, SCRIPT.name, *map(str, flags)],
+        [sys.executable, PATH.name, *map(str, flags)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=SCRIPT.parent,
+        cwd=PATH.parent,
     )
 
 
@@ -910,7 +938,7 @@ LONG = tiny(more="--steps 8000 --checkpoint-every 10")
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "long"
-    assert command_line.main(TASK, [*LONG.split(), "--out", str(folder)]) == 0
+    assert command_line.main(SCRIPT, [*LONG.split(), "--out", str(folder)]) == 0
     return folder
 
 
@@ -925,7 +953,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_that_works_bit_for_bit(tmp_path, lon
     assert 30 <= read_checkpoint(folder)["update"] <= len(read_metrics(folder))
     *_, command = err.strip().splitlines()
     python, script, *flags = shlex.split(command)
-    assert (python, script) == ("python", SCRIPT.name)
+    assert (python, script) == ("python", PATH.name)
     resumed = start("--quiet", *flags)
     _, err = resumed.communicate(timeout=60)
     assert resumed.returncode == 0 and err == ""
@@ -985,7 +1013,7 @@ def test_workers_train_and_every_one_is_accounted_for(call, tmp_path, algo, env)
     assert all(row["workers_restarted"] == 0 for row in rows)
     assert algo == "a2c" or all(row["staleness"] >= 0 for row in rows)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["workers_restarted"] == 0
-    assert read_config(tmp_path / "run")["workers"] == 2
+    assert read_config(tmp_path / "run")["settings"]["workers"] == 2
     assert not multiprocessing.active_children()
     assert call(evaluate=tmp_path / "run").code == 0
     assert call(f"--quiet --steps {rows[-1]['env_steps'] + 200}", resume=tmp_path / "run").code == 0
@@ -997,7 +1025,7 @@ def test_a3c_has_a_worker_for_each_core_at_hand(call, tmp_path, monkeypatch):
     monkeypatch.setattr(command_line, "available_cores", lambda: 3)
     assert call(tiny("a3c", "--steps 1").replace("--workers 2", ""), out=tmp_path / "run").code == 0
     config = read_config(tmp_path / "run")
-    assert config["workers"] == 3 and config["checkpoint_every"] == "1"  # an update of a3c is many segments
+    assert config["settings"]["workers"] == 3 and config["checkpoint_every"] == "1"  # an update of a3c is many segments
 
 
 @pytest.mark.parametrize("name, tensor", [("NaNReward", "reward"), ("NaNObs", "observation")])
@@ -1013,8 +1041,8 @@ def test_workers_that_fail_again_and_again_end_the_run_with_one_line_and_a_check
             yield update
             raise WorkerError("worker 1: gave up\nafter 4 attempts")
 
-    whole = experiment.a3c
-    monkeypatch.setattr(experiment, "a3c", a3c)
+    whole = task.rounds
+    monkeypatch.setattr(task, "rounds", a3c)
     result = call(tiny("a3c", "--steps 4000 --checkpoint-every 1"), out=tmp_path / "run")
     assert_refused(result, tmp_path / "run", "worker 1: gave up after 4 attempts")
     assert read_checkpoint(tmp_path / "run")["update"] == 1
@@ -1053,8 +1081,8 @@ def test_what_a_cluster_trained_is_played_and_gone_on_with(call, tmp_path, monke
     assert call("--quiet --steps 600" + there, resume=folder).code == 0
     theta = read_checkpoint(folder)["theta"]
     assert call(evaluate=folder).code == 0
-    run, _ = training.load(TASK, str(folder))
-    np.testing.assert_array_equal(run.experiment.theta, theta)
+    run = commands.load(SCRIPT, str(folder))
+    np.testing.assert_array_equal(run.learner.theta, theta)
 
 
 def test_a_run_without_workers_does_not_move_to_a_cluster(call, copy):
@@ -1066,10 +1094,12 @@ def test_a_run_without_workers_does_not_move_to_a_cluster(call, copy):
 def test_a_run_goes_on_with_fewer_workers_if_its_config_says_so(call, tmp_path):
     folder = tmp_path / "run"
     assert call(tiny("a2c", "--workers 2 --steps 200"), out=folder).code == 0
-    write_json(folder / "config.json", {**read_config(folder), "workers": 1})
+    config = read_config(folder)
+    config["settings"]["workers"] = 1
+    write_json(folder / "config.json", config)
     assert call("--quiet --steps 400", resume=folder).code == 0
     rows = read_metrics(folder)
-    assert rows[-1]["env_steps"] >= 400 and "worker_1_steps" not in rows[0]
+    assert rows[-1]["env_steps"] >= 400 and "worker_1_steps" in rows[0] and "worker_1_steps" not in rows[-1]
 
 
 def test_observations_that_each_worker_would_normalise_by_itself_are_refused(call, tmp_path):
@@ -1107,3 +1137,161 @@ def test_no_worker_outlives_its_run(call, tmp_path, end, code):
     assert not any(map(alive, workers))
     steps = int(read_checkpoint(folder)["env_steps"])
     assert call(f"--quiet --steps {steps + 1}", resume=folder).code == 0
+
+
+# ---- every setting does something, or is refused
+
+
+@pytest.mark.parametrize("flags, words", [
+    ("--algo reinforce --baseline time --epochs 50", "--epochs has no effect with --baseline time"),
+    ("--algo reinforce --baseline none --critic-learning-rate 1e-3",
+     "--critic-learning-rate has no effect with --baseline none"),
+    ("--algo reinforce --baseline leave-one-out --batch-size 9", "--batch-size has no effect"),
+    ("--algo finite-difference --scheme forward --n-candidates 99",
+     "--n-candidates has no effect with --scheme forward"),
+    ("--algo finite-difference --scheme kohl-stone --optimizer rmsprop",
+     "--optimizer has no effect with --scheme kohl-stone"),
+    ("--algo ppo --importance plain --clip 0.1", "--clip has no effect with --importance plain"),
+    ("--algo ppo --truncate 3", "--truncate has no effect with --importance clipped"),
+    ("--algo actor-critic --estimation mc --proximal 1", "--proximal has no effect with --estimation mc"),
+    ("--algo actor-critic --estimation mc --gradient-steps 9", "--gradient-steps has no effect with --estimation mc"),
+    ("--algo actor-critic --batch-size 9", "--batch-size has no effect with --estimation td"),
+    ("--algo a3c --workers 1 --optimizer adam --rms-epsilon 0.1", "--rms-epsilon has no effect with --optimizer adam"),
+    ("--algo es --activation relu", "--activation has no effect with --hidden none"),
+    ("--env Pendulum-v1 --components 3", "--components has no effect with --policy gaussian"),
+    ("--env Pendulum-v1 --sigma state --log-std 1", "--log-std has no effect with --sigma state"),
+])  # fmt: skip
+def test_a_setting_that_changes_nothing_is_refused(call, tmp_path, flags, words):
+    assert_refused(call(f"--quiet {flags}", out=tmp_path / "run"), words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", ["--foo", "--foo=3", "--foo 3", "--no-foo", "--no-seed", "--no-hidden", "--no-quiet", "-x", "--epsilo 1"]
+)
+def test_an_unknown_flag_is_refused_by_its_name(call, tmp_path, flags):
+    flag = re.match(r"[^ =]+", flags).group()
+    refused = call(f"--quiet --steps 1 --episodes 1 {flags}", out=tmp_path / "run")
+    assert_refused(refused, f"unrecognized arguments: {flag}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", ["--epsilons", "--temperatures"])
+def test_a_list_of_nothing_is_refused(call, tmp_path, flag):
+    refused = call(f"--quiet --algo a3c --workers 1 --steps 1 --episodes 1 {flag}", out=tmp_path / "run")
+    assert_refused(refused, f"argument {flag}: expected at least one number")
+    assert not (tmp_path / "run").exists()
+
+
+# Pendulum with episodes that take no time
+gymnasium.register(
+    "short/Pendulum-v1", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=20, disable_env_checker=True
+)
+OF_THE_RUN = {*task.RUN, "act", "workers", "report_every"}  # not there to change what is learned
+SMALL = {  # what makes a run short
+    "hidden": (4,), "envs": 2, "n_steps": 8, "epochs": 2, "batch_size": 8, "learning_rate": 0.05, "workers": 1,
+    "report_every": 48, "n_candidates": 4, "n_parents": 2, "n_elite": 1, "patience": 2,
+}  # fmt: skip
+STEPS = {  # of two updates or more; θ of the last two methods moves only when a candidate has won twice
+    **dict.fromkeys(SCRIPT.policy_gradients, 150), "es": 600, "finite-difference": 2000, "hill-climbing": 3000,
+    "genetic": 2400,
+}  # fmt: skip
+
+
+def refused_by(algo, is_box):
+    """{setting: word of the message}: what cannot be changed here."""
+    if algo != "a3c":
+        return {}
+    discrete_only = {"epsilons": "Categorical", "temperatures": "Categorical"}
+    return {"normalise_obs": "normalise_obs", **(discrete_only if is_box else {})}
+
+
+def other_values(parameter, value):
+    """Other values that a setting may have: of words all, of numbers one well away."""
+    of, several, _ = settings.kind(parameter)
+    allowed = settings.VOCABULARY[parameter.name]
+    if allowed.choices:
+        return [choice for choice in allowed.choices if choice != value]
+    if of is bool:
+        return [not value]
+    if several:
+        return [tuple(2 * x or 0.5 for x in value)]
+    if of is int:
+        return [2 * value]
+    return [value / 2 if value and value / 2 >= allowed.low else 2 * value or 0.5]
+
+
+def as_flags(values):
+    flags = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
+    return shlex.join(flags)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """The actor-learners of a3c take turns in this process: it is quicker than starting others, and can be repeated."""
+
+    def start_pool(given, shared, timeout):
+        given = [actor._replace(run=f"{actor.run} {actor.k}") for actor in given]  # what each keeps is its own
+        actors._receive(shared, given)
+        return SimpleNamespace(map=map, restarted=0, kill_workers=lambda: None)
+
+    monkeypatch.setattr(task, "start_pool", start_pool)
+    monkeypatch.setattr(actors, "_given", None)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", pytest.param("short/Pendulum-v1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_setting_changes_what_is_learned_or_is_refused(call, tmp_path, in_this_process, algo, env):
+    is_box = env != "CartPole-v1"
+    everything, cannot_be = SCRIPT.settings_of(algo, is_box), refused_by(algo, is_box)
+    parameters = {name: p for name, p in everything.items() if name not in OF_THE_RUN or name in SMALL}
+    small = {name: value for name, value in SMALL.items() if name in parameters and (name, algo) != ("workers", "a2c")}
+    if algo in SCRIPT.searches:
+        small.pop("workers")
+    start = {**{name: p.default for name, p in parameters.items()}, **small}
+    results = {}
+
+    def learned(values):
+        """θ at the end, or the message where these values are refused; those that change nothing are left out."""
+        while idle := settings.without_effect(parameters, values):
+            values = {**values, idle[0]: parameters[idle[0]].default}
+        given = as_flags({name: value for name, value in values.items() if value != parameters[name].default})
+        if given not in results:
+            folder = tmp_path / str(len(results))
+            flags = f"--quiet --target 1000 --episodes 1 --evaluate-every 1000 --steps {STEPS[algo]}"
+            result = call(f"{flags} --algo {algo} --env {env} {given}", out=folder)
+            if result.code:
+                assert_refused(result)
+            results[given] = result.err if result.code else read_checkpoint(folder)["theta"]
+        return results[given]
+
+    def same(one, other):
+        return one.shape == other.shape and np.allclose(one, other, rtol=0, atol=1e-6)
+
+    theta = learned(start)
+    assert read_checkpoint(tmp_path / "0")["update"] >= 2
+    results.clear()
+    shutil.rmtree(tmp_path / "0")
+    assert same(theta, learned(start)), "not even the same command line gives the same θ"
+    without_effect = []
+    for name in everything:
+        if name in OF_THE_RUN:
+            continue
+        base = start
+        for other, values in settings.VOCABULARY[name].only_with.items():
+            if other in base and base[other] not in values:
+                base = {**base, other: values[0]}
+        for value in other_values(parameters[name], base[name]):
+            theta = learned({**base, name: value})
+            if isinstance(theta, str):
+                assert cannot_be.get(name, "nothing that was expected") in theta
+            elif same(theta, learned(base)):
+                without_effect.append((name, value))
+    # In one dimension there is nothing to correlate: the Cholesky factor of Σ is a Gaussian's σ.
+    assert set(without_effect) <= {("policy", "multivariate")}

@@ -1,8 +1,9 @@
 """Every Gymnasium environment with Discrete or Box actions reaches the policy the same way; the others say why not.
 
-The environments registered here, below "strange/", are also those of test_cli.py.
+The environments registered here, below "strange/", are also those of test_command_line.py.
 """
 
+import sys
 import warnings
 
 import gymnasium
@@ -10,16 +11,19 @@ import numpy as np
 import pytest
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
+from gymnasium.wrappers.utils import RunningMeanStd
 
-from npg.distributions import Categorical, Gaussian
 from npg.runner.environments import (
+    LateVectorEnv,
     UnsupportedEnvironment,
-    default_distribution,
+    freeze_normaliser,
     make_env,
     make_envs,
-    normaliser,
+    make_pong_env,
+    make_pong_envs,
+    moments,
     reward_threshold,
-    set_normaliser,
+    set_moments,
 )
 
 
@@ -207,43 +211,90 @@ def test_normalised_observations_have_their_running_mean_and_variance_removed():
     for act in np.random.default_rng(0).uniform(-1, 1, (50, 4, 1)).astype(np.float32):
         raw.append(plain.step(act)[0].copy())
         normalised.append(envs.step(act)[0])
-    moments = normaliser(envs)
-    np.testing.assert_allclose(moments["obs_mean"], np.mean(raw, axis=(0, 1)), atol=1e-4)
-    np.testing.assert_allclose(moments["obs_var"], np.var(raw, axis=(0, 1)), rtol=1e-3)
-    assert moments["obs_count"] == pytest.approx(4 * 51, abs=1e-3)
-    expected = (raw[-1] - moments["obs_mean"]) / np.sqrt(moments["obs_var"])
+    seen = moments(envs.obs_rms)
+    np.testing.assert_allclose(seen["obs_mean"], np.mean(raw, axis=(0, 1)), atol=1e-4)
+    np.testing.assert_allclose(seen["obs_var"], np.var(raw, axis=(0, 1)), rtol=1e-3)
+    assert seen["obs_count"] == pytest.approx(4 * 51, abs=1e-3)
+    expected = (raw[-1] - seen["obs_mean"]) / np.sqrt(seen["obs_var"])
     np.testing.assert_allclose(normalised[-1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_environment_that_is_not_normalised_has_no_moments():
-    assert normaliser(make_envs("Pendulum-v1", 2)) == {}
+    assert moments(None) == {}
 
 
 def test_frozen_moments_are_those_given_and_stay_whatever_is_seen():
-    moments = {"obs_mean": np.array([1.0, 2, 3]), "obs_var": np.array([4.0, 9, 16]), "obs_count": np.array(50.0)}
+    given = {"obs_mean": np.array([1.0, 2, 3]), "obs_var": np.array([4.0, 9, 16]), "obs_count": np.array(50.0)}
     envs, plain = make_envs("Pendulum-v1", 2, normalise_obs=True), make_envs("Pendulum-v1", 2)
-    set_normaliser(envs, **moments, update=False)
+    obs_rms = RunningMeanStd(shape=(3,))
+    set_moments(obs_rms, **given)
+    freeze_normaliser(envs, obs_rms)
     (obs, _), (raw, _) = envs.reset(seed=3), plain.reset(seed=3)
     np.testing.assert_allclose(obs, (raw - [1, 2, 3]) / [2, 3, 4], rtol=1e-5)
     envs.step(np.zeros((2, 1), np.float32))
-    for name, array in normaliser(envs).items():
-        np.testing.assert_array_equal(array, moments[name])
+    for name, array in moments(envs.obs_rms).items():
+        np.testing.assert_array_equal(array, given[name])
 
 
 def test_moments_given_are_copied():
-    envs = make_envs("Pendulum-v1", 2, normalise_obs=True)
+    obs_rms = RunningMeanStd(shape=(3,))
     given = {"obs_mean": np.zeros(3), "obs_var": np.ones(3), "obs_count": np.array(9.0)}
-    set_normaliser(envs, **given)
-    for name, array in normaliser(envs).items():
+    set_moments(obs_rms, **given)
+    for name, array in moments(obs_rms).items():
         np.testing.assert_array_equal(array, given[name])
         assert not np.shares_memory(array, given[name])
 
 
-def test_discrete_actions_get_a_softmax_and_box_actions_a_gaussian():
-    categorical, gaussian = (default_distribution(make_envs(f"{name}-v1", 2)) for name in ("Acrobot", "Pendulum"))
-    assert isinstance(categorical, Categorical) and categorical.n == 3
-    assert isinstance(gaussian, Gaussian) and gaussian.n == 1
-    assert default_distribution(make_envs("strange/Bounded-v0", 1)).n == 2
+def test_a_late_environment_is_made_when_its_first_episode_begins_and_is_the_same_then():
+    made = []
+
+    def make():
+        made.append(make_envs("Acrobot-v1", 3))
+        return made[-1]
+
+    plain = make_envs("Acrobot-v1", 3)
+    late = LateVectorEnv(make, 3, plain.single_observation_space, plain.single_action_space)
+    assert not made and late.num_envs == 3
+    assert late.observation_space == plain.observation_space and late.action_space == plain.action_space
+    for _ in range(2):
+        np.testing.assert_array_equal(late.reset(seed=4)[0], plain.reset(seed=4)[0])
+        for x, y in zip(late.step(np.array([0, 1, 2])), plain.step(np.array([0, 1, 2]))):
+            if isinstance(x, np.ndarray):
+                np.testing.assert_array_equal(x, y)
+    assert len(made) == 1
+
+
+# Pong
+
+every_pong = pytest.mark.parametrize(
+    "make", [lambda env_id: make_pong_envs(env_id, 2), make_pong_env], ids=["make_pong_envs", "make_pong_env"]
+)
+
+
+@every_pong
+def test_where_pong_is_played_nothing_else_is(make):
+    with pytest.raises(UnsupportedEnvironment, match="'CartPole-v1': only Pong is played here") as error:
+        make("CartPole-v1")
+    assert "\n" not in str(error.value)
+
+
+@every_pong
+def test_without_ale_py_pong_is_refused_in_one_line_that_says_what_to_install(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    with pytest.raises(UnsupportedEnvironment, match=r"pip install 'npg\[atari\]'") as error:
+        make("Pong")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("inputs", ["difference", "half", "trail"])
+def test_one_game_of_pong_is_seen_and_played_as_many_are(inputs):
+    pytest.importorskip("ale_py")
+    envs, env = make_pong_envs("Pong", 2, inputs=inputs, sticky=0.25), make_pong_env("Pong", inputs=inputs, sticky=0.25)
+    assert env.observation_space == envs.single_observation_space
+    assert env.action_space == envs.single_action_space
+    obs, one = envs.reset(seed=0)[0], env.reset(seed=0)[0]
+    assert obs.shape == (2, *one.shape) and obs.dtype == one.dtype
+    env.close(), envs.close()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The learning curve shows the numbers that it was given, and a GIF plays the frames that it was given."""
 
+import argparse
 import subprocess
 import sys
 import warnings
@@ -90,6 +91,12 @@ def test_a_gif_of_one_frame_is_a_picture(tmp_path):
     figures.gif(tmp_path / "policy.gif", [frame], fps=30)
     with Image.open(tmp_path / "policy.gif") as image:
         np.testing.assert_array_equal(image.convert("RGB"), frame)
+
+
+def test_a_figure_goes_into_a_folder_that_is_there(tmp_path):
+    assert figures.figure_path(str(tmp_path / "figure.png")) == tmp_path / "figure.png"
+    with pytest.raises(argparse.ArgumentTypeError, match=f"no folder {tmp_path / 'nowhere'}"):
+        figures.figure_path(str(tmp_path / "nowhere" / "figure.png"))
 
 
 def test_matplotlib_is_not_imported_before_something_is_drawn():

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from npg.runner import runs
-from npg.runner.environments import make_envs, normaliser
-from npg.runner.experiment import Experiment
+from npg.runner.environments import make_envs, moments
 from npg.runner.runs import (
     COLUMNS,
     FORMAT,
@@ -59,12 +58,30 @@ def make_run(folder, period="5", evaluate=lambda k: np.array([1.0, 2.0]), spoil=
     def reset(k):
         rng.bit_generator.state = np.random.default_rng([3, k]).bit_generator.state
 
-    experiment = Experiment(None, arrays["theta"], updates(), arrays, reset, None)
-    return Run(folder, {**CONFIG, "checkpoint_every": period}, experiment, None, evaluate)
+    return new_run(folder, {**CONFIG, "checkpoint_every": period}, updates(), arrays, reset, evaluate=evaluate)
+
+
+def new_run(folder, config, updates, arrays, reset, obs_rms=None, evaluate=None):
+    """A `Run` of a toy learner and a toy task."""
+    task = SimpleNamespace(reset=reset, obs_rms=obs_rms, executor=None, restarted=0)
+    anneal = lambda fraction: None
+    learner = SimpleNamespace(theta=arrays["theta"], arrays=arrays, updates=updates, buffer=None, anneal=anneal)
+    run = Run(folder, config, task, learner)
+    run.evaluate = lambda k, j: evaluate(k)
+    return run
+
+
+def train(run):
+    """A script's loop: yields after each update."""
+    run.is_over()
+    for update in run.learner.updates:
+        run.record(update)
+        yield
+        run.is_over()
 
 
 def advance(run, n):
-    for _, _ in zip(range(n), run.updates()):
+    for _ in zip(range(n), train(run)):
         pass
     return run
 
@@ -101,8 +118,8 @@ def test_a_run_killed_after_any_update_and_resumed_is_the_uninterrupted_run_bit_
         advance(again, min(3, n - again.update))  # killed a second time
         again = resume(folder, period=period)
         advance(again, n - again.update)
-        np.testing.assert_array_equal(again.experiment.theta, uninterrupted.experiment.theta)
-        assert again.experiment.arrays["theta.t"] == n
+        np.testing.assert_array_equal(again.learner.theta, uninterrupted.learner.theta)
+        assert again.learner.arrays["theta.t"] == n
         assert (again.update, again.env_steps, again.episodes) == (n, uninterrupted.env_steps, uninterrupted.episodes)
         rows = read_metrics(folder)
         assert [row["update"] for row in rows] == list(range(1, n + 1))
@@ -110,8 +127,8 @@ def test_a_run_killed_after_any_update_and_resumed_is_the_uninterrupted_run_bit_
 
 
 def test_a_run_that_goes_on_has_no_result_yet(tmp_path):
-    begin(tmp_path, 5).finish({"solved": True})
-    assert json.loads((tmp_path / "result.json").read_text()) == {"solved": True}
+    result = begin(tmp_path, 5).finish()
+    assert json.loads((tmp_path / "result.json").read_text()) == result and result["eval_return_mean"] == 1.5
     advance(resume(tmp_path), 3)
     assert not (tmp_path / "result.json").exists()
 
@@ -128,7 +145,7 @@ def test_the_seconds_of_a_run_go_on_where_its_checkpoint_left_them(tmp_path):
 def test_checkpoints_come_every_n_updates(tmp_path):
     run = begin(tmp_path, period="5")
     found = [int(read_checkpoint(tmp_path)["update"])]
-    for _ in zip(range(11), run.updates()):
+    for _ in zip(range(11), train(run)):
         found.append(int(read_checkpoint(tmp_path)["update"]))
     assert found == [0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 10, 10]
 
@@ -151,16 +168,16 @@ def test_an_interrupted_run_saves_the_last_point_from_which_it_can_go_on(tmp_pat
     run.save()
     assert read_checkpoint(tmp_path)["update"] == 25
     again = advance(resume(tmp_path, period="1000s"), 60 - 25)
-    np.testing.assert_array_equal(again.experiment.theta, advance(run, 13).experiment.theta)
+    np.testing.assert_array_equal(again.learner.theta, advance(run, 13).learner.theta)
 
 
 def test_a_finished_run_is_saved_as_it_is(tmp_path):
     run = begin(tmp_path, 7)
-    run.finish({"solved": True})
+    result = run.finish()
     saved = read_checkpoint(tmp_path)
     assert saved["update"] == 7 and saved["theta.t"] == 7
-    np.testing.assert_array_equal(saved["theta"], run.experiment.theta)
-    assert json.loads((tmp_path / "result.json").read_text()) == {"solved": True}
+    np.testing.assert_array_equal(saved["theta"], run.learner.theta)
+    assert json.loads((tmp_path / "result.json").read_text()) == result
 
 
 def test_a_checkpoint_loads_without_pickle_and_holds_the_whole_state(tmp_path):
@@ -169,7 +186,7 @@ def test_a_checkpoint_loads_without_pickle_and_holds_the_whole_state(tmp_path):
         saved = dict(file)
     assert {"theta", "theta.t", "update", "env_steps", "episodes", "seconds"} <= saved.keys()
     assert saved["env_steps"] == run.env_steps and saved["episodes"] == run.episodes
-    np.testing.assert_array_equal(saved["theta"], run.experiment.theta)
+    np.testing.assert_array_equal(saved["theta"], run.learner.theta)
 
 
 class Killed(BaseException):
@@ -198,7 +215,7 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one(tmp_path, mon
     assert contents(folder)["checkpoint.npz"] == before
     assert read_checkpoint(folder)["update"] == 5
     again = advance(resume(folder), 9)
-    np.testing.assert_array_equal(again.experiment.theta, uninterrupted.experiment.theta)
+    np.testing.assert_array_equal(again.learner.theta, uninterrupted.learner.theta)
 
 
 def test_a_temporary_file_left_behind_is_ignored_and_replaced(tmp_path):
@@ -234,7 +251,7 @@ def test_a_run_killed_while_its_folder_is_made_can_be_resumed(tmp_path, monkeypa
     else:
         again = resume(tmp_path / "run")
     advance(again, 7 - again.update)
-    np.testing.assert_array_equal(again.experiment.theta, whole.experiment.theta)
+    np.testing.assert_array_equal(again.learner.theta, whole.learner.theta)
     assert [row["update"] for row in read_metrics(tmp_path / "run")] == list(range(1, 8))
 
 
@@ -256,9 +273,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 def test_metrics_have_one_row_an_update_with_the_columns_promised(tmp_path):
     begin(tmp_path, 9)
     header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert header.split(",") == list(COLUMNS)
-    promised = "update env_steps episodes seconds return_mean length_mean entropy grad_norm explained_variance"
-    assert set(promised.split()) <= set(COLUMNS)
+    promised = "update env_steps episodes seconds return_mean length_mean eval_return_mean"
+    assert promised.split() == list(COLUMNS)
+    assert header.split(",") == [*COLUMNS, "grad_norm", "entropy"]  # every number that an update yields
     assert len(lines) == 9  # on disk at once, though the run is still open
     rows = read_metrics(tmp_path)
     assert [row["update"] for row in rows] == list(range(1, 10))
@@ -267,6 +284,81 @@ def test_metrics_have_one_row_an_update_with_the_columns_promised(tmp_path):
     assert [row.get("length_mean") for row in rows] == [4.0, 4.0, None] * 3
     assert all(row["grad_norm"] == 0.5 and row["entropy"] == 0.25 and "kl" not in row for row in rows)
     assert [row["update"] for row in rows if "eval_return_mean" in row] == [4, 8]
+
+
+def test_a_number_that_is_first_yielded_later_gets_a_column_then_and_no_row_is_lost(tmp_path):
+    def spoil(k, update, arrays):
+        if k >= 3:
+            update["kl"] = np.float64(0.125 * k)
+            update["values"], update["per_step"], update["name"], update["none"] = [1.0, 2.0], np.ones(3), "x", None
+
+    begin(tmp_path, 7, spoil=spoil)
+    header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert header.split(",") == [*COLUMNS, "grad_norm", "entropy", "kl"] and len(lines) == 7
+    assert [row.get("kl") for row in read_metrics(tmp_path)] == [None, None, *(0.125 * k for k in range(3, 8))]
+    advance(resume(tmp_path, spoil=spoil), 4)
+    header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert header.split(",").count("kl") == 1 and len(lines) == 9
+    assert [row["kl"] for row in read_metrics(tmp_path)[2:]] == [0.125 * k for k in range(3, 10)]
+
+
+def test_steps_of_workers_and_how_many_were_replaced_are_columns_and_the_result_has_their_number(tmp_path):
+    run = make_run(tmp_path, spoil=lambda k, update, arrays: update.update(worker_steps=[k, 10 * k]))
+    run.task.executor = object()
+    run.create()
+    for run.task.restarted in (0, 2, 2, 5):
+        advance(run, 1)
+    rows = read_metrics(tmp_path)
+    assert [row["workers_restarted"] for row in rows] == [0, 2, 0, 3]
+    assert [(row["worker_0_steps"], row["worker_1_steps"]) for row in rows] == [(k, 10 * k) for k in range(1, 5)]
+    assert run.finish()["workers_restarted"] == 5
+    begin(tmp_path / "alone", 1)
+    assert "workers_restarted" not in read_metrics(tmp_path / "alone")[0]
+
+
+def test_a_run_is_over_when_it_reaches_its_target_and_another_evaluation_confirms_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(CONFIG, "target", 10.0)
+    asked, returns = [], {(4, 0): 9.9, (8, 0): 10.0, (8, 1): 9.0, (12, 0): 11.0, (12, 1): 10.5}
+    run = make_run(tmp_path)
+    run.evaluate = lambda k, j: asked.append((k, j)) or np.array([returns[k, j] - 1, returns[k, j] + 1])
+    run.create()
+    over = [run.is_over()]
+    for update in run.learner.updates:
+        run.record(update)
+        over.append(run.is_over())
+        if over[-1]:
+            break
+    assert over == [False] * 12 + [True] and asked == list(returns)
+    result = run.finish()
+    assert asked == list(returns)  # what confirmed the target is the result
+    assert result["solved"] and (result["eval_return_mean"], result["eval_return_std"]) == (10.5, 1.0)
+    assert (result["updates"], result["eval_episodes"], result["target"]) == (12, 2, 10.0)
+    assert result == json.loads((tmp_path / "result.json").read_text())
+
+
+@pytest.mark.parametrize("last, solved", [(9.0, False), (10.0, True)])
+def test_a_run_is_over_when_its_steps_are_spent_and_a_last_evaluation_says_how_good_it_is(
+    tmp_path, monkeypatch, last, solved
+):
+    monkeypatch.setitem(CONFIG, "target", 10.0)
+    monkeypatch.setitem(CONFIG, "steps", 20)
+    run = make_run(tmp_path)
+    run.evaluate = lambda k, j: np.array([last if j else 0.0])
+    run.create()
+    while not run.is_over():
+        run.record(next(run.learner.updates))
+        assert run.left == pytest.approx(max(0, 1 - run.env_steps / 20))
+    assert 20 <= run.env_steps < 20 + 9 and run.left == 0
+    assert run.finish()["solved"] == solved
+
+
+def test_a_resumed_run_has_the_learning_rate_that_is_left(tmp_path, monkeypatch):
+    monkeypatch.setitem(CONFIG, "steps", 100)
+    run = begin(tmp_path, 5)
+    again, fractions = make_run(tmp_path), []
+    again.learner.anneal = fractions.append
+    again.resume()
+    assert fractions == [run.left] and 0 < run.left < 1
 
 
 @pytest.mark.parametrize("cut", ["\n", "\r\n8", "\r\n8,55,3,0.2,0.1"])
@@ -318,7 +410,7 @@ def test_seconds_are_those_of_training_alone(tmp_path, monkeypatch):
     evaluate = lambda k: spend(1000) or np.zeros(2)
     run = make_run(tmp_path, evaluate=evaluate, spoil=lambda k, update, arrays: spend(1))
     run.create()
-    for _ in zip(range(8), run.updates()):
+    for _ in zip(range(8), train(run)):
         spend(10)  # what the caller does with an update does not count either
     assert run.seconds == 8 and now[0] > 2000
 
@@ -440,7 +532,7 @@ def test_a_damaged_or_foreign_checkpoint_is_an_error_of_one_line_and_nothing_cha
         run.resume()
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
     assert {path.name: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == files
-    assert run.update == 0 and not run.experiment.theta.any() and run.experiment.arrays["theta.t"] == 0
+    assert run.update == 0 and not run.learner.theta.any() and run.learner.arrays["theta.t"] == 0
 
 
 def test_a_checkpoint_with_any_byte_wrong_or_cut_anywhere_is_refused_or_read_but_never_a_crash(tmp_path):
@@ -457,6 +549,66 @@ def test_a_checkpoint_with_any_byte_wrong_or_cut_anywhere_is_refused_or_read_but
             refused += 1
             assert "\n" not in str(error)
     assert refused > 150
+
+
+def test_a_run_may_take_another_ones_policy_whatever_else_that_one_has(tmp_path):
+    saved = read_checkpoint(begin(tmp_path, 5).folder)
+    del saved["theta.t"]
+    run = make_run(tmp_path / "second")
+    run.take_policy(saved, "--start-from first")
+    np.testing.assert_array_equal(run.learner.theta, saved["theta"])
+    assert run.update == 0 and run.learner.arrays["theta.t"] == 0
+    for wrong in (np.zeros(4, np.float32), np.zeros(3), None):
+        other = {**saved, "theta": wrong} if wrong is not None else {}
+        with pytest.raises(RunError, match=r"--start-from first: expected theta float32\[3\], found"):
+            run.take_policy(other, "--start-from first")
+    np.testing.assert_array_equal(run.learner.theta, saved["theta"])
+
+
+EARLIER = {**CONFIG, "format": "npg run 1", "algo": "a2c"}
+
+
+@pytest.mark.parametrize(
+    "config, settings",
+    [
+        ({"settings": {"entropy_weight": 0.1, "gamma": 0.9}}, {"entropy_coef": 0.1, "gamma": 0.9}),
+        ({"settings": {"value_weight": 0.5}, "workers": 2}, {"value_coef": 0.5, "workers": 2}),
+        ({"settings": {"sigma": "state", "log_std": -1.0}, "workers": None}, {"sigma": "state", "log_std": -1.0}),
+        (
+            {"algo": "es", "settings": {"sigma": "learned", "log_std": -1.0}},
+            {"search_sigma": "learned", "search_log_std": -1.0},
+        ),
+        (
+            {"algo": "hill-climbing", "settings": {"log_std": -1.0, "narrow": 0.9}},
+            {"search_log_std": -1.0, "narrow": 0.9},
+        ),
+        ({"algo": "genetic", "settings": {"log_std": 0.0}}, {"search_log_std": 0.0}),
+        ({"env": "Pong", "settings": {"hidden": [200], "activation": "relu", "lam": 0.9}}, {"lam": 0.9}),
+        (
+            {"env": "Pong", "settings": {"hidden": [100], "activation": "relu"}},
+            {"hidden": [100], "activation": "relu"},  # a network that is not the script's: refused later, by its name
+        ),
+    ],
+)
+def test_a_config_of_the_format_before_is_read_as_one_of_this(tmp_path, config, settings):
+    write_json(tmp_path / "config.json", {**EARLIER, **config})
+    found = read_config(tmp_path)
+    assert found["settings"] == settings
+    assert found["format"] == FORMAT and found["from_earlier_format"]
+    write_json(tmp_path / "config.json", found)
+    assert read_config(tmp_path) == found  # once translated it stays as it is
+
+
+def test_a_config_of_this_format_is_taken_as_it_is(tmp_path):
+    config = {**CONFIG, "settings": {"sigma": 1, "entropy_weight": 2}}
+    write_json(tmp_path / "config.json", config)
+    assert read_config(tmp_path) == config
+
+
+def test_a_checkpoint_of_the_format_before_is_one_of_this(tmp_path):
+    begin(tmp_path, 6)
+    altered(tmp_path, format=np.asarray("npg run 1"))
+    assert resume(tmp_path).update == 5
 
 
 @pytest.mark.parametrize(
@@ -540,8 +692,7 @@ def normalised_run(folder, spoil=lambda envs, k: None):
         envs.reset(seed=k)
         spoil(envs, k)
 
-    experiment = Experiment(None, theta, updates(), {"theta": theta}, reset, None)
-    return Run(folder, {**CONFIG, "evaluate_every": 100}, experiment, envs, None)
+    return new_run(folder, {**CONFIG, "evaluate_every": 100}, updates(), {"theta": theta}, reset, envs.obs_rms)
 
 
 @pytest.mark.parametrize("killed_at", [0, 3, 4, 9])
@@ -553,9 +704,9 @@ def test_the_moments_of_normalised_observations_resume_bit_for_bit_too(tmp_path,
     advance(killed, killed_at)
     again.resume()
     advance(again, 11 - again.update)
-    np.testing.assert_array_equal(again.experiment.theta, whole.experiment.theta)
-    for name, array in normaliser(whole.envs).items():
-        np.testing.assert_array_equal(normaliser(again.envs)[name], array)
+    np.testing.assert_array_equal(again.learner.theta, whole.learner.theta)
+    for name, array in moments(whole.task.obs_rms).items():
+        np.testing.assert_array_equal(moments(again.task.obs_rms)[name], array)
 
 
 def test_a_checkpoint_never_takes_moments_that_are_not_finite(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from cluster import dask_cluster
 
 from npg.runner import workers
-from npg.runner.workers import Pool, WorkerError, available_cores, kept, shared_array
+from npg.runner.workers import LateExecutor, Pool, WorkerError, available_cores, kept, shared_array
 
 LIMIT = 60  # seconds after which a test counts as hung; nothing here should take more than one or two
 METHODS = ["spawn", "forkserver", "fork"]
@@ -320,6 +320,55 @@ def test_a_pool_that_nobody_ends_ends_with_the_script_though_its_call_never_woul
 def test_a_worker_may_have_a_pool_of_its_own():
     with Pool(1, "fork") as pool:
         assert pool.submit(faults.in_a_pool_of_its_own, 7).result(LIMIT) == 7
+
+
+def test_a_late_executor_starts_at_the_first_call_and_is_then_that_executor():
+    started, others = [], set(multiprocessing.active_children())
+    late = LateExecutor(lambda: started.append(Pool(2, "fork", retries=1)) or started[-1])
+    assert not started and late.restarted == 0 and set(multiprocessing.active_children()) == others
+    try:
+        assert late.submit(faults.same, 3).result(LIMIT) == 3
+        assert len(set(multiprocessing.active_children()) - others) == 2
+        assert list(late.map(faults.same, range(5))) == list(range(5))
+        assert late.submit(divmod, 7, 2).result(LIMIT) == (3, 1)
+        with pytest.raises(WorkerError, match="the environment broke"):
+            late.submit(faults.raise_error).result(LIMIT)
+        assert len(started) == 1 and late.restarted == started[0].restarted > 0
+    finally:
+        late.kill_workers()
+    assert set(multiprocessing.active_children()) == others
+
+
+@pytest.mark.parametrize("call, arguments", [("map", [[1, 2]]), ("submit", [3])])
+def test_either_call_starts_a_late_executor(call, arguments):
+    started = []
+    late = LateExecutor(lambda: started.append(Pool(1, "fork")) or started[-1])
+    getattr(late, call)(faults.same, *arguments)
+    assert len(started) == 1
+    late.kill_workers()
+
+
+def test_a_late_executor_that_nobody_called_has_nothing_to_end():
+    late = LateExecutor(lambda: pytest.fail("nobody called"))
+    late.kill_workers()
+    assert late.restarted == 0
+
+
+def test_a_late_executor_whose_start_fails_says_so_and_tries_again_with_the_next_call():
+    starts = iter([None, Pool(1, "fork")])
+
+    def start():
+        pool = next(starts)
+        if pool is None:
+            raise OSError("no process could be made")
+        return pool
+
+    late = LateExecutor(start)
+    with pytest.raises(OSError, match="no process"):
+        late.submit(faults.same, 1)
+    late.kill_workers()
+    assert late.submit(faults.same, 1).result(LIMIT) == 1
+    late.kill_workers()
 
 
 @at_least_spawn

@@ -1,0 +1,78 @@
+"""What is done with a policy that is saved already: --evaluate, --gif, --watch, --export."""
+
+import os
+import sys
+
+from npg.runner import figures
+from npg.runner.runs import PRETRAINED, Run, RunError, read_checkpoint, read_config, read_weights, write_weights
+from npg.runner.task import prepare
+
+
+def read_policy(script, folder):
+    """(config, {name: array}) of the last checkpoint in a folder, or of the policy that goes by `PRETRAINED`."""
+    if script.pretrained is not None and folder == PRETRAINED:
+        config, theta = read_weights(script.pretrained)
+        return config, {"theta": theta}
+    return read_config(folder), read_checkpoint(folder)
+
+
+def load(script, folder, **overrides):
+    """The `Run` of the policy saved in a folder, or that goes by `PRETRAINED`, for playing.
+
+    overrides  "seed", "episodes", "act" and settings named in `Script.playing` that are to differ from training's
+    """
+    config, saved = read_policy(script, folder)
+    for name, value in overrides.items():
+        changed = config if name in config else config["settings"]
+        if name not in changed:
+            raise RunError(f"{name}: has no meaning for a policy by {config['algo']}")
+        changed[name] = value
+    run = Run("." if folder == PRETRAINED else folder, config, *prepare(script, config, folder))
+    run.take_policy(saved, folder)
+    return run
+
+
+def _load(script, command, given):
+    names = ("seed", "episodes", "act", *script.playing)
+    return load(script, given[command], **{name: given[name] for name in names if name in given})
+
+
+def evaluate(script, given):
+    """Play, and print the returns."""
+    returns = _load(script, "evaluate", given).evaluate(0, 2)
+    print(
+        f"return {returns.mean():.1f} ± {returns.std():.1f} (lowest {returns.min():.1f}, highest {returns.max():.1f}) "
+        f"over {len(returns)} episodes"
+    )
+    return 0
+
+
+def gif(script, given):
+    """Write policy.gif into the folder."""
+    run = _load(script, "gif", given)
+    pictures, fps = zip(*run.player.frames("rgb_array"))
+    path = run.folder / "policy.gif"
+    figures.gif(path, pictures, fps[0])
+    print(f"wrote {path}: {len(pictures)} frames")
+    return 0
+
+
+def watch(script, given):
+    """Show an episode on the screen."""
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise RunError("--watch: there is no screen here; --gif writes the episode to a file")
+    for _ in _load(script, "watch", given).player.frames("human"):
+        pass
+    return 0
+
+
+def export(script, given):
+    """Make the policy the one that comes with the package."""
+    run = _load(script, "export", given)
+    config = {name: value for name, value in run.config.items() if name != "from_earlier_format"}
+    write_weights(script.pretrained, config, run.learner.theta)
+    print(f"wrote {script.pretrained}: {script.pretrained.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+COMMANDS = {"evaluate": evaluate, "gif": gif, "watch": watch, "export": export}

@@ -1,0 +1,146 @@
+"""Playing with a policy: candidates of a search, evaluations that training never sees, films.
+
+`Player` plays a run's policy in episodes of their own seeds, `policy_evaluator` the candidates of a search.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from npg.exploration import exploring
+from npg.gradient_free import evaluate_each
+from npg.rollout import play
+from npg.runner.environments import freeze_normaliser
+from npg.runner.workers import kept
+
+EVALUATE = 2  # what a stream of random numbers is for; see `npg.runner.task`
+ACT = {"most-likely": 0.0, "sharpened": 0.6, "sampled": 1.0}  # temperature of the policy where it only plays
+
+
+class Player:
+    """Plays episodes that training never sees, at the temperature that the setting `act` stands for.
+
+    task       `npg.runner.task.Task`: how environments are made, and the moments of its observations
+    learner    `npg.runner.task.Learner`: whose policy plays
+    episodes   in an evaluation; the workers of a cluster, if the task has one, play them in parts
+    """
+
+    def __init__(self, task, learner, episodes):
+        self.task, self.learner, self.episodes, self.envs = task, learner, episodes, None
+        temperature = ACT[task.act]
+        self.policy = exploring(learner.policy, temperature=temperature) if temperature else learner.policy
+        self.rng = np.random.default_rng() if temperature else None
+        self.n_envs = min(episodes, task.script.side_by_side or episodes)
+
+    def seeded(self, *stream):
+        """Seeds the actions; returns what seeds the environments: both follow from the run's seed and `stream`."""
+        seeds = self.task.seed, EVALUATE, *stream
+        if self.rng is not None:
+            self.rng = np.random.default_rng([*seeds, 1])
+        return seeds
+
+    def act(self, obs):
+        """The actions for observations [N, n_obs], or the action for one [n_obs]."""
+        return self.policy.act(self.learner.theta, obs, self.rng)
+
+    def returns(self, *stream):
+        """Returns of `episodes` unseen episodes, which follow from the run's seed and `stream`."""
+        if self.task.cluster and self.rng is None and not self.task.obs_rms:
+            what = self.task.make_envs, self.policy, self.learner.theta, self.episodes
+            return parallel_play(self.task.cluster, *what, self.task.workers, *self.seeded(*stream))
+        self.envs = self.envs or self.task.make_envs(self.n_envs)
+        if self.task.obs_rms:
+            freeze_normaliser(self.envs, self.task.obs_rms)
+        with np.errstate(all="ignore"):  # what is not finite ends a run with a message of its own
+            return play(self.envs, self.act, self.episodes, *self.seeded(*stream))[0]
+
+    def frames(self, mode):
+        """One episode, played and rendered: yields what `render` gives before each step, and the frames a second."""
+        env, moments, over = self.task.make_env(mode), self.task.obs_rms, False
+        obs, _ = env.reset(seed=int(np.random.default_rng(self.seeded(0, 3)).integers(2**31)))
+        while not over:
+            yield env.render(), env.metadata.get("render_fps", 30)
+            if moments:
+                obs = (obs - moments.mean) / np.sqrt(moments.var + 1e-8)
+            obs, _, terminated, truncated, _ = env.step(self.act(obs))
+            over = terminated or truncated
+        env.close()
+
+
+def play_chunk(make_envs, model, theta, n, seeds):
+    """Returns [n] of one episode in each of n environments with the policy's most likely actions."""
+    return play(make_envs(n), lambda obs: model.act(theta, obs), n, *seeds)[0]
+
+
+def parallel_play(executor, make_envs, model, theta, episodes, n, *seeds):
+    """Returns [episodes] of an evaluation in n chunks side by side; make_envs(number) has to pickle."""
+    sizes = [len(part) for part in np.array_split(np.arange(episodes), n) if len(part)]
+    call = functools.partial(play_chunk, make_envs, model, theta)
+    return np.concatenate(list(executor.map(call, sizes, [(*seeds, j) for j in range(len(sizes))])))
+
+
+class Evaluations(NamedTuple):
+    """What the P candidates of an iteration met in n episodes each; named as in `npg.rollout.Rollout`."""
+
+    obs: np.ndarray  # [P, n_obs], each candidate's mean
+    rew: np.ndarray  # [P, n], summed over each episode
+    episode_returns: list
+    episode_lengths: list
+    env_steps: int
+
+
+def policy_evaluator(policy, make_env, n_episodes, rng, obs_rms=None, common=True, executor=None):
+    """evaluate(thetas) for `search`: mean undiscounted return of each policy's most likely actions in `n_episodes`.
+
+    make_env   a function that makes one environment, once in each process
+    obs_rms    running moments of the observations, a Gymnasium `RunningMeanStd`: the policies see observations with
+               mean and variance removed, by the moments of earlier iterations. Or None
+    common, executor   as in `evaluator`
+    """
+
+    if executor:
+        play = functools.partial(play_in_worker, str(make_env), make_env)
+    else:
+        env = functools.cache(make_env)  # made at the first call
+        play = lambda *arguments: play_episodes(env(), *arguments)
+
+    def evaluate(thetas):
+        f = functools.partial(play, policy, n_episodes, obs_rms and (obs_rms.mean, obs_rms.var))
+        rew, lengths, mean, var, count = map(np.array, zip(*evaluate_each(f, thetas, rng, common, executor)))
+        if obs_rms:
+            mean, var = mean.astype(obs_rms.mean.dtype), var.astype(obs_rms.mean.dtype)
+            for of_one_candidate in zip(mean, var, count.tolist()):
+                obs_rms.update_from_moments(*of_one_candidate)
+        rollout = Evaluations(mean, rew, rew.ravel().tolist(), lengths.ravel().tolist(), int(lengths.sum()))
+        return rew.mean(axis=1), {"rollout": rollout}
+
+    return evaluate
+
+
+def play_episodes(env, policy, n, moments, theta, seed):
+    """Returns [n] and lengths [n] of n episodes; mean, variance [n_obs] and number of their observations.
+
+    All returns are NaN if any observation is not finite.
+    """
+    returns, lengths, seen = np.zeros(n), np.zeros(n, np.int64), []
+    for i, episode_seed in enumerate(np.random.default_rng(seed).integers(2**31, size=n).tolist()):
+        obs, _ = env.reset(seed=episode_seed)
+        over = False
+        while not over:
+            seen.append(obs)
+            if moments:
+                obs = (obs - moments[0]) / np.sqrt(moments[1] + 1e-8)
+            obs, rew, terminated, truncated, _ = env.step(policy.act(theta, obs))
+            over = terminated or truncated
+            returns[i] += rew
+            lengths[i] += 1
+    seen = np.array(seen, np.float64)
+    if not np.isfinite(seen).all():
+        returns[:] = np.nan
+    return returns, lengths, seen.mean(axis=0), seen.var(axis=0), len(seen)
+
+
+def play_in_worker(key, make_env, *arguments):
+    """`play_episodes` in an environment that this process makes once and keeps."""
+    return play_episodes(kept(key, make_env), *arguments)

@@ -1,0 +1,185 @@
+"""Settings: read off the signatures of the functions that take them, and checked by one vocabulary.
+
+An algorithm is listed as a tuple of functions: the script's own, then those that its `**settings` go to. A setting is a
+keyword-only argument of one of them, its default the nearest function's. `VOCABULARY` says, by name, which values are
+allowed. The command line and a run's config.json pass the same check.
+"""
+
+import inspect
+import math
+import sys
+import types
+import typing
+from typing import NamedTuple
+
+from npg.gradient_free import SCHEMES, SHAPING
+from npg.network import ACTIVATIONS
+from npg.optimizers import OPTIMIZERS
+from npg.reinforce import BASELINES, WEIGHTS
+from npg.replay import IMPORTANCE
+from npg.runner.playing import ACT
+
+
+class Setting(NamedTuple):
+    """What a setting may be, and what it is for."""
+
+    help: str
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf  # a limit that is itself not allowed
+    choices: tuple = ()
+    only_with: dict = {}  # {another setting: values of it, without which this one changes nothing}
+    empty: bool = False  # whether a list of none is allowed
+
+
+class NotEmpty:
+    """Holds every sequence but the empty one."""
+
+    def __contains__(self, value):
+        return len(value) > 0
+
+
+STATE, LAYERS = {"baseline": ("state",)}, {"hidden": NotEmpty()}
+VOCABULARY = {
+    "env": Setting("environment, by its name in Gymnasium"),
+    "seed": Setting("seed of all random numbers", low=0),
+    "steps": Setting("budget of environment steps", low=1),
+    "target": Setting("stop at this mean return; none: the environment's threshold"),
+    "episodes": Setting("number of episodes in one evaluation", low=1),
+    "evaluate_every": Setting("updates between evaluations", low=1),
+    "checkpoint_every": Setting("updates (50) or seconds (30s) between checkpoints"),
+    "start_from": Setting("folder of a run: begin with the θ that it ended with"),
+    "cluster": Setting("Dask scheduler whose workers compute, HOST:PORT"),
+    "envs": Setting("environments played in parallel (per worker); for a search: episodes per candidate", low=1),
+    "workers": Setting("processes that compute (none: this one)", low=1),
+    "n_steps": Setting("steps of each environment before an update", low=1),
+    "report_every": Setting("steps of all workers together that make one row of metrics", low=1),
+    "statistics": Setting("RMSProp's mean squares: one of all workers, or each its own", choices=("shared", "own"),
+                          only_with={"workers": range(2, 10**6)}),
+    "rms_epsilon": Setting("ε under RMSProp's root", above=0, only_with={"optimizer": ("rmsprop",)}),
+    "epsilons": Setting("probabilities of a random action, one for each worker in turn", low=0, high=1),
+    "temperatures": Setting("temperatures of the policy, one for each worker in turn", above=0),
+    "gamma": Setting("discount γ", low=0, high=1),
+    "lam": Setting("λ of the generalised advantage estimate", low=0, high=1),
+    "learning_rate": Setting("step size for θ", above=0),
+    "critic_learning_rate": Setting("step size for the critic", above=0, only_with=STATE),
+    "optimizer": Setting(
+        "rule that turns a gradient into a step", choices=tuple(OPTIMIZERS), only_with={"scheme": tuple(SCHEMES)}
+    ),
+    "anneal": Setting("lower the learning rates to 0 over --steps"),
+    "hidden": Setting("units of each hidden layer", low=1, empty=True),
+    "activation": Setting("activation function of the hidden layers", choices=tuple(ACTIVATIONS), only_with=LAYERS),
+    "shared": Setting("one network for actor and critic instead of two"),
+    "policy": Setting("distribution of Box actions", choices=("gaussian", "multivariate", "mixture")),
+    "components": Setting("Gaussians in a mixture", low=1, only_with={"policy": ("mixture",)}),
+    "sigma": Setting("a Gaussian's σ: a parameter, a constant, or σ(s)", choices=("learned", "fixed", "state")),
+    "log_std": Setting("log σ at the start", only_with={"sigma": ("learned", "fixed")}),
+    "weight": Setting("weight Ψ of each action", choices=tuple(WEIGHTS)),
+    "baseline": Setting("what is subtracted from Ψ", choices=tuple(BASELINES)),
+    "estimation": Setting("how V is fitted: to returns (mc), or by fitted V iteration (td)", choices=("mc", "td")),
+    "proximal": Setting("λ of fitted V iteration's proximal term", low=0, only_with={"estimation": ("td",)}),
+    "gradient_steps": Setting("gradient steps in each fitted V iteration", low=1, only_with={"estimation": ("td",)}),
+    "epochs": Setting("how often an update goes over its data", low=1, only_with=STATE),
+    "iterations": Setting("regressions of Q an update, each with its target held fixed", low=1),
+    "batch_size": Setting("size of a minibatch, in steps", low=1, only_with={**STATE, "estimation": ("mc",)}),
+    "importance": Setting("importance weights of reused experience", choices=tuple(IMPORTANCE)),
+    "clip": Setting("ε of PPO's clipping", above=0, only_with={"importance": ("clipped",)}),
+    "truncate": Setting("largest importance weight", above=0, only_with={"importance": ("truncated",)}),
+    "capacity": Setting("rollouts that the experience buffer holds", low=1),
+    "ahead": Setting("threads that draw the next rollout while the last is learned from (0: none)", low=0),
+    "subtract_value": Setting("weigh by Q(s,a) − V(s) instead of Q(s,a)"),
+    "standardise": Setting("give a batch's weights mean 0 and standard deviation 1"),
+    "value_coef": Setting("coefficient of the critic's loss beside the actor's", low=0),
+    "entropy_coef": Setting("coefficient β of the entropy", low=0),
+    "max_grad_norm": Setting("longest gradient; longer ones are scaled down; none: no limit", above=0),
+    "n_candidates": Setting("policies tried in an iteration", low=1, only_with={"scheme": ("kohl-stone",)}),
+    "common_seeds": Setting("the same episodes for all candidates of an iteration"),
+    "search_sigma": Setting("σ of the candidates around θ", choices=("fixed", "learned")),
+    "search_log_std": Setting("log σ of the candidates around θ, at the start"),
+    "shaping": Setting("how the candidates' returns are shaped", choices=tuple(SHAPING)),
+    "scheme": Setting("scheme of the finite differences", choices=(*SCHEMES, "kohl-stone")),
+    "epsilon": Setting("step ε of the finite differences", above=0),
+    "widen": Setting("factor on σ after a success", low=1),
+    "narrow": Setting("factor on σ after a failure", low=0, high=1),
+    "patience": Setting("failures in a row before a restart", low=1),
+    "n_parents": Setting("candidates that have children", low=1),
+    "n_elite": Setting("candidates that live on", low=1),
+    "crossover": Setting("children of two parents"),
+    "normalise_obs": Setting("remove the observations' running mean and variance"),
+    "inputs": Setting("what of the last frames the network sees", choices=("difference", "half", "trail")),
+    "sticky": Setting("probability that a frame repeats the last action", low=0, high=1),
+    "act": Setting("actions in evaluations and films", choices=tuple(ACT)),
+}
+
+
+def keyword_only(function):
+    """{name: inspect.Parameter} of the arguments right of the `*`."""
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def settings_of(functions, **otherwise):
+    """{name: inspect.Parameter} of the settings of several functions; where two have one, the first one's.
+
+    otherwise   defaults that replace the functions' own
+    """
+    found = {}
+    for function in functions:
+        found = {**found, **{name: p for name, p in keyword_only(function).items() if name not in found}}
+    return {name: p.replace(default=otherwise.get(name, p.default)) for name, p in found.items()}
+
+
+def kind(parameter):
+    """(type of one value, whether there are several, whether None is one): of the annotation, else of the default."""
+    annotation, default = parameter.annotation, parameter.default
+    if isinstance(annotation, types.UnionType):  # float | None
+        return typing.get_args(annotation)[0], False, True
+    if annotation is not parameter.empty:
+        return annotation, False, False
+    several = isinstance(default, (tuple, list))
+    return type(default[0] if default else 0) if several else type(default), several, False
+
+
+def check(parameter, value):
+    """The value, if the setting may be that, numbers of the right type; else ValueError in one line."""
+    (of, several, none), name = kind(parameter), parameter.name
+    setting = VOCABULARY.get(name, Setting(""))
+    if value is None and none:
+        return None
+    if several and not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name}: expected a list, got {value!r}")
+    if several and not value and not setting.empty:
+        raise ValueError(f"{name}: expected at least one number, got none")
+    checked = []
+    for x in value if several else [value]:
+        number = isinstance(x, (int, float)) and not isinstance(x, bool)
+        if setting.choices and x not in setting.choices:
+            raise ValueError(f"{name}: expected one of {', '.join(setting.choices)}, got {x!r}")
+        if not (number if of is float else isinstance(x, of)) or isinstance(x, bool) and of is not bool or x == "":
+            raise ValueError(f"{name}: expected {NAMES[of]}, got {x!r}")
+        if number and not (setting.low <= x <= setting.high and x > setting.above and abs(x) <= LARGEST):
+            raise ValueError(f"{name}: expected a number {allowed(setting)}, got {x}")
+        checked.append(float(x) if of is float else x)
+    return tuple(checked) if several else checked[0]
+
+
+LARGEST = sys.float_info.max  # finite float; larger numbers, inf and NaN are refused
+NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+
+
+def allowed(setting):
+    """"from 0 to 1", "> 0": the numbers that a setting may be."""
+    if setting.above > -math.inf:
+        return f"> {setting.above:g}"
+    if setting.high < math.inf:
+        return f"from {setting.low:g} to {setting.high:g}"
+    return f"≥ {setting.low:g}" if setting.low > -math.inf else "that is finite"
+
+
+def without_effect(parameters, settings):
+    """(name, other, its value) of a setting that differs from its default, and changes nothing because of the other."""
+    for name, parameter in parameters.items():
+        for other, values in VOCABULARY.get(name, Setting("")).only_with.items():
+            if settings[name] != parameter.default and other in settings and settings[other] not in values:
+                return name, other, settings[other]
+    return None

@@ -1,0 +1,140 @@
+"""Policies that only play: the candidates of a search, and evaluations in parts."""
+
+import functools
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.wrappers.utils import RunningMeanStd
+from test_a3c import MODEL
+from test_actors import Here, client  # noqa: F401  a fixture
+from test_reinforce import random_theta
+
+from npg.distributions import Categorical, Deterministic
+from npg.gradient_free import EvolutionStrategy, search
+from npg.network import MLP
+from npg.optimizers import Adam
+from npg.policy import Policy
+from npg.rollout import play
+from npg.runner.environments import make_env, make_envs
+from npg.runner.playing import parallel_play, policy_evaluator
+
+# Candidates of a search
+
+
+class Counter(gymnasium.Env):
+    """An episode of 3 to 6 steps, as the seed decides; observation (10 + t, seed's noise), reward the action."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    made = 0
+
+    def __init__(self, bad=False):
+        Counter.made += 1
+        self.bad, self.log = bad, []
+
+    def observe(self):
+        self.log.append(np.array([10.0 + self.t, self.np_random.normal()]))
+        return np.full(2, np.nan) if self.bad and self.t == 2 else self.log[-1]
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.length = 0, int(self.np_random.integers(3, 7))
+        return self.observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == self.length
+        return self.observe(), float(action[0]), over and self.length % 2, over and not self.length % 2, {}
+
+
+def linear():
+    return Policy(MLP((2, 1)), Deterministic(1))
+
+
+def test_returns_and_counts_are_exactly_those_of_the_episodes():
+    envs = []
+    evaluate = policy_evaluator(linear(), lambda: envs.append(Counter()) or envs[0], 4, np.random.default_rng(0))
+    values, measures = evaluate(np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))  # a = 1, and a = 10 + t
+    rollout, lengths = measures["rollout"], np.array(measures["rollout"].episode_lengths).reshape(2, 4)
+    assert len(envs) == 1 and set(lengths.ravel()) <= {3, 4, 5, 6} and len(set(lengths[0])) > 1
+    np.testing.assert_array_equal(lengths[0], lengths[1])  # common seeds: the same episodes
+    expected = np.array([lengths[0], [sum(10 + t for t in range(n)) for n in lengths[1]]])
+    np.testing.assert_allclose(np.reshape(rollout.episode_returns, (2, 4)), expected)
+    np.testing.assert_allclose(values, expected.mean(axis=1))
+    assert rollout.env_steps == lengths.sum() == len(envs[0].log) - 8  # every observation but the last leads to a step
+
+
+def test_without_common_seeds_candidates_play_different_episodes():
+    evaluate = policy_evaluator(linear(), Counter, 6, np.random.default_rng(0), common=False)
+    lengths = np.reshape(evaluate(np.zeros((4, 3)))[1]["rollout"].episode_lengths, (4, 6))
+    assert len({tuple(row) for row in lengths}) == 4
+
+
+def test_observations_are_normalised_by_the_moments_of_earlier_iterations_which_are_those_of_all_observations():
+    envs, seen, policy, obs_rms = [], [], linear(), RunningMeanStd(shape=(2,))
+    act = policy.act
+    policy.act = lambda theta, obs: seen.append(obs) or act(theta, obs)
+    make = lambda: envs.append(Counter()) or envs[0]
+    evaluate = policy_evaluator(policy, make, 3, np.random.default_rng(0), obs_rms)
+    evaluate(np.zeros((2, 3)))
+    acted_on = np.array(seen)
+    np.testing.assert_allclose(acted_on, acted_on[:, :] * np.sqrt(1 + 1e-8), rtol=1e-7)  # mean 0, variance 1 so far
+    assert acted_on[:, 0].min() == pytest.approx(10)
+    np.testing.assert_allclose(obs_rms.mean, acted_on.mean(axis=0), rtol=1e-4)  # Gymnasium's start counts for 1e-4
+    np.testing.assert_allclose(obs_rms.var, acted_on.var(axis=0), rtol=1e-2)
+    assert obs_rms.count == pytest.approx(len(acted_on), rel=1e-4)
+    mean, var = obs_rms.mean.copy(), obs_rms.var.copy()
+    seen.clear(), envs[0].log.clear()
+    evaluate(np.zeros((2, 3)))
+    times = np.array(seen)[:, 0] * np.sqrt(var[0]) + mean[0]  # normalised throughout by the moments from before
+    np.testing.assert_allclose(times, np.round(times), atol=1e-6)
+    assert obs_rms.count > len(acted_on) + 10
+
+
+def test_a_nan_observation_makes_the_value_nan():
+    policy = linear()
+    policy.act = lambda theta, obs: np.ones(1)  # whatever it sees: no NaN reaches the rewards
+    evaluate = policy_evaluator(policy, functools.partial(Counter, True), 2, np.random.default_rng(0))
+    values, measures = evaluate(np.zeros((2, 3)))
+    assert np.isnan(values).all() and np.isnan(measures["rollout"].obs).all()
+
+
+def cartpole(executor, n=3):
+    rng, policy = np.random.default_rng(0), Policy(MLP((4, 2)), Categorical(2))
+    theta, obs_rms = policy.init(rng), RunningMeanStd(shape=(4,), dtype=np.float32)
+    evaluate = policy_evaluator(policy, functools.partial(make_env, "CartPole-v1"), 2, rng, obs_rms, executor=executor)
+    method = EvolutionStrategy(theta, Adam(theta, 0.1), 0.3, n_candidates=6)
+    updates = [update for update, _ in zip(search(method, evaluate, rng), range(n))]
+    assert obs_rms.mean.dtype == obs_rms.var.dtype == np.float32
+    return theta, obs_rms.mean, obs_rms.var, [update["rollout"].episode_lengths for update in updates]
+
+
+def test_environments_in_worker_processes_give_the_same_bits_moments_included():
+    with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+        there = cartpole(executor)
+    for result, expected in zip(there, cartpole(None), strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
+# Evaluations in parts
+
+
+def test_an_evaluation_in_parts_is_what_its_parts_are():
+    theta = random_theta(MODEL)
+    returns = parallel_play(Here(), functools.partial(make_envs, "CartPole-v1"), MODEL, theta, 7, 3, 11, 2)
+    parts = [
+        play(make_envs("CartPole-v1", n), lambda obs: MODEL.act(theta, obs), n, 11, 2, j)[0]
+        for j, n in enumerate((3, 2, 2))
+    ]
+    np.testing.assert_array_equal(returns, np.concatenate(parts))
+    assert len(set(returns)) > 1
+
+
+@pytest.mark.slow
+def test_an_evaluation_on_dask_is_the_one_here(client):  # noqa: F811
+    make, theta = functools.partial(make_envs, "CartPole-v1"), random_theta(MODEL)
+    returns = [parallel_play(executor, make, MODEL, theta, 7, 3, 11, 2) for executor in (Here(), client.get_executor())]
+    np.testing.assert_array_equal(*returns)

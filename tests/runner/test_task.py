@@ -1,0 +1,635 @@
+"""A script's functions make what they promise of a task and settings, and its arrays are all that has to be saved."""
+
+import functools
+import multiprocessing
+import pathlib
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import test_environments  # noqa: F401  registers the environments "strange/…"
+from gymnasium.spaces import Box
+from test_actors import Here
+
+import npg.actor_critic
+import npg.reinforce
+import npg.replay
+from npg.distributions import Bernoulli, Categorical, Deterministic, Gaussian, GaussianMixture, MultivariateGaussian
+from npg.network import MLP
+from npg.policy import Policy
+from npg.reinforce import BASELINES
+from npg.runner import task as module
+from npg.runner.environments import UnsupportedEnvironment, moments, set_moments
+from npg.runner.playing import EVALUATE
+from npg.runner.runs import RunError
+from npg.runner.task import INIT, RUN, TRAIN, prepare, stochastic_policy
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+import run_cartpole
+
+
+def ppo_ahead(task, *, ahead=1, **settings):
+    """PPO of rollouts that are drawn ahead."""
+    task.sampler = functools.partial(task.sampler, ahead=ahead)
+    return run_cartpole.ppo(task, **settings)
+
+
+AHEAD = {"ppo-ahead": (ppo_ahead, run_cartpole.ppo, npg.replay.ppo)}
+SCRIPT = run_cartpole.SCRIPT._replace(policy_gradients={**run_cartpole.POLICY_GRADIENTS, **AHEAD})
+GRADIENT_FREE = tuple(SCRIPT.searches)
+SERIAL = [algo for algo in run_cartpole.SCRIPT.algorithms if algo != "a3c"]
+POLICY_GRADIENT = [algo for algo in SERIAL if algo not in GRADIENT_FREE]
+NETWORK = {"hidden": [8], "activation": "tanh", "envs": 3}
+GRADIENT = {"gamma": 0.99, "learning_rate": 1e-2}
+SETTINGS = {
+    "ppo": {"n_steps": 16, "batch_size": 16, "epochs": 2, "lam": 0.95, "shared": False, "capacity": 3},
+    "a2c": {"n_steps": 8, "lam": 0.95, "shared": False},
+    "actor-critic": {"n_steps": 8, "batch_size": 8, "epochs": 2, "shared": False, "critic_learning_rate": 2e-2},
+    "q-actor-critic": {"n_steps": 8, "batch_size": 8, "epochs": 1, "iterations": 2, "critic_learning_rate": 2e-2},
+    "a3c": {"n_steps": 8, "lam": 0.95, "shared": False, "report_every": 100},
+    "reinforce": {"baseline": "state", "batch_size": 64, "epochs": 2, "critic_learning_rate": 2e-2},
+    "es": {"learning_rate": 1e-2, "search_sigma": "fixed", "search_log_std": -1.0, "n_candidates": 4},
+    "finite-difference": {"learning_rate": 1e-2, "scheme": "forward", "epsilon": 0.1, "n_candidates": 5},
+    "hill-climbing": {"search_log_std": -1.0, "n_candidates": 4, "patience": 1},
+    "genetic": {"search_log_std": -1.0, "n_candidates": 4, "n_parents": 2},
+}
+SETTINGS["ppo-ahead"] = dict(SETTINGS["ppo"])
+for algo, settings in SETTINGS.items():
+    settings.update({"hidden": [], "common_seeds": True} if algo in GRADIENT_FREE else GRADIENT)
+POLICY = ("policy", "components", "sigma", "log_std")
+GAUSSIAN = {"sigma": "learned", "log_std": -0.5}
+VARIANTS = [(algo, {}) for algo in SERIAL] + [
+    ("ppo", {"shared": True, "importance": "truncated"}),
+    ("ppo-ahead", {}),
+    ("ppo-ahead", {"ahead": 3}),
+    ("a2c", {"shared": True}),
+    ("actor-critic", {"estimation": "td", "proximal": 0.1}),
+    *(("reinforce", {"baseline": baseline}) for baseline in BASELINES if baseline != "state"),
+    ("es", {"search_sigma": "learned", "shaping": "standardise", "common_seeds": False}),
+    ("finite-difference", {"scheme": "central"}),
+    ("finite-difference", {"scheme": "kohl-stone"}),
+]
+
+
+def make(algo="ppo", env="CartPole-v1", seed=0, n_workers=None, executor=None, **changes):
+    """What the tests ask of a task and its learner: theta, arrays, updates, policy, reset, task, learner."""
+    gaussian = GAUSSIAN if env == "Pendulum-v1" and algo not in GRADIENT_FREE else {}
+    parameters = SCRIPT.settings_of(algo, env == "Pendulum-v1")
+    settings = {name: parameter.default for name, parameter in parameters.items() if name not in RUN}
+    settings |= {**NETWORK, **SETTINGS[algo], **gaussian, **({"workers": n_workers} if n_workers else {}), **changes}
+    run = {name: parameters[name].default for name in RUN if name in parameters}
+    config = {**run, "env": env, "seed": seed, "algo": algo, "settings": settings}
+    task, learner = prepare(SCRIPT, config, "test", executor)
+
+    def reset(k):
+        task.reset(k)
+        if learner.buffer:
+            learner.buffer.clear()
+
+    parts = {name: getattr(learner, name) for name in ("theta", "arrays", "updates", "policy")}
+    return SimpleNamespace(**parts, reset=reset, task=task, learner=learner)
+
+
+def train(exp, n):
+    """The last of n updates."""
+    for _ in range(n):
+        update = next(exp.updates)
+    return update
+
+
+def copies(exp):
+    return {name: array.copy() for name, array in exp.arrays.items()}
+
+
+def assert_equal(arrays, expected):
+    assert arrays.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("algo, changes", VARIANTS)
+def test_the_arrays_and_a_reset_are_all_that_it_takes_to_go_on_bit_for_bit(algo, changes, env):
+    uninterrupted = make(algo, env, **changes)
+    train(uninterrupted, 2)
+    uninterrupted.reset(2)
+    saved = copies(uninterrupted)
+    train(uninterrupted, 2)
+
+    resumed = make(algo, env, **changes)
+    for name, array in resumed.arrays.items():
+        array[...] = saved[name]
+    resumed.reset(2)
+    train(resumed, 2)
+    assert_equal(resumed.arrays, uninterrupted.arrays)
+    assert any(not np.array_equal(array, saved[name]) for name, array in resumed.arrays.items())
+
+
+@pytest.mark.parametrize("algo", SERIAL)
+def test_a_seed_decides_everything(algo):
+    first, again, other = make(algo), make(algo), make(algo, seed=1)
+    assert not np.array_equal(first.theta, other.theta)
+    other.theta[...] = first.theta  # now only the experience differs
+    for exp in (first, again, other):
+        train(exp, 2)
+    assert_equal(first.arrays, again.arrays)
+    assert not np.array_equal(first.theta, other.theta)
+
+
+def test_after_a_reset_nothing_depends_on_what_came_before_it():
+    first, other = make(capacity=3), make(capacity=3, seed=0)
+    train(other, 3)
+    for name, array in other.arrays.items():
+        array[...] = first.arrays[name]
+    for exp in (first, other):
+        exp.reset(7)
+        train(exp, 2)
+    assert_equal(first.arrays, other.arrays)
+
+
+def test_resets_at_different_updates_see_different_episodes():
+    first, other = make(), make()
+    first.reset(1), other.reset(2)
+    assert not np.array_equal(train(first, 1)["rollout"].obs, train(other, 1)["rollout"].obs)
+
+
+@pytest.mark.parametrize("algo", POLICY_GRADIENT)
+def test_every_update_yields_what_a_run_records(algo):
+    exp = make(algo)
+    theta = exp.theta.copy()
+    update = train(exp, 1)
+    assert update["rollout"].env_steps > 0
+    assert np.isfinite(update["grad_norm"]) and update["grad_norm"] > 0
+    assert 0 < update["entropy"] <= np.log(2) + 1e-6
+    assert exp.theta is exp.arrays["theta"] and not np.array_equal(exp.theta, theta)
+
+
+@pytest.mark.parametrize("algo", POLICY_GRADIENT)
+def test_settings_that_build_does_not_use_are_the_algorithms_arguments(algo, monkeypatch):
+    seen = {}
+    home = {"reinforce": npg.reinforce, "ppo": npg.replay}.get(algo, npg.actor_critic)
+    monkeypatch.setattr(home, algo.replace("-", "_"), lambda *args, **kwargs: seen.update(kwargs))
+    changes = {"gamma": 0.5, "standardise": True, "entropy_coef": 0.25, "max_grad_norm": 0.125}
+    make(algo, **changes)
+    assert {name: seen[name] for name in changes} == changes
+    for name in {"n_steps", "lam", "iterations"} & SETTINGS[algo].keys():
+        assert seen[name] == SETTINGS[algo][name]
+
+
+def test_samplers_that_draw_ahead_share_the_environments_evenly_or_not_at_all():
+    assert train(make("ppo-ahead", ahead=3), 1)["rollout"].rew.shape == (16, 3)
+    with pytest.raises(RunError, match="envs: expected a multiple of ahead, 2, got 3"):
+        make("ppo-ahead", ahead=2)
+
+
+@pytest.mark.parametrize("algo", SERIAL)
+def test_an_unknown_setting_is_an_error_that_names_it(algo):
+    with pytest.raises(RunError, match="temperature: no setting of"):
+        make(algo, temperature=1.0)
+
+
+def test_an_unknown_algorithm_is_an_error_that_names_it():
+    with pytest.raises(RunError, match="sarsa"):
+        prepare(SCRIPT, {"algo": "sarsa", "settings": {}, "env": "CartPole-v1", "seed": 0}, "test")
+
+
+def config_of(algo="ppo", env="CartPole-v1", **changes):
+    """A config of defaults; what is changed to KeyError is left out."""
+    parameters = SCRIPT.settings_of(algo, False)
+    values = {**{name: parameter.default for name, parameter in parameters.items()}, "env": env, **changes}
+    values = {name: value for name, value in values.items() if value is not KeyError}
+    settings = {name: value for name, value in values.items() if name not in RUN}
+    return {"algo": algo, **{name: value for name, value in values.items() if name in RUN}, "settings": settings}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"gamma": KeyError}, "config lacks 'gamma'"),
+        ({"gamma": 2.0}, "gamma: expected a number from 0 to 1, got 2.0"),
+        ({"hidden": 64}, "hidden: expected a list, got 64"),
+        ({"seed": "x"}, "seed: expected a whole number, got 'x'"),
+        ({"seed": KeyError}, "seed: expected a whole number, got None"),
+        ({"env": ""}, "env: expected a word|environment ''"),
+        ({"checkpoint_every": "soon"}, "got 'soon'"),
+        ({"lam": 10**400}, "lam: expected a number from 0 to 1"),
+        ({"learning_rate": 10**400}, "learning_rate: expected a number > 0"),
+        ({"algo": "reinforce", "baseline": "leave-one-out", "envs": 1}, "leave-one-out needs at least 2 envs"),
+        ({"algo": "es", "n_candidates": 7}, "n_candidates: expected a positive even number, for pairs, got 7"),
+        ({"algo": "a3c", "workers": 2, "normalise_obs": True}, "normalise_obs: every worker would have moments"),
+        ({"algo": "a2c", "workers": 2, "normalise_obs": True}, "normalise_obs: every worker would have moments"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_an_error_of_one_line_that_names_the_folder_and_what_is_wrong(changes, words):
+    with pytest.raises((RunError, UnsupportedEnvironment), match=words) as error:
+        prepare(SCRIPT, config_of(**changes), "runs/one")
+    assert "\n" not in str(error.value) and ("runs/one: " in str(error.value) or changes == {"env": ""})
+
+
+def test_a_setting_of_every_run_does_not_stand_among_the_settings():
+    config = config_of()
+    config["settings"]["seed"] = 3
+    with pytest.raises(RunError, match="seed: no setting of ppo"):
+        prepare(SCRIPT, config, "test")
+
+
+def test_an_environment_that_is_not_supported_says_so_itself():
+    with pytest.raises(UnsupportedEnvironment, match="TupleObs"):
+        prepare(SCRIPT, config_of(env="strange/TupleObs-v0"), "test")
+
+
+def test_a_config_of_the_earlier_format_lacks_settings_which_are_then_the_defaults():
+    config = config_of(optimizer=KeyError, clip=KeyError, gamma=0.5)
+    with pytest.raises(RunError, match="config lacks 'optimizer'"):
+        prepare(SCRIPT, config, "test")
+    old, new = ({**config_of(**c), **more} for c, more in [
+        ({"optimizer": KeyError, "clip": KeyError, "gamma": 0.5}, {"from_earlier_format": True}), ({"gamma": 0.5}, {})
+    ])
+    learners = [prepare(SCRIPT, config, "test")[1] for config in (old, new)]
+    for learner in learners:
+        next(learner.updates)
+    assert_equal(learners[0].arrays, learners[1].arrays)
+
+
+def test_discrete_actions_get_a_softmax_and_box_actions_a_gaussian():
+    of = lambda env, script=SCRIPT: prepare(script, config_with_policy(env), "test")[0]
+    softmax, gaussian = of("Acrobot-v1"), of("Pendulum-v1")
+    assert isinstance(softmax.distribution, Categorical) and softmax.distribution.n == 3
+    assert (softmax.n_obs, softmax.n_act, softmax.n_out, softmax.is_box) == (6, 3, 3, False)
+    assert softmax.deterministic is softmax.distribution
+    assert isinstance(gaussian.distribution, Gaussian) and gaussian.distribution.n == 1
+    assert (gaussian.n_obs, gaussian.n_act, gaussian.n_out, gaussian.is_box) == (3, 1, 1, True)
+    assert isinstance(gaussian.deterministic, Deterministic)
+    assert of("strange/Bounded-v0").distribution.n == of("strange/Bounded-v0").n_act == 2
+    one_logit = of("CartPole-v1", SCRIPT._replace(one_logit=True))
+    assert isinstance(one_logit.distribution, Bernoulli) and one_logit.n_out == 1
+
+
+def config_with_policy(env):
+    """`config_of`, with the settings that Box actions have besides, where the environment has those."""
+    is_box = isinstance(SCRIPT.spaces(env)[1], Box)
+    return config_of(env=env, **{n: SCRIPT.settings_of("ppo", True)[n].default for n in POLICY if is_box})
+
+
+def test_networks_have_the_hidden_layers_and_the_activation_that_were_asked_for():
+    actor, critic = MLP((4, 5, 6, 2), "relu"), MLP((4, 5, 6, 1), "relu")
+    two, one = (make(hidden=[5, 6], activation="relu", shared=shared) for shared in (False, True))
+    assert two.theta.size == actor.size + critic.size
+    assert one.theta.size == MLP((4, 5, 6, 3)).size
+    assert make(hidden=[]).theta.size == MLP((4, 2)).size + MLP((4, 1)).size
+    obs = np.ones((1, 4), np.float32)
+    logits, _ = two.policy.policy.params(two.policy.actor_params(two.theta), obs)
+    np.testing.assert_array_equal(logits, actor.forward(two.theta[: actor.size], obs)[0])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("sigma, n_out, tail", [("state", 2, 0), ("learned", 1, 1), ("fixed", 1, 0)])
+def test_sigma_is_an_output_a_parameter_or_a_constant(shared, sigma, n_out, tail):
+    exp = make("a2c", "Pendulum-v1", sigma=sigma, log_std=-1.5, shared=shared)
+    critic = 0 if shared else MLP((3, 8, 1)).size
+    assert exp.theta.size == MLP((3, 8, n_out + shared)).size + tail + critic
+    obs = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    log_std = lambda: exp.policy.policy.params(exp.policy.actor_params(exp.theta), obs)[0][:, 1]
+    before = log_std()
+    train(exp, 3)
+    if sigma == "state":
+        assert np.ptp(log_std()) > 0
+    else:
+        np.testing.assert_array_equal(before, np.float32(-1.5))
+        assert np.ptp(log_std()) == 0
+        assert (log_std()[0] == np.float32(-1.5)) == (sigma == "fixed")
+
+
+@pytest.mark.parametrize("algo", [*POLICY_GRADIENT, "es", "finite-difference"])
+def test_a_learning_rate_of_0_stops_all_learning_and_1_gives_it_back(algo):
+    exp = make(algo, anneal=True)
+    train(exp, 1)
+    exp.learner.anneal(0)
+    names = [name for name in exp.arrays if "." not in name and name != "log_std"]  # that of es is fixed here
+    before = copies(exp)
+    train(exp, 2)
+    for name in names:
+        np.testing.assert_array_equal(exp.arrays[name], before[name])
+    exp.learner.anneal(1)
+    train(exp, 3)  # in one alone all candidates may do equally well
+    for name in names:
+        assert not np.array_equal(exp.arrays[name], before[name])
+
+
+def test_learning_rates_are_left_alone_unless_the_run_anneals_them():
+    steps = {}
+    for fraction in (1, 0):
+        exp = make("a2c", anneal=False)
+        exp.learner.anneal(fraction)
+        train(exp, 2)
+        steps[fraction] = exp.theta.copy()
+    np.testing.assert_array_equal(steps[0], steps[1])
+
+
+def test_the_learning_rate_is_a_fraction_of_the_initial_one():
+    steps = {}
+    for fraction in (1, 0.5):
+        exp = make("a2c", anneal=True, max_grad_norm=None, standardise=False)
+        before = exp.theta.copy()
+        for f in (0.1, fraction):
+            exp.learner.anneal(f)  # of the initial one, not of the last
+        train(exp, 1)
+        steps[fraction] = exp.theta - before
+    np.testing.assert_allclose(steps[0.5], 0.5 * steps[1], atol=1e-7)
+    assert np.max(np.abs(steps[1])) == pytest.approx(GRADIENT["learning_rate"], rel=1e-3)  # Adam's first step
+
+
+@pytest.mark.parametrize(
+    "algo, critic",
+    [
+        ("reinforce", lambda exp: exp.arrays["phi"]),
+        ("q-actor-critic", lambda exp: exp.arrays["w"]),
+        ("actor-critic", lambda exp: exp.policy.critic_params(exp.theta)),
+    ],
+)
+def test_actor_and_critic_have_learning_rates_of_their_own(algo, critic):
+    still = make(algo)
+    name = {"reinforce": "phi", "q-actor-critic": "w", "actor-critic": "critic"}[algo]
+    still.learner.learned[name][1].learning_rate = 0.0
+    before = critic(still).copy()
+    theta = still.theta.copy()
+    train(still, 2)
+    np.testing.assert_array_equal(critic(still), before)
+    assert not np.array_equal(still.theta, theta)
+    only = make(algo)
+    only.learner.learned["theta"][1].learning_rate = 0.0
+    train(only, 2)
+    assert not np.array_equal(critic(only), before)
+    n_actor = MLP((4, 8, 2)).size
+    np.testing.assert_array_equal(only.theta[:n_actor], theta[:n_actor])
+
+
+@pytest.mark.parametrize("algo", GRADIENT_FREE)
+@pytest.mark.parametrize("env, bounds", [("CartPole-v1", (1, 500)), ("Pendulum-v1", (-2000, 0))])
+def test_every_iteration_of_a_gradient_free_method_yields_what_a_run_records(algo, env, bounds):
+    exp = make(algo, env)
+    update = train(exp, 1)
+    rollout, n = update["rollout"], 3 * update["evaluations"]  # an episode in each of 3 environments
+    assert len(rollout.episode_returns) == len(rollout.episode_lengths) == n
+    assert rollout.env_steps == sum(rollout.episode_lengths)
+    assert bounds[0] <= min(rollout.episode_returns) and max(rollout.episode_returns) <= bounds[1]
+    np.testing.assert_allclose(update["values"], np.reshape(rollout.episode_returns, (-1, 3)).mean(axis=1))
+    assert exp.theta is exp.arrays["theta"]
+
+
+@pytest.mark.parametrize("algo", GRADIENT_FREE)
+def test_gradient_free_methods_train_deterministic_policies(algo):
+    for env in ("CartPole-v1", "Pendulum-v1"):
+        exp, n_in, n_out = make(algo, env, hidden=[8]), *((4, 2) if env == "CartPole-v1" else (3, 1))
+        assert exp.theta.size == MLP((n_in, 8, n_out)).size  # and no σ
+        obs, network = np.random.default_rng(0).normal(size=(100, n_in)), exp.policy.network
+        y, _ = network.forward(exp.theta, obs)
+        np.testing.assert_array_equal(exp.policy.act(exp.theta, obs), y.argmax(axis=1) if n_out == 2 else y)
+
+
+@pytest.mark.parametrize("algo", GRADIENT_FREE)
+def test_the_moments_of_normalised_observations_are_all_that_a_gradient_free_method_keeps_besides(algo):
+    uninterrupted, resumed = (make(algo, "Pendulum-v1", envs=2, normalise_obs=True) for _ in range(2))
+    train(uninterrupted, 2)
+    rms = [exp.task.obs_rms for exp in (uninterrupted, resumed)]
+    seen, saved = {name: array.copy() for name, array in moments(rms[0]).items()}, copies(uninterrupted)
+    assert seen["obs_count"] == pytest.approx(2 * len(train(uninterrupted, 1)["rollout"].episode_lengths) * 200)
+    for exp, obs_rms in zip((uninterrupted, resumed), rms):
+        for name, array in exp.arrays.items():
+            array[...] = saved[name]
+        exp.reset(5)
+        set_moments(obs_rms, **seen)
+        train(exp, 2)
+    assert_equal(resumed.arrays, uninterrupted.arrays)
+    assert_equal(moments(rms[1]), moments(rms[0]))
+
+
+@pytest.mark.parametrize("algo", POLICY_GRADIENT)
+def test_the_moments_are_also_all_that_a_policy_gradient_keeps_besides(algo):
+    uninterrupted, resumed = (make(algo, "Pendulum-v1", normalise_obs=True) for _ in range(2))
+    train(uninterrupted, 2)
+    seen = {name: array.copy() for name, array in moments(uninterrupted.task.obs_rms).items()}
+    assert seen["obs_count"] > 3 * 8 and seen["obs_mean"].dtype == np.float32
+    saved = copies(uninterrupted)
+    set_moments(resumed.task.obs_rms, **seen)
+    for name, array in resumed.arrays.items():
+        array[...] = saved[name]
+    for exp in (uninterrupted, resumed):
+        exp.reset(2)
+        train(exp, 2)
+    assert_equal(resumed.arrays, uninterrupted.arrays)
+    assert_equal(moments(resumed.task.obs_rms), moments(uninterrupted.task.obs_rms))
+    assert not np.array_equal(resumed.task.obs_rms.mean, seen["obs_mean"])
+
+
+def test_streams_of_random_numbers_of_one_seed_never_meet():
+    for seed in (0, 1, 2, 12345, 2**40):
+        streams = [(seed, INIT)]
+        streams += [(seed, TRAIN, k) for k in range(200)]
+        streams += [(seed, EVALUATE, k, j) for k in range(1, 200) for j in range(2)]
+        draws = [int(np.random.default_rng(stream).integers(2**63)) for stream in streams]
+        assert len(set(draws)) == len(streams)
+
+
+# Workers
+
+
+@pytest.fixture
+def closing():
+    """closing(made) is what was made; its workers end with the test."""
+    made = []
+    yield lambda exp: made.append(exp) or exp
+    for exp in made:
+        exp.updates.close()
+        exp.task.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a2c_with_one_worker_is_a2c_with_none(closing):
+    here, there = make("a2c"), closing(make("a2c", n_workers=1))
+    for k in (0, 3):
+        for exp in (here, there):
+            exp.reset(k)
+            train(exp, 3)
+        assert_equal(there.arrays, here.arrays)
+
+
+@pytest.mark.parametrize("algo", ["es", "genetic"])
+def test_candidates_evaluated_by_workers_are_those_evaluated_here(closing, algo):
+    here, there = make(algo), closing(make(algo, n_workers=2))
+    for exp in (here, there):
+        train(exp, 3)
+    assert_equal(there.arrays, here.arrays)
+
+
+def test_synchronous_workers_go_on_bit_for_bit_from_the_arrays_and_a_reset(closing):
+    uninterrupted, resumed = (closing(make("a2c", n_workers=2)) for _ in range(2))
+    train(uninterrupted, 3)
+    uninterrupted.reset(3)
+    saved = copies(uninterrupted)
+    resumed.reset(3)
+    for name, array in resumed.arrays.items():
+        array[...] = saved[name]
+    for exp in (uninterrupted, resumed):
+        train(exp, 3)
+    assert_equal(resumed.arrays, uninterrupted.arrays)
+    assert not np.array_equal(resumed.theta, saved["theta"])
+
+
+@pytest.mark.parametrize("statistics, vectors", [("shared", ["theta.v"]), ("own", ["theta.v", "theta_1.v"])])
+def test_asynchronous_workers_go_on_from_the_arrays(closing, statistics, vectors):
+    first = closing(make("a3c", n_workers=2, statistics=statistics))
+    update = train(first, 2)
+    assert {"rollout", "grad_norm", "entropy", "staleness", "worker_steps"} <= update.keys()
+    assert first.task.restarted == 0
+    assert set(first.arrays) == {"theta", "worker_steps", "worker_updates", *vectors}
+    assert first.theta is first.arrays["theta"] and all(np.any(first.arrays[name]) for name in vectors)
+    resumed = closing(make("a3c", n_workers=2, statistics=statistics))
+    for name, array in resumed.arrays.items():
+        array[...] = first.arrays[name]
+    resumed.reset(2)
+    update = train(resumed, 1)
+    counted = resumed.arrays["worker_steps"] - first.arrays["worker_steps"]
+    assert counted.tolist() == update["worker_steps"] and counted.sum() >= 100
+    assert not np.array_equal(resumed.theta, first.theta)
+
+
+def test_a_learning_rate_of_0_reaches_asynchronous_workers(closing):
+    exp = closing(make("a3c", n_workers=1, anneal=True))
+    train(exp, 1)
+    before = exp.theta.copy()
+    exp.learner.anneal(0)
+    train(exp, 1)
+    np.testing.assert_array_equal(exp.theta, before)
+
+
+def test_workers_explore_differently(closing, monkeypatch):
+    seen = []
+
+    def start_pool(actors, *args, **kwargs):
+        seen.extend(actors)
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "start_pool", start_pool)
+    exp = make("a3c", n_workers=5, epsilons=[0.0, 0.1, 0.2], temperatures=[1.0, 2.0])
+    with pytest.raises(InterruptedError):
+        next(exp.updates)
+    logits = np.array([0.0, 2.0])
+    for actor, epsilon, temperature in zip(seen, [0, 0.1, 0.2, 0, 0.1], [1, 2, 1, 2, 1], strict=True):
+        greedy = 1 / (1 + np.exp(-2 / temperature))
+        logp = actor.model.distribution.log_prob(logits, np.array(1))
+        assert np.exp(logp) == pytest.approx((1 - epsilon) * greedy + epsilon / 2)
+
+
+def test_a_cluster_takes_the_place_of_workers_and_outlives_the_task():
+    class Cluster(Here):
+        calls = 0
+
+        def submit(self, *args, **kwargs):
+            self.calls += 1
+            return super().submit(*args, **kwargs)
+
+        kill_workers = None  # nobody's to call
+
+    cluster, here = Cluster(), make("a2c")
+    there = make("a2c", n_workers=1, executor=cluster)
+    assert cluster.calls == 0
+    for exp in (here, there):
+        train(exp, 3)
+    assert_equal(there.arrays, here.arrays)
+    assert cluster.calls == 3 and there.task.restarted == 0
+    there.task.close()
+    exp = make("a3c", n_workers=2, executor=cluster)
+    assert set(exp.arrays) == {"theta", "theta.v"}
+    before, update = exp.theta.copy(), train(exp, 3)
+    assert len(update["worker_steps"]) == 2 and not np.array_equal(exp.theta, before)
+    search, alone = make("genetic", n_workers=2, executor=cluster), make("genetic")
+    for exp in (search, alone):
+        train(exp, 2)
+    assert_equal(search.arrays, alone.arrays)
+
+
+@pytest.mark.parametrize("workers, got", [(None, "None"), (0, "0"), (-1, "-1")])
+def test_a3c_is_nothing_without_workers(workers, got):
+    with pytest.raises(RunError, match=f"workers: expected .*, got {got}"):
+        make("a3c", workers=workers)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "reinforce"])
+def test_workers_are_for_those_that_have_a_use_for_them(algo):
+    with pytest.raises(RunError, match=f"workers: no setting of {algo}"):
+        make(algo, n_workers=2)
+
+
+@pytest.mark.parametrize("algo", ["a2c", "a3c"])
+def test_an_unknown_setting_is_an_error_with_workers_too(algo):
+    with pytest.raises(RunError, match="warmth"):
+        make(algo, n_workers=2, warmth=1.0)
+
+
+# Laziness
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("algo, n_workers", [*((algo, None) for algo in SERIAL), ("a2c", 2), ("a3c", 2), ("es", 2)])
+def test_nothing_starts_before_the_first_update_is_asked_for(algo, n_workers, env, monkeypatch):
+    made, threads = [], threading.active_count()
+
+    def make_envs(env_id, n, *, normalise_obs=False):
+        made.append((n, "side by side"))
+        return run_cartpole.SCRIPT.make_envs(env_id, n, normalise_obs=normalise_obs)
+
+    def make_env(env_id, render_mode=None, *, normalise_obs=False):
+        made.append("one")
+        return run_cartpole.SCRIPT.make_env(env_id, render_mode, normalise_obs=normalise_obs)
+
+    monkeypatch.setitem(globals(), "SCRIPT", SCRIPT._replace(make_envs=make_envs, make_env=make_env))
+    exp = make(algo, env, n_workers=n_workers)
+    assert set(made) == {(1, "side by side")}  # for its spaces alone
+    probes = len(made)
+    exp.reset(4)
+    exp.policy.act(exp.theta, np.zeros((2, 4 if env == "CartPole-v1" else 3), np.float32))
+    assert len(made) == probes and threading.active_count() == threads and not multiprocessing.active_children()
+    if not n_workers:
+        train(exp, 2)
+        assert made[probes:] == (["one"] if algo in GRADIENT_FREE else [(3, "side by side")])
+    exp.task.close()  # nothing was started, nothing has to end
+
+
+def test_workers_start_with_the_first_update(closing):
+    exp = closing(make("a2c", n_workers=2))
+    assert not multiprocessing.active_children()
+    train(exp, 1)
+    assert len(multiprocessing.active_children()) == 2
+
+
+# Policies over Box actions
+
+
+@pytest.mark.parametrize("sigma", ["learned", "fixed", "state"])
+@pytest.mark.parametrize(
+    "policy, kind, n_mean, n_tail",
+    [("gaussian", Gaussian, 2, 2), ("multivariate", MultivariateGaussian, 2, 3), ("mixture", GaussianMixture, 9, 6)],
+)
+def test_the_policies_of_the_slides_have_their_spread_where_sigma_says(policy, kind, n_mean, n_tail, sigma):
+    chosen = stochastic_policy(Box(-1, 1, (2,)), policy=policy, components=3, sigma=sigma, log_std=-0.5)
+    distribution, n_out, tail, learn_tail = chosen
+    assert type(distribution) is kind and distribution.n_params == n_mean + n_tail
+    assert n_out == (n_mean + n_tail if sigma == "state" else n_mean)
+    pi = Policy(MLP((1, n_out)), distribution, tail, learn_tail)
+    assert pi.size == MLP((1, n_out)).size + (n_tail if sigma == "learned" else 0)
+    if sigma != "state":
+        theta = pi.init(np.random.default_rng(0), np.float64)
+        act = pi.act(theta, np.zeros((100_000, 1)), np.random.default_rng(1))
+        spread = np.exp(-1) * np.eye(2) + (2 / 3 if policy == "mixture" else 0)  # and of the means −1, 0 and 1
+        np.testing.assert_allclose(np.cov(act.T), spread, atol=0.02)
+
+
+def test_the_components_of_a_mixture_start_apart():
+    mixture = stochastic_policy(Box(-1, 1, (1,)), policy="mixture", components=3)[0]
+    mean = mixture._split(np.zeros(mixture.n_params))[1]
+    np.testing.assert_array_equal(mean[:, 0], [-1, 0, 1])
+    alone = stochastic_policy(Box(-1, 1, (1,)), policy="mixture", components=1)[0]
+    assert alone._split(np.zeros(alone.n_params))[1] == 0
