@@ -1245,8 +1245,12 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(actors, "_given", None)
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", pytest.param("short/Pendulum-v1", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo, env", [
+    ("reinforce", "CartPole-v1"),
+    ("actor-critic", "CartPole-v1"),
+    *(pytest.param(algo, "CartPole-v1", marks=pytest.mark.slow) for algo in ALGORITHMS),
+    *(pytest.param(algo, "short/Pendulum-v1", marks=pytest.mark.slow) for algo in ALGORITHMS),
+])  # fmt: skip
 def test_every_setting_changes_what_is_learned_or_is_refused(call, tmp_path, in_this_process, algo, env):
     is_box = env != "CartPole-v1"
     everything, cannot_be = SCRIPT.settings_of(algo, is_box), refused_by(algo, is_box)
