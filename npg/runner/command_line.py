@@ -103,8 +103,9 @@ def _algorithm_of(script, argv):
     known, _ = parser.parse_known_args(argv)
     for folder in (getattr(known, name) for name in folders):
         with contextlib.suppress(RunError, KeyError):  # what is wrong with a folder is said later
-            if folder and folder != PRETRAINED and read_config(folder)["algo"] in list(script.algorithms):
-                return read_config(folder)["algo"]
+            algo = read_config(folder)["algo"] if folder and folder != PRETRAINED else None
+            if algo in list(script.algorithms):
+                return algo
     return known.algo or next(iter(script.algorithms))
 
 

@@ -28,13 +28,12 @@ from npg.rollout import AheadSampler, Sampler
 from npg.runner import environments
 from npg.runner.actors import Actor, gradients_of, rounds, share, start_pool, worker_gradient
 from npg.runner.environments import LateVectorEnv
-from npg.runner.playing import EVALUATE, policy_evaluator
+from npg.runner.playing import policy_evaluator
 from npg.runner.runs import RunError, parse_period
 from npg.runner.settings import check, keyword_only, settings_of
 from npg.runner.workers import LateExecutor, Pool
 
 INIT, TRAIN = 0, 1  # purposes of streams of random numbers: the streams of one seed are independent
-assert EVALUATE not in (INIT, TRAIN)
 TIME_LIMIT = 60  # seconds after which a worker counts as hung
 
 
@@ -142,13 +141,13 @@ class Task:
     deterministic       the distribution of a policy a = π_θ(s), for the searches
     """
 
-    def __init__(self, script, env, seed, settings, executor=None):
+    def __init__(self, script, env, seed, settings, obs_and_act, executor=None):
         self.script, self.env, self.seed, self.cluster = script, env, seed, executor
         self.act, self.workers = settings.get("act", "most-likely"), settings.get("workers")
         options = {name: settings[name] for name in keyword_only(script.make_envs)}
         self.make_envs = functools.partial(script.make_envs, env, **options)
         self.make_env = functools.partial(script.make_env, env, **options)
-        self.spaces = obs_space, act_space = script.spaces(env)
+        self.spaces = obs_space, act_space = obs_and_act
         self.n_obs, self.obs_rms = obs_space.shape[0], None
         if options.get("normalise_obs"):
             self.obs_rms = RunningMeanStd(shape=obs_space.shape, dtype=obs_space.dtype)
@@ -277,7 +276,8 @@ def prepare(script, config, folder, executor=None):
     try:
         if algo not in list(script.algorithms):
             raise ValueError(f"algo: expected one of {', '.join(script.algorithms)}, got {algo!r}")
-        parameters = script.settings_of(algo, isinstance(script.spaces(config["env"])[1], spaces.Box))
+        obs_and_act = script.spaces(config["env"])
+        parameters = script.settings_of(algo, isinstance(obs_and_act[1], spaces.Box))
         if config.get("from_earlier_format"):  # which had fewer settings
             given = {**{name: p.default for name, p in parameters.items() if name not in RUN}, **given}
         for name in given:
@@ -286,7 +286,7 @@ def prepare(script, config, folder, executor=None):
         given = {**given, **{name: config.get(name) for name in RUN if name in parameters}}
         settings = {name: check(parameter, given[name]) for name, parameter in parameters.items()}
         parse_period(settings["checkpoint_every"])
-        task = Task(script, settings["env"], settings["seed"], settings, executor)
+        task = Task(script, settings["env"], settings["seed"], settings, obs_and_act, executor)
         functions = script.algorithms[algo]
         return task, functions[0](task, **{name: settings[name] for name in settings_of(functions)})
     except environments.UnsupportedEnvironment:
