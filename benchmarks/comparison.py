@@ -96,8 +96,7 @@ def draw(path, results):
     panels = []
     for task, algos in results.items():
         for kind in ("policy gradients", "searches"):
-            known = run_cartpole.POLICY_GRADIENTS if kind == "policy gradients" else run_cartpole.SEARCHES
-            of_kind = {a: s for a, s in algos.items() if a in known}
+            of_kind = {a: s for a, s in algos.items() if (a in run_cartpole.SEARCHES) == (kind == "searches")}
             panels += [(task, kind, of_kind)] if of_kind else []
     figure = Figure(figsize=(4.2 * len(panels), 4.5), layout="constrained")
     for axes, (task, kind, algos) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels):
