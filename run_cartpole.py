@@ -36,7 +36,11 @@ from npg.runner.task import INIT, TRAIN, Learner, Script
 def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=1e-2, optimizer="adam", anneal=False,
               baseline="state", critic_learning_rate=1e-2, epochs=5, batch_size=256,
               gamma=0.99, standardise=True, max_grad_norm: float | None = 0.5, **settings):
-    """REINFORCE with any weight Ψ (--weight) and any baseline."""
+    """REINFORCE with any weight Ψ (--weight) and any baseline.
+
+    The slide's: --weight total --baseline none --gamma 1 --no-standardise --max-grad-norm none --optimizer sgd
+    --learning-rate 3e-5
+    """
     rng, sampler = task.rng(INIT), task.sampler(envs)
     network = MLP((task.n_obs, *hidden, task.n_out), activation)
     policy = Policy(network, task.distribution, task.tail, task.learn_tail)  # π_θ(a|s)
@@ -127,7 +131,10 @@ def a2c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
 def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=2e-3, optimizer="rmsprop",
         rms_epsilon=1e-5, anneal=False, workers=0, report_every=2000, statistics="shared",
         epsilons=(0.0,), temperatures=(1.0,), entropy_coef=0.01, standardise=True, **settings):
-    """A3C, Algorithm S3: every worker applies its own gradient, at once, to the θ that all share."""
+    """A3C, Algorithm S3: every worker applies its own gradient, at once, to the θ that all share.
+
+    The slide's: --envs 1 --lam 1 --no-standardise --max-grad-norm none
+    """
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
     more = {"epsilon": rms_epsilon} if optimizer == "rmsprop" else {}
@@ -210,27 +217,26 @@ def train(run, learner):
 
 
 # --algo: (its function above, what the function's **settings go to)
-POLICY_GRADIENTS = {
+ALGORITHMS = {
     "ppo": (ppo, npg.replay.ppo),
     "a2c": (a2c, npg.actor_critic.a2c),
     "a3c": (a3c, npg.a3c.actor_learner),
     "actor-critic": (actor_critic, npg.actor_critic.actor_critic),
     "q-actor-critic": (q_actor_critic, npg.actor_critic.q_actor_critic),
     "reinforce": (reinforce, npg.reinforce.reinforce),
-}
-SEARCHES = {
     "es": (es, EvolutionStrategy),
     "finite-difference": (finite_difference,),
     "hill-climbing": (hill_climbing, HillClimbing),
     "genetic": (genetic, Genetic),
 }
+SEARCHES = "es", "finite-difference", "hill-climbing", "genetic"  # they know nothing but f(θ)
 # defaults that are different for Box actions
 BOX = {
     "ppo": {"hidden": (64, 64), "n_steps": 64, "gamma": 0.95, "learning_rate": 1e-3, "anneal": True,
             "epochs": 10, "batch_size": 64, "value_coef": 0.05},
     "es": {"n_candidates": 8, "search_log_std": 0.0, "learning_rate": 1.0},
 }
-SCRIPT = Script(POLICY_GRADIENTS, train, SEARCHES, __doc__.splitlines()[0], box=BOX)
+SCRIPT = Script(ALGORITHMS, train, SEARCHES, __doc__.splitlines()[0], box=BOX)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -138,7 +138,7 @@ def train(run, learner):
 
 
 # --algo: (its function above, what the function's **settings go to)
-POLICY_GRADIENTS = {
+ALGORITHMS = {
     "ppo": (ppo, npg.replay.ppo),
     "a2c": (a2c, npg.actor_critic.a2c),
     "a3c": (a3c, npg.a3c.actor_learner),
@@ -146,7 +146,7 @@ POLICY_GRADIENTS = {
     "reinforce": (reinforce, npg.reinforce.reinforce),
 }
 SCRIPT = Script(
-    POLICY_GRADIENTS,
+    ALGORITHMS,
     train,
     description=__doc__.splitlines()[0],
     defaults={
@@ -154,13 +154,12 @@ SCRIPT = Script(
         "steps": 2_000_000,
         "episodes": 30,
         "evaluate_every": 25,
-        "checkpoint_every": "100",
         "act": "sharpened",  # the most likely actions may keep a rally going for ever
     },
     evaluate_within=5.0,
     make_envs=make_pong_envs,
     make_env=make_pong_env,
-    target=lambda env: 18.0,
+    target=18.0,
     one_logit=True,
     worker_options={"num_threads": 1},
     side_by_side=6,  # few: the longest game is ten times as long as most

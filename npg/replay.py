@@ -93,10 +93,6 @@ class ExperienceBuffer:
         """Append an `Experience`; the oldest leaves when there are more than `capacity`."""
         self.batches = [*self.batches, experience][-self.capacity :]
 
-    def clear(self):
-        """Forget everything."""
-        self.batches = []
-
     def draw(self, size, epochs, rng):
         """Shuffled minibatches `Experience` of about `size` steps, everything in the buffer once an epoch."""
         if not self.batches:

@@ -11,6 +11,7 @@ Rewards of rows between episodes (`Rollout.valid` false) are 0, and what is comp
 
 import numpy as np
 
+ROUNDING = 1e-6  # of the largest number: a spread that is no greater may be nothing but rounding
 
 def discounted_sum(x, discount):
     """y_t = x_t + discount_t · y_{t+1}, y_T = 0, backwards over [T, N]; a discount of 0 separates two episodes.
@@ -97,15 +98,12 @@ def standardise(x):
     """
     d = x - np.mean(x)
     std = np.sqrt(np.mean(d * d))
-    return np.zeros_like(x) if std <= _rounding(x) else d / std  # a NaN stays one, and is seen
+    all_equal = std <= ROUNDING * np.max(np.abs(x), initial=0)
+    return np.zeros_like(x) if all_equal else d / std  # a NaN stays one, and is seen
 
 
 def explained_variance(target, val):
     """1 − Var(target − V) / Var(target): 1 for a perfect critic, 0 for a constant one, NaN for a constant target."""
     std, error = np.std(target), np.std(target - val)
-    return float(1 - (error / std) ** 2) if std > _rounding(target) else float("nan")
-
-
-def _rounding(x):
-    """A spread that may be nothing but rounding."""
-    return 1e-6 * np.max(np.abs(x), initial=0)
+    all_equal = std <= ROUNDING * np.max(np.abs(target), initial=0)
+    return float("nan") if all_equal else float(1 - (error / std) ** 2)

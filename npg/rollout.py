@@ -57,12 +57,7 @@ class Sampler:
         mode = envs.metadata.get("autoreset_mode")
         if getattr(mode, "value", mode) not in ("NextStep", None):
             raise ValueError(f"envs: expected NEXT_STEP autoreset, got {mode}")
-        self.envs, self.rng = envs, np.random.default_rng()
-        self.reset(*seeds)
-
-    def reset(self, *seeds):
-        """Begin new episodes everywhere; `rng`, which draws the actions, and the environments are seeded anew."""
-        self.rng.bit_generator.state = np.random.default_rng(seeds).bit_generator.state
+        self.envs, self.rng = envs, np.random.default_rng(seeds)
         self.seed, self.obs = int(self.rng.integers(2**31)), None  # the environments begin with the first rollout
         self.ended = np.zeros(self.envs.num_envs, bool)
 
@@ -155,21 +150,12 @@ class AheadSampler:
     Each of `samplers` has environments and a thread of its own: while those of one step, the policy acts in another's.
 
     The policy that acts is one update older than the one that learns: only an algorithm with importance weights may use
-    this, with log b from the rollout's `theta`. What is drawn ahead when a run ends, or is reset, is lost.
+    this, with log b from the rollout's `theta`.
     """
 
     def __init__(self, samplers, *seeds):
         self.samplers, self.threads, self.ahead = samplers, ThreadPoolExecutor(len(samplers)), []
         self.rng = np.random.default_rng([*seeds, len(samplers)])  # the learner's; each sampler has one of its own
-
-    def reset(self, *seeds):
-        """As `Sampler.reset`; sampler k's seeds end with k."""
-        for part in self.ahead:
-            part.result()
-        self.ahead = []
-        for k, sampler in enumerate(self.samplers):
-            sampler.reset(*seeds, k)
-        self.rng.bit_generator.state = np.random.default_rng([*seeds, len(self.samplers)]).bit_generator.state
 
     def steps(self, policy, theta, n_steps):
         """As `Sampler.steps`, environments side by side; the actions are those of the θ of the call before."""

@@ -1,12 +1,17 @@
 #!/usr/bin/env python
-"""Kill workers of short A3C runs at random moments, SIGKILL, over and over: every run must end as promised.
+"""Kill workers of short runs, or their parent, at random moments, SIGKILL, over and over: all must end as promised.
 
-    python tests/stress.py [--kills 200] [--seed 0]
+    python tests/stress.py [--kills 200] [--synchronous-kills 200] [--parents 30] [--seed 0]
 
-Under each start method a run ends with all its steps made, or, where one call was killed in all its attempts, with a
-WorkerError. In either case it ends in time, θ and the optimizer's memory are finite and no farther from where they
-began than the updates counted can have carried them, the counted steps are those that the environments made, but for at
-most one segment a kill, and no process is left.
+Asynchronous (A3C): under each start method a run ends with all its steps made, or, where one call was killed in all its
+attempts, with a WorkerError. In either case it ends in time, θ and the optimizer's memory are finite and no farther
+from where they began than the updates counted can have carried them, the counted steps are those that the environments
+made, but for at most one segment a kill, and no process is left.
+
+Synchronous (A2C): θ is bit for bit that of the run without a death.
+
+The parent: where it is killed while its workers run, are stopped, or hold the GIL, no process and no shared memory is
+there after 5 s (on Linux; elsewhere workers that run).
 """
 
 import argparse
@@ -15,6 +20,7 @@ import functools
 import multiprocessing
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 import threading
@@ -24,20 +30,23 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from npg.a3c import actor_learner
+from npg.a3c import actor_learner, parallel_a2c, rollout_gradient
 from npg.distributions import Categorical
 from npg.network import MLP
 from npg.optimizers import RMSProp, state
 from npg.policy import ActorCritic, Critic, Policy
 from npg.rollout import Sampler
-from npg.runner.actors import Actor, rounds, share, start_pool
-from npg.runner.environments import make_envs
-from npg.runner.workers import WorkerError
+from npg.runner.actors import Actor, Gradients, rounds, share, start_pool
+from npg.runner.environments import ReplayableVectorEnv, make_envs
+from npg.runner.workers import Pool, WorkerError
 
 WORKERS, ENVS, T_MAX, STEPS, ROUND, RATE = 2, 2, 8, 3000, 500, 1e-3
 MODEL = ActorCritic(Policy(MLP((4, 32, 2)), Categorical(2)), Critic(MLP((4, 32, 1))))
 SECONDS_BETWEEN_KILLS = {"fork": 0.1, "forkserver": 1.0, "spawn": 1.0}  # about what a fresh process needs, and some
 LIMIT = 60  # seconds a run may take
+UPDATES, RETRIES = 150, 20  # of a synchronous run; so many, that no call is given up
+FAULTS = "spin", "stop", "hold_gil"  # of tests/runner/faults.py
+TESTS = pathlib.Path(__file__).resolve().parent
 
 
 class CountingSampler(Sampler):
@@ -103,9 +112,77 @@ def one_run(method, seed, folder):
     return killer.kills, pool.restarted, int(gave_up)
 
 
+def replayable(*seeds):
+    make = functools.partial(make_envs, "CartPole-v1", ENVS)
+    probe = make()
+    return Sampler(ReplayableVectorEnv(make, ENVS, probe.single_observation_space, probe.single_action_space), *seeds)
+
+
+def one_synchronous_run(method, seed, seconds):
+    """(θ, kills, processes that took another's place) after UPDATES updates, a kill every so many seconds."""
+    rng = np.random.default_rng(seed)
+    theta = MODEL.init(rng)
+    learn, name = functools.partial(rollout_gradient, n_steps=T_MAX), f"synchronous {seed} {seconds}"
+    actors = [Actor(name, replayable, learn, MODEL, (seed,), k) for k in range(WORKERS)]
+    killer = Killer(rng, seconds)
+    with Pool(WORKERS, method, timeout=10, retries=RETRIES) as pool:
+        killer.start()
+        updates = parallel_a2c(Gradients(pool, actors), theta, RMSProp(theta, RATE))
+        for _ in range(UPDATES):
+            next(updates)
+        killer.over.set()
+        killer.join()
+        replaced = pool.restarted
+    assert not multiprocessing.active_children(), "a process is left"
+    return theta, killer.kills, replaced
+
+
+def synchronous(method, seed):
+    """(kills, processes that took another's place): θ must be that of the run without a death."""
+    undisturbed, *_ = one_synchronous_run("fork", seed, 1e9)
+    theta, kills, replaced = one_synchronous_run(method, seed, SECONDS_BETWEEN_KILLS[method])
+    assert np.array_equal(theta, undisturbed), f"seed {seed}: θ is another one after {kills} kills"
+    return kills, replaced
+
+
+def kill_a_parent(method, fault, folder):
+    """Two workers are at a fault as their parent is killed: 5 s later nothing of them is there."""
+    shared_memory = lambda: {path.name for path in pathlib.Path("/dev/shm").glob("p[sy]m*")}
+    before, path = shared_memory(), folder / f"{time.monotonic_ns()}"
+    command = [sys.executable, str(TESTS / "runner" / "faults.py"), method, str(path), fault, fault]
+    env = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    parent = subprocess.Popen(command, env=env, start_new_session=True)
+    files = [pathlib.Path(f"{path}{k}") for k in range(2)]
+    while not all(file.exists() for file in files):
+        time.sleep(0.01)
+    time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 5
+    while left := processes_of(parent.pid):
+        assert time.monotonic() < end, f"{method}, {fault}: {left} live on without their parent"
+        time.sleep(0.01)
+    assert shared_memory() <= before, "shared memory is left"
+
+
+def processes_of(session):
+    """Ids of the living processes of a session."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its_session, *_ = path.read_text().rpartition(")")[2].split()
+        except (OSError, ValueError):
+            continue
+        if int(its_session) == session and state not in "ZX":
+            found.append(int(path.parent.name))
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="in all, at least (200)")
+    parser.add_argument("--synchronous-kills", type=int, default=200, help="in all, at least (200)")
+    parser.add_argument("--parents", type=int, default=30, help="killed in each state of their workers (30)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     watchdog = lambda: (print("FAILED: a run hangs", flush=True), os._exit(1))
@@ -123,6 +200,23 @@ def main():
                 here.update(runs=1, kills=kills, replaced=replaced, gave_up=gave_up)
             print(f"{method}: {dict(here)}", flush=True)
             total += here
+        for method, part in share_of.items():
+            here = collections.Counter()
+            while here["kills"] < part * args.synchronous_kills:
+                alarm = threading.Timer(2 * LIMIT, watchdog)
+                alarm.start()
+                kills, replaced = synchronous(method, args.seed + here["runs"])
+                alarm.cancel()
+                here.update(runs=1, kills=kills, replaced=replaced)
+            print(f"synchronous, {method}: {dict(here)}, every θ as without", flush=True)
+        for fault in FAULTS if sys.platform == "linux" else FAULTS[:1]:
+            methods = [("fork", "forkserver", "spawn")[k % 3] for k in range(args.parents)]
+            for method in methods:
+                alarm = threading.Timer(LIMIT, watchdog)
+                alarm.start()
+                kill_a_parent(method, fault, pathlib.Path(folder))
+                alarm.cancel()
+            print(f"parents killed while workers {fault}: {len(methods)}, nothing is left", flush=True)
     print(f"all: {dict(total)}, {time.perf_counter() - started:.0f} s: every run ended as promised")
 
 

@@ -109,9 +109,6 @@ def test_the_buffer_keeps_the_latest_batches_in_order():
     for start in (0, 10, 20):
         buffer.add(experience(start))
     assert [batch.obs[0, 0] for batch in buffer.batches] == [10, 20]
-    buffer.clear()
-    buffer.add(experience(30))
-    assert [batch.obs[0, 0] for batch in buffer.batches] == [30]
 
 
 def test_the_buffer_needs_room_for_a_batch():

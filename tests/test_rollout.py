@@ -316,7 +316,6 @@ def test_the_return_of_a_long_episode_is_not_rounded_to_float32(draw):
 def test_nothing_is_asked_of_the_environments_before_the_first_rollout(draw):
     env = Counter(5)
     sampler = Sampler(side_by_side(env), 0)
-    sampler.reset(1)
     assert env.episode == 0
     draw(sampler)
     assert env.episode > 0
@@ -331,22 +330,6 @@ def history(sampler):
 def test_the_same_seeds_give_bitwise_the_same_experience(mode):
     for one, other in zip(history(Sampler(cartpoles(mode), 1, 2)), history(Sampler(cartpoles(mode), 1, 2))):
         assert_same(one, other)
-
-
-@each_vectorization
-def test_reset_reproduces_what_a_new_sampler_does(mode):
-    sampler = Sampler(cartpoles(mode), 5)
-    history(sampler)
-    sampler.reset(1, 2)
-    for one, other in zip(history(sampler), history(Sampler(cartpoles(mode), 1, 2))):
-        assert_same(one, other)
-
-
-def test_reset_seeds_the_generator_that_others_may_hold():
-    sampler = Sampler(two_counters(), 1)
-    rng, first = sampler.rng, sampler.rng.random(3)
-    sampler.reset(1)
-    np.testing.assert_array_equal(rng.random(3), first)
 
 
 @each_vectorization
@@ -407,30 +390,22 @@ def test_what_is_drawn_ahead_is_what_would_have_been_drawn_by_the_theta_of_the_c
 def test_samplers_that_draw_ahead_stand_side_by_side_and_each_draws_from_its_own_seeds():
     envs, theta = lambda: cartpoles("vector_entry_point"), uniform(CARTPOLE_POLICY)
     ahead = AheadSampler([Sampler(envs(), 1, k) for k in range(3)], 1)
-    for _again in range(2):
-        plain = [Sampler(envs(), 1, k) for k in range(3)]
-        for _ in range(2):
-            rollout = ahead.steps(CARTPOLE_POLICY, theta, 40)
-            alone = [sampler.steps(CARTPOLE_POLICY, theta, 40) for sampler in plain]
-            n = alone[0].act.shape[1]
-            for k, part in enumerate(alone):
-                for whole, own in zip(rollout[:6], part[:6]):
-                    np.testing.assert_array_equal(whole[:, k * n : (k + 1) * n], own)
-            assert rollout.episode_returns == sum((part.episode_returns for part in alone), [])
-            assert rollout.episode_lengths == sum((part.episode_lengths for part in alone), [])
-            assert rollout.env_steps == sum(part.env_steps for part in alone) == rollout.valid.sum()
-        ahead.reset(1)
-
-
-def test_a_reset_forgets_what_was_drawn_ahead():
-    envs, theta = lambda: cartpoles("vector_entry_point"), uniform(CARTPOLE_POLICY)
-    used, fresh = AheadSampler([Sampler(envs(), 5)], 5), AheadSampler([Sampler(envs(), 1, 2)], 1, 2)
-    used.steps(CARTPOLE_POLICY, theta, 7)
-    used.rng.random(3)
-    used.reset(1, 2)
+    plain = [Sampler(envs(), 1, k) for k in range(3)]
     for _ in range(3):
-        assert_same(used.steps(CARTPOLE_POLICY, theta, 10), fresh.steps(CARTPOLE_POLICY, theta, 10))
-    assert used.rng.random() == fresh.rng.random()
+        rollout = ahead.steps(CARTPOLE_POLICY, theta, 40)
+        alone = [sampler.steps(CARTPOLE_POLICY, theta, 40) for sampler in plain]
+        n = alone[0].act.shape[1]
+        for k, part in enumerate(alone):
+            for whole, own in zip(rollout[:6], part[:6]):
+                np.testing.assert_array_equal(whole[:, k * n : (k + 1) * n], own)
+        assert rollout.episode_returns == sum((part.episode_returns for part in alone), [])
+        assert rollout.episode_lengths == sum((part.episode_lengths for part in alone), [])
+        assert rollout.env_steps == sum(part.env_steps for part in alone) == rollout.valid.sum()
+
+
+def test_the_learner_of_what_is_drawn_ahead_has_random_numbers_of_its_own():
+    rngs = [AheadSampler([Sampler(two_counters(), 1)] * n, 1).rng for n in (1, 2)] + [Sampler(two_counters(), 1).rng]
+    assert len({rng.random() for rng in rngs}) == 3
 
 
 def test_an_error_while_drawing_ahead_reaches_the_learner():

@@ -15,6 +15,8 @@ import numpy as np
 from npg.a3c import mean_of
 from npg.optimizers import clip_norm, state
 from npg.rollout import Rollout, joined
+from npg.runner.environments import Log
+from npg.runner.replaying import packed, restore, state_of
 from npg.runner.workers import Pool, kept, shared_array
 
 ROUND_SECONDS = 10  # so that a pool's time limit for a call is one for a segment
@@ -27,26 +29,16 @@ class Actor(NamedTuple):
     make_sampler: Callable  # make_sampler(*seeds) → Sampler
     learn: Callable  # `npg.a3c.rollout_gradient` or `npg.a3c.actor_learner` with its settings
     model: object  # an `ActorCritic`, whose distribution may explore as this worker is to
-    seeds: tuple  # of the run. New ones begin new episodes
+    seeds: tuple  # of the run; worker 0's are those that one process alone would use
     k: int
+    state: dict | None = None  # where its sampler stands (`replaying.state_of`); None: at the beginning
+    age: int = 0  # at which it stands there
 
-    def its_seeds(self, age):
-        """Worker 0's are those that one process alone would use; age > 0 is for a replacement."""
-        return (*self.seeds, self.k, age) if age else (*self.seeds, self.k) if self.k else self.seeds
-
-
-def memory_of(actor, age):
-    """What this process keeps for an actor: its `sampler`. Made on first use, then reused; made again after a crash.
-
-    `age` is a number that has grown since the worker's last one began, 0 for the first. (On a cluster another actor may
-    have made the sampler here: new seeds stay its maker's, for no two processes may play the same episodes.)
-    """
-    sampler = lambda: actor.make_sampler(*actor.its_seeds(age))
-    memory = kept(actor.run, lambda: SimpleNamespace(actor=actor, age=age, sampler=sampler(), updates=None))
-    if memory.actor.seeds != actor.seeds:
-        memory.actor = memory.actor._replace(seeds=actor.seeds)
-        memory.sampler.reset(*memory.actor.its_seeds(memory.age))
-    return memory
+    def sampler(self, age=0):
+        """(its sampler, whether that stands where `state` says); at another `age` it begins, with other episodes."""
+        more = (self.k, age) if age else (self.k,) if self.k else ()
+        sampler = self.make_sampler(*self.seeds, *more)
+        return sampler, self.state is None or age != self.age or restore(sampler, self.state)
 
 
 def summary(rollout, norm):
@@ -55,24 +47,103 @@ def summary(rollout, norm):
     return Rollout(*(x[rows].copy() if isinstance(x, np.ndarray) else x for x in rollout[:-1]))
 
 
-def worker_gradient(actor, theta, update):
-    """One worker's part of update number `update`: its gradient at θ [size], a `summary`, and measures."""
+def worker_gradient(actor, theta, update, normal=None):
+    """Worker k's part of update number `update`: ((its gradient [size], a `summary`, measures), further news).
+
+    None where this process does not have the worker's environments as they are before this update.
+
+    normal   mean and variance with which observations are normalised, or None
+    """
+    if actor is None:
+        return None
+    memory, same = kept((actor.run, actor.k), SimpleNamespace), True
+    if actor.state is not None or update == 0:
+        memory.sampler, same = actor.sampler()
+    elif getattr(memory, "update", None) != update:
+        return None
+    memory.update = None  # a call that fails leaves them somewhere between
+    if normal:
+        memory.sampler.envs.mean, memory.sampler.envs.var = normal
+    part = _gradient(actor, memory.sampler, theta)
+    memory.update = update + 1
+    stand = state_of(memory.sampler, lambda logs: [log.news() for log in logs])
+    return part, {"stand": stand, "replayed": same, "seen": memory.sampler.envs.take() if normal else None}
+
+
+def _gradient(actor, sampler, theta):
     with np.errstate(all="ignore"):  # what is not finite is found by whoever asked for this
-        dtheta, rollout, measures = actor.learn(memory_of(actor, update).sampler, actor.model, theta)
+        dtheta, rollout, measures = actor.learn(sampler, actor.model, theta)
         return dtheta, summary(rollout, clip_norm(dtheta, None)), measures
 
 
-def gradients_of(executor, actors):
-    """The `gradients` of `npg.a3c.parallel_a2c`: one of each actor's, by an executor's workers."""
-    update = 0
+class Gradients:
+    """The `gradients` of `npg.a3c.parallel_a2c`: one of each actor's, by an executor's workers.
 
-    def gradients(theta):
-        nonlocal update
-        call = functools.partial(worker_gradient, theta=theta, update=update)
-        update += 1
-        return executor.map(call, actors)
+    It does not matter which process computes a worker's part, nor whether one has died: a process that does not have
+    the environments replays them.
+    """
 
-    return gradients
+    def __init__(self, executor, actors, obs_rms=None):
+        self.executor, self.actors, self.obs_rms, self.update, self.replayed = executor, actors, obs_rms, 0, True
+        self._states, self.logs = [None] * len(actors), [{} for _ in actors]
+
+    def __call__(self, theta):
+        """[(gradient, rollout, measures)] of all workers at θ."""
+        normal = self.obs_rms and (self.obs_rms.mean, self.obs_rms.var)
+        call = functools.partial(worker_gradient, theta=theta, update=self.update, normal=normal)
+        replies = list(self.executor.map(call, self.actors))
+        if any(reply is None for reply in replies):
+            without = [None if reply else self._as_it_stands(k) for k, reply in enumerate(replies)]
+            again = self.executor.map(call, without)
+            replies = [reply or other for reply, other in zip(replies, again)]
+        self.update += 1
+        for k, (_, news) in enumerate(replies):
+            merge(self.obs_rms, news["seen"])
+            self.replayed = self.replayed and news["replayed"]
+            self.actors[k] = self.actors[k]._replace(state=None)
+            self._follow(k, news["stand"])
+        return [part for part, _ in replies]
+
+    def _follow(self, k, stand):
+        before, self.logs[k], self._states[k] = self.logs[k], {}, stand
+        for name, news in stand.pop("logs").items():
+            logs = before.get(name) or [Log()] * len(news)
+            self.logs[k][name] = [log.follow(part) for log, part in zip(logs, news)]
+
+    def _as_it_stands(self, k):
+        stand, actor = self._states[k], self.actors[k]
+        logs = {name: packed(some) for name, some in self.logs[k].items()}
+        return actor._replace(state={**stand, "logs": logs}) if stand else actor
+
+    def states(self):
+        """Where all samplers stand; None of those that are at the beginning."""
+        return [self._as_it_stands(k).state for k in range(len(self.actors))]
+
+
+def merge(obs_rms, seen):
+    """Add (mean, variance, number) of a worker's observations to the running moments; neither may be there."""
+    if seen:
+        mean, var, count = seen
+        obs_rms.update_from_moments(mean.astype(obs_rms.mean.dtype), var.astype(obs_rms.mean.dtype), count)
+
+
+def memory_of(actor, age):
+    """What this process keeps for an actor: its `sampler`. Made on first use, then reused; made again after a crash.
+
+    `age` is a number that has grown since the worker's last one began, 0 for the first. (On a cluster the process may
+    have the sampler of another actor: that one goes on, for no two processes may play the same episodes.)
+    """
+
+    def make():
+        sampler, same = actor.sampler(age)
+        return SimpleNamespace(sampler=sampler, same=same, updates=None)
+
+    return kept(actor.run, make)
+
+
+def gradient_anywhere(actor, theta, update):
+    """A gradient for `npg.a3c.asynchronous_gradients`: by the sampler that this process has, whichever worker's."""
+    return _gradient(actor, memory_of(actor, update).sampler, theta)
 
 
 class Shared(NamedTuple):
@@ -133,10 +204,11 @@ def start_pool(actors, shared, **options):
     return Pool(len(actors), initializer=_receive, initargs=(shared, actors), **options)
 
 
-def learn_round(k, t_stop, learning_rate):
+def learn_round(k, t_stop, learning_rate, normal=None):
     """Worker k's updates until all together have made `t_stop` steps, at least one; it ends after ROUND_SECONDS, too.
 
-    Returns the `summary` of all its rollouts, and the measures of each segment. A gradient that is not finite ends it.
+    Returns the `summary` of all its rollouts, the measures of each segment, and the moments of its observations where
+    they are normalised (`normal`, as in `worker_gradient`). A gradient that is not finite ends it.
     """
     shared, actors = _given
     actor, optimizer, theta = actors[k], shared.optimizers[k], np.asarray(shared.theta)
@@ -144,6 +216,8 @@ def learn_round(k, t_stop, learning_rate):
     memory, began = memory_of(actor, int(shared.steps[k])), time.monotonic()
     if memory.updates is None:
         memory.updates = actor.learn(memory.sampler, actor.model, theta, OnlyFinite(optimizer))
+    if normal:
+        memory.sampler.envs.mean, memory.sampler.envs.var = normal
     rollouts, measures = [], []
     with np.errstate(all="ignore"):  # a norm that is not finite is how the learner gets to know
         while True:
@@ -156,19 +230,30 @@ def learn_round(k, t_stop, learning_rate):
             measures.append({"staleness": staleness, **update})
             late = time.monotonic() > began + ROUND_SECONDS
             if shared.steps.sum() >= t_stop or late or not np.isfinite(update["grad_norm"]):
-                return joined(rollouts, axis=0), measures
+                return joined(rollouts, axis=0), measures, memory.sampler.envs.take() if normal else None
 
 
-def rounds(pool, shared, *, report_every=2000):
+def worker_state(k):
+    """Where worker k's sampler stands; and whether it stood where it should when it began."""
+    shared, actors = _given
+    memory = memory_of(actors[k], int(shared.steps[k]))
+    return state_of(memory.sampler), memory.same
+
+
+def rounds(pool, shared, *, report_every=2000, obs_rms=None):
     """A3C: the workers of a `start_pool` learn on one θ; yields measures every `report_every` steps of all together.
 
     Between these rounds no worker runs, and θ is at rest. Of a worker that dies, hangs or raises only the unfinished
-    segment is lost: θ and all counts are in shared memory.
+    segment is lost: θ and all counts are in shared memory. Observations are normalised by the moments `obs_rms`, if
+    given, to which each round adds.
     """
     while True:
         before, rate = np.array(shared.steps), shared.optimizers[0].learning_rate
-        call = functools.partial(learn_round, t_stop=before.sum() + report_every, learning_rate=rate)
-        rollouts, measures = zip(*pool.map(call, range(len(shared.steps))))
+        normal = obs_rms and (obs_rms.mean, obs_rms.var)
+        call = functools.partial(learn_round, t_stop=before.sum() + report_every, learning_rate=rate, normal=normal)
+        rollouts, measures, seen = zip(*pool.map(call, range(len(shared.steps))))
+        for moments in seen:
+            merge(obs_rms, moments)
         worker_steps = np.array(shared.steps) - before
         yield {
             "rollout": joined(rollouts, axis=0)._replace(env_steps=int(worker_steps.sum())),

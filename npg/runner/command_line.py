@@ -2,17 +2,19 @@
 
 A command line is read twice: first --algo (or the folder of a run, which knows its own), then that algorithm's flags.
 
-Exit codes: 0 done, 2 bad arguments or input, 3 diverged, 130 interrupted (checkpoint written first).
+Exit codes: 0 done, 2 bad arguments or input, 3 diverged, 130 Ctrl-C and 143 SIGTERM (checkpoint written first).
 """
 
 import argparse
 import contextlib
+import inspect
 import io
 import pathlib
 import platform
 import shlex
 import signal
 import sys
+import threading
 
 import gymnasium
 import numpy as np
@@ -21,10 +23,11 @@ import npg
 from npg.runner import figures
 from npg.runner.commands import COMMANDS, read_policy
 from npg.runner.environments import UnsupportedEnvironment
+from npg.runner.machine import available_cores
 from npg.runner.runs import FORMAT, PRETRAINED, Diverged, Run, RunError, parse_period, read_config
 from npg.runner.settings import VOCABULARY, Setting, check, kind, without_effect
 from npg.runner.task import RUN, prepare
-from npg.runner.workers import WorkerError, available_cores
+from npg.runner.workers import WorkerError
 
 FOLDERS = {
     "out": "folder of the run (a new one below runs/)",
@@ -48,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 def make_parser(script, algo):
     """Reads every flag of one algorithm; what is not given is left out."""
     parser = _Parser(
-        description=script.description,
+        description=f"{script.description} {algo}: {inspect.getdoc(script.algorithms[algo][0]) or ''}",
         usage="%(prog)s [FLAG ...]",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -112,7 +115,8 @@ def _algorithm_of(script, argv):
 def _new_config(script, algo, given, parser):
     """The config of a new run: what was asked, and defaults for the rest."""
     env = given.get("env", script.settings_of(algo, False)["env"].default)
-    is_box = isinstance(script.spaces(env)[1], gymnasium.spaces.Box)
+    probe = script.probe(env)
+    is_box = isinstance(probe.single_action_space, gymnasium.spaces.Box)
     parameters = script.settings_of(algo, is_box)
     values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
     for name in script.settings_of(algo, True).keys() & given.keys():
@@ -131,9 +135,7 @@ def _new_config(script, algo, given, parser):
     if values.get("cluster") and not values["workers"]:
         parser.error("--cluster needs --workers, the number of gradients under way at a time")
     if values["target"] is None:
-        values["target"] = script.target(env)
-    if "report_every" in values and not values["cluster"]:  # long updates
-        values["checkpoint_every"] = given.get("checkpoint_every", "1")
+        values["target"] = script.target if script.target is not None else getattr(probe.spec, "reward_threshold", None)
     try:
         parse_period(values["checkpoint_every"])
     except ValueError as error:
@@ -168,6 +170,26 @@ def _cluster(address):
         yield client.get_executor(pure=False, retries=3)
 
 
+@contextlib.contextmanager
+def _stopping(run):
+    """Ctrl-C and SIGTERM end the run between two updates, with a checkpoint; a second one ends it at once."""
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.signal(number, run.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        try:
+            yield
+        except KeyboardInterrupt:
+            run.stopped = run.stopped or signal.SIGINT
+        if run.stopped:
+            for number in handlers:
+                signal.signal(number, signal.SIG_IGN)  # up to the end of the process
+            run.save_where_it_stands()
+    finally:
+        for number, handler in handlers.items() if not run.stopped else ():
+            signal.signal(number, handler)
+
+
 def _train(script, config, folder, given, parser):
     """Begin or resume a run, train, and say how it ended; returns the exit code."""
     address = config.get("cluster")
@@ -184,28 +206,26 @@ def _train(script, config, folder, given, parser):
         try:
             # What is not finite ends the run with a message of its own; closing lets go of workers.
             with run.bar, np.errstate(all="ignore"), contextlib.closing(task), contextlib.closing(learner.updates):
-                if not run.is_over():
-                    script.train(run, learner)
-                result = run.finish()
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not spoil the checkpoint
-            run.save()
-            command = f"python {parser.prog} --resume {shlex.quote(str(folder))}"
-            saved = f"saved as of update {int(run.snapshot['update'])}"
-            print(f"\ninterrupted at update {run.update}; {saved}. Go on with:\n  {command}", file=sys.stderr)
-            return 130
+                with _stopping(run):
+                    if "resume" not in given or run.replay():
+                        script.train(run, learner)
+                    if not run.stopped:
+                        result = run.finish()
         except Diverged as error:
-            run.save()
-            print(f"{parser.prog}: {error}; the last good checkpoint is in {folder}", file=sys.stderr)
+            print(f"{parser.prog}: {error}; {run.last_checkpoint()}", file=sys.stderr)
             return 3
         except Exception as error:  # a cluster's may be of any kind, also what a call raised there
             if executor is None and not isinstance(error, WorkerError):
                 raise
-            run.save()
             where = "" if executor is None else f"{type(error).__name__} on the cluster: "
             message = where + " ".join(str(error).split())
-            print(f"{parser.prog}: {message}; the last checkpoint is in {folder}", file=sys.stderr)
+            print(f"{parser.prog}: {message}; {run.last_checkpoint()}", file=sys.stderr)
             return 2
+    if run.stopped:
+        command = f"python {parser.prog} --resume {shlex.quote(str(folder))}"
+        message = f"interrupted at update {run.update}; {run.last_checkpoint()}. Go on with:\n  {command}"
+        print(f"\n{message}", file=sys.stderr)
+        return 128 + run.stopped
     title = f"{config['env']}, {config['algo']}, seed {config['seed']}"
     figures.learning_curve(folder / "learning_curve.png", run.rows, title, config["target"])
     verdict = "" if result["target"] is None else "solved: " if result["solved"] else "not solved: "

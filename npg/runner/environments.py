@@ -5,13 +5,19 @@ Everything is Gymnasium's own: its vector environments and its wrappers. Observa
 clipped there: the policy's Gaussian is unbounded and its score stays that of the action it drew.
 """
 
+from collections import Counter
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces, wrappers
+from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import NormalizeObservation
 
 from npg.pong import PongEnv, PongVectorEnv
+
+LOG_BYTES = 64e6
+REMEMBERING = "gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_racing"  # one world for all episodes
 
 
 class UnsupportedEnvironment(ValueError):
@@ -102,8 +108,89 @@ def _only_pong(env_id):
         raise UnsupportedEnvironment(f"environment {env_id!r}: only Pong is played here; run_cartpole.py takes others")
 
 
-class LateVectorEnv(gymnasium.vector.VectorEnv):
-    """A vector environment that is made when its first episode begins.
+class Log:
+    """How an environment began, and the actions since.
+
+    start    the seed of its reset, or the state of its random generator before the reset
+    chunks   the actions, arrays [n, …]; of the last ones, `rows`, no array has been made yet
+    resets   how many actions there were at each reset since that gave no seed
+    """
+
+    def __init__(self, start=None, chunks=(), resets=()):
+        self.start, self.chunks, self.rows, self.resets = start, list(chunks), [], list(resets)
+        self.n_packed, self.n_sent = sum(map(len, self.chunks)), None
+
+    def pack(self):
+        """Make an array of the rows; whole numbers below 256 take a byte."""
+        if self.rows:
+            rows = np.array(self.rows)
+            small = rows.dtype.kind in "iu" and 0 <= rows.min() and rows.max() < 256
+            self.chunks.append(rows.astype(np.uint8) if small else rows)
+            self.n_packed, self.rows = self.n_packed + len(rows), []
+
+    @property
+    def actions(self):
+        """All of them, an array [n, …]."""
+        self.pack()
+        return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.uint8)
+
+    def news(self):
+        """What has come since the last news: (start, or None where it is the same; chunks; resets)."""
+        self.pack()
+        news = (self.start, self.chunks) if self.n_sent is None else (None, self.chunks[self.n_sent :])
+        self.n_sent = len(self.chunks)
+        return *news, self.resets
+
+    def follow(self, news):
+        """The log with the news of its twin in another process."""
+        start, chunks, resets = news
+        if start is not None:
+            return Log(*news)
+        self.chunks += chunks
+        self.n_packed, self.resets = self.n_packed + sum(map(len, chunks)), resets
+        return self
+
+
+class Replayable(gymnasium.Wrapper):
+    """One of several environments: it logs its episode, and can come back to where it was."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.log, self.replaying = Log(), None
+
+    def reset(self, *, seed=None, options=None):
+        """As the environment's; after `replay` the first half of coming back."""
+        if self.replaying is not None:
+            return self._replay_all_but_the_last()
+        generator = getattr(getattr(self.unwrapped, "np_random", None), "bit_generator", None)
+        self.log = Log(seed if seed is not None else generator and generator.state)
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action):
+        """As the environment's; after `replay` the second half of coming back, whatever the action."""
+        if self.replaying is None:
+            self.log.rows.append(action)
+            return self.env.step(action)
+        last, self.replaying = self.replaying[-1:], None
+        return self.env.step(last[0]) if len(last) else (self.obs, 0.0, False, False, {})
+
+    def replay(self, log):
+        """Come back to the end of a log, by a `reset` and a `step`: a vector environment then knows of it, too."""
+        self.log = log
+        self.replaying = _as_drawn(log.actions, self.action_space)
+
+    def _replay_all_but_the_last(self):
+        start = self.log.start
+        if isinstance(start, dict):
+            self.unwrapped.np_random.bit_generator.state = start
+        self.obs, info = self.env.reset(seed=None if isinstance(start, dict) else start)
+        for action in self.replaying[:-1]:
+            *_, info = self.env.step(action)
+        return self.obs, info
+
+
+class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
+    """A vector environment that is made when its first episode begins, and can come back to where it was.
 
     make() → the environment, of `num_envs` copies with these spaces; NEXT_STEP autoreset
     """
@@ -111,19 +198,108 @@ class LateVectorEnv(gymnasium.vector.VectorEnv):
     metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
 
     def __init__(self, make, num_envs, observation_space, action_space):
-        self.make, self.num_envs, self.envs = make, num_envs, None
+        self.make, self.num_envs, self.envs, self.parts = make, num_envs, None, []
+        self.log, self.logs_all = Log(), True
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
 
     def reset(self, *, seed=None, options=None):
         """As the environment's."""
-        self.envs = self.envs or self.make()
-        return self.envs.reset(seed=seed, options=options)
+        if self.envs is None:
+            self.envs = self.make()
+            envs = self.envs.unwrapped
+            if isinstance(envs, SyncVectorEnv) and type(envs.envs[0].unwrapped).__module__ not in REMEMBERING:
+                self.parts = envs.envs = [Replayable(env) for env in envs.envs]
+        if seed is not None:
+            self.log, self.logs_all = Log(seed), True
+        else:
+            self.log.resets.append(self.log.n_packed + len(self.log.rows))
+        self.obs, info = self.envs.reset(seed=seed, options=options)
+        return self.obs, info
 
     def step(self, actions):
         """As the environment's."""
-        return self.envs.step(actions)
+        if self.logs_all:
+            self.log.rows.append(actions)
+        self.obs, *rest = self.envs.step(actions)
+        return self.obs, *rest
+
+    @property
+    def logs(self):
+        """{"episodes": those of its environments, where each has its own; "whole": that of all, since the seed}.
+
+        The episodes bring most environments back, but not those on which the past leaves traces beyond the episode.
+        REMEMBERING ones have no logs of their own; for others the whole is kept beside episodes up to LOG_BYTES.
+        """
+        self.log.pack()
+        if self.parts and sum(chunk.nbytes for chunk in self.log.chunks) > LOG_BYTES:
+            self.log, self.logs_all = Log(), False
+        logs = {"episodes": [env.log for env in self.parts], "whole": [self.log] * self.logs_all}
+        return {name: some for name, some in logs.items() if some}
+
+    def replay(self, logs, obs, progress=iter):
+        """Come back to the end of these logs; False where they lead to other observations than `obs`.
+
+        progress   gives what it is given, one by one, and may show how far it is (as `tqdm`)
+        """
+        for name, replay in (("episodes", self._replay_episodes), ("whole", self._replay_whole)):
+            self.envs = None  # a new one
+            try:
+                if name in logs and np.array_equal(replay(logs, progress), obs):
+                    return True
+            except Exception:  # of whatever kind: an environment that goes elsewhere may well refuse the old actions
+                continue
+        self.envs = None
+        return False
+
+    def _replay_episodes(self, logs, progress):
+        self.reset()
+        for env, log in zip(self.parts, logs["episodes"], strict=True):
+            env.replay(log)
+        self.envs.reset()
+        self.obs, *_ = self.envs.step(np.zeros(self.action_space.shape, self.action_space.dtype))
+        self.logs_all = "whole" in logs
+        (self.log,) = logs.get("whole", [Log()])
+        return self.obs
+
+    def _replay_whole(self, logs, progress):
+        (log,) = logs["whole"]
+        actions, resets = _as_drawn(log.actions, self.action_space), Counter(log.resets)
+        self.reset(seed=log.start)
+        for t in progress(range(len(actions))):
+            for _ in range(resets[t]):
+                self.reset()
+            self.step(actions[t])
+        for _ in range(resets[len(actions)]):
+            self.reset()
+        return self.obs
+
+
+def _as_drawn(actions, space):
+    """Packed actions as the policy drew them."""
+    return actions.astype(space.dtype) if np.issubdtype(space.dtype, np.integer) else actions
+
+
+class NormalisedElsewhere(gymnasium.vector.VectorObservationWrapper):
+    """Observations with a mean and variance removed that are given: a worker's. They are those of all workers.
+
+    What it sees meanwhile is for `take`: the learner merges it, and gives new ones.
+    """
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.mean, self.var, self.seen = 0.0, 1.0, []
+
+    def observations(self, obs):
+        """Normalised."""
+        self.seen.append(np.array(obs))
+        return (obs - self.mean) / np.sqrt(self.var + 1e-8)
+
+    def take(self):
+        """(mean, variance, number) of the observations since the last `take`."""
+        seen, self.seen = np.concatenate(self.seen), []
+        return seen.mean(axis=0), seen.var(axis=0), len(seen)
 
 
 def moments(obs_rms):
@@ -142,8 +318,3 @@ def freeze_normaliser(envs, obs_rms):
     """Give a normalised vector environment these moments and hold them there, as an evaluation should."""
     set_moments(envs.obs_rms, **moments(obs_rms))
     envs.update_running_mean = False
-
-
-def reward_threshold(env_id):
-    """The mean return at which Gymnasium's registry calls the environment solved, or None."""
-    return _make(gymnasium.make, env_id).spec.reward_threshold

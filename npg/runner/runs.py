@@ -6,9 +6,9 @@
     result.json         how it ended
     learning_curve.png
 
-At the updates where a checkpoint may be taken the environments are seeded anew from the run's seed and the number of
-the update, whether a checkpoint is written or not; the episodes under way are abandoned, and not counted. So a run that
-was killed and resumed from its last checkpoint ends with exactly the θ of one that was not.
+A checkpoint holds all that a later update depends on: what is learned, random numbers, and the environments, which come
+back by `npg.runner.replaying`. So saving changes nothing, and a run that was killed and resumed from its last
+checkpoint ends with exactly the θ and the metrics of one that was not.
 """
 
 import csv
@@ -17,6 +17,7 @@ import io
 import json
 import os
 import pathlib
+import sys
 import time
 import zipfile
 
@@ -125,32 +126,36 @@ def read_weights(path):
 
 
 def parse_period(text):
-    """"50" → (50, None) updates; "30s" → (None, 30.0) seconds."""
+    """"50" → (50, None) updates; "30s" → (None, 30.0) seconds; "none" → (None, ∞)."""
     try:
+        if text == "none":
+            return None, float("inf")
         updates, seconds = (None, float(text[:-1])) if text.endswith("s") else (int(text), None)
         if (seconds or updates or 0) > 0:
             return updates, seconds
     except ValueError:
         pass
-    raise ValueError(f"expected a positive number of updates (50) or of seconds (30s), got {text!r}")
+    raise ValueError(f"expected a positive number of updates (50) or of seconds (30s), or none, got {text!r}")
 
 
 class Run:
     """Runs a `Learner` in a folder: counts, records, saves, resumes.
 
-    config["checkpoint_every"]  updates ("50") or seconds ("30s"). Every 50 or, with seconds, every 25 updates the
-    environments are seeded anew and the state is kept in memory; it is written at once, or when the seconds are over.
+    config["checkpoint_every"]  updates ("50"), or seconds ("30s"), then never more than 1 % of the time; or "none"
     config["evaluate_every"]    updates between evaluations: where config["evaluate_from"] is given, only while
     `recent_return` in training is no less
     """
 
     def __init__(self, folder, config, task, learner, quiet=True):
         self.folder, self.config, self.task, self.learner = pathlib.Path(folder), config, task, learner
-        updates, self.save_seconds = parse_period(config["checkpoint_every"])
-        self.reset_every = updates or 25
+        self.save_updates, self.save_seconds = parse_period(config["checkpoint_every"])
         self.update = self.env_steps = self.episodes = self.restarted = 0
-        self.seconds, self.started, self.confirmed = 0.0, None, None
-        self.rows, self.columns = [], COLUMNS
+        self.seconds, self.started, self.confirmed, self.solved = 0.0, None, None, False
+        self.rows, self.columns, self.n_written, self.metrics = [], COLUMNS, 0, None
+        self.resumed, self.new_episodes = None, []  # the checkpoint, and updates after which new episodes had to begin
+        self.saved_at, self.save_cost, self.saved_update = time.monotonic(), 0.0, None
+        self.stopped = None  # a signal's number
+        self.under_way = self.at_rest = False  # an update; an evaluation, which can be stopped at once
         self.bar = tqdm(total=config["steps"], unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True)
 
     @functools.cached_property
@@ -160,7 +165,11 @@ class Run:
 
     def evaluate(self, k, j):
         """Returns of unseen episodes after update k: j = 0 at an evaluation, 1 to confirm it."""
-        return self.player.returns(k, j) if j else self.player.returns(k)
+        self.at_rest = True
+        try:
+            return self.player.returns(k, j) if j else self.player.returns(k)
+        finally:
+            self.at_rest = False
 
     def create(self):
         """Make the folder; RunError where it holds a run already, or cannot be written."""
@@ -169,36 +178,63 @@ class Run:
             if any((self.folder / name).exists() for name in ("config.json", "metrics.csv", "checkpoint.npz")):
                 raise RunError(f"{self.folder}: holds a run already; --resume it or choose another --out")
             write_json(self.folder / "config.json", self.config)
-            self._open_metrics()
-            self._snapshot()
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
+        self.started, self.under_way = time.perf_counter(), True
 
     def resume(self):
-        """Take the state of the last checkpoint; rows of metrics.csv beyond it are dropped."""
-        metrics = self.folder / "metrics.csv"
-        begun = (self.folder / "checkpoint.npz").exists() or metrics.exists() and metrics.read_bytes().count(b"\n") > 1
-        if begun:
-            self.restore(read_checkpoint(self.folder))
-        try:
-            rows, self.columns = read_metrics(self.folder, with_columns=True) if begun else ([], COLUMNS)
-            self.rows = [row for row in rows if row["update"] <= self.update]
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{metrics}: cannot be read: {error!r}") from None
+        """Take the state of the last checkpoint, or begin again; rows of metrics.csv beyond it are dropped."""
+        metrics, rows = self.folder / "metrics.csv", []
+        if (self.folder / "checkpoint.npz").exists() or (self.folder / "result.json").exists():
+            self.resumed = read_checkpoint(self.folder)
+            self.restore(self.resumed)
+            try:
+                rows, self.columns = read_metrics(self.folder, with_columns=True)
+                rows = [row for row in rows if row["update"] <= self.update]
+            except (OSError, ValueError, KeyError) as error:
+                raise RunError(f"{metrics}: cannot be read: {error!r}") from None
+        self.rows = rows
         self.learner.anneal(self.left)  # the learning rates go on where they were
+        self._evaluate_if_due()  # where a signal came in the middle of that
         try:
             (self.folder / "result.json").unlink(missing_ok=True)  # the run has not ended after all
             write_json(self.folder / "config.json", self.config)
             self._open_metrics()
-            self._snapshot()
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
+
+    def replay(self):
+        """Bring the environments of a resumed run back to where they were; False where the run is over already."""
+        if self.is_over():
+            return False
+        progress = functools.partial(
+            tqdm, desc="replaying the environments", unit=" steps", delay=1, leave=False, disable=self.bar.disable
+        )
+        self.at_rest = True
+        try:
+            if self.resumed is not None:  # else there was no checkpoint yet
+                self.task.restore(self.resumed, self.update, progress)
+        finally:
+            self.at_rest = False
+        self._say_if_new_episodes()
+        self.started = time.perf_counter()
+        return True
+
+    def _say_if_new_episodes(self):
+        at = self.resumed and int(self.resumed["update"])
+        if not self.task.replayed and at not in self.new_episodes:
+            self.new_episodes.append(at)
+            line = f"{self.folder}: the environments did not come back to where they were: new episodes begin"
+            self.bar.write(line, file=sys.stderr)
 
     def restore(self, saved):
         """Take the state of a checkpoint; RunError unless names, shapes and dtypes are those of this run."""
         counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
         self._take({**self.learner.arrays, **counters}, saved, self.folder)
+        self.learner.restore(saved)
         self.update, self.env_steps, self.episodes = (int(counters[name]) for name in COUNTERS[:3])
+        self.saved_update = self.update
+        self.new_episodes = saved.get("new_episodes_after", np.zeros(0, np.int64)).tolist()
         self.seconds = float(counters["seconds"])
 
     def take_policy(self, saved, source):
@@ -225,38 +261,78 @@ class Run:
         return max(0.0, 1 - self.env_steps / self.config["steps"])
 
     def is_over(self):
-        """Whether the budget is spent, or an evaluation has reached the target and another one has confirmed it."""
+        """Whether the budget is spent, a signal has come, or two evaluations have reached the target."""
         row, target = self.rows[-1] if self.rows else {}, self.config["target"]
         if target is not None and row.get("eval_return_mean", -np.inf) >= target:
             self.confirmed = self.evaluate(self.update, 1)
         self.solved = self.confirmed is not None and bool(self.confirmed.mean() >= target)
         self.started = time.perf_counter()
-        return self.solved or self.env_steps >= self.config["steps"]
+        self.under_way = not (self.solved or self.stopped or self.env_steps >= self.config["steps"])
+        return not self.under_way
 
     def record(self, update):
-        """Count an update, write its row of metrics, evaluate and save where it is time to.
+        """Count an update, evaluate where it is time to, write its row of metrics; save where it is time to.
 
         Raises Diverged where something is not finite, and leaves the last good checkpoint.
         """
         self.seconds += time.perf_counter() - self.started
         self._check_finite(update)
-        self._record(update)
-        if self.update % self.reset_every == 0:
-            self._snapshot()
+        self._count(update)
+        self.under_way = False
+        self._evaluate_if_due()
+        self._write_rows()
+        if self._is_time_to_save():
+            self.save()
         self.bar.update(self.env_steps - self.bar.n)
         if "return_mean" in self.rows[-1] and not self.bar.disable:
             self.bar.set_postfix_str(f"return {recent_return(self.rows):.1f}, {self.episodes} episodes", refresh=False)
-        self.started = time.perf_counter()
+
+    def stop(self, number, frame):
+        """A signal's handler: the run ends after the update under way; in an evaluation, or if asked again, at once."""
+        now, self.stopped = self.stopped or self.at_rest, number
+        if now:
+            raise KeyboardInterrupt
+
+    def save_where_it_stands(self):
+        """Save, but not what has been saved already, nor in the middle of an update."""
+        if not self.under_way and self.update != self.saved_update and self.rows:
+            self._open_metrics()  # anew: a second signal may have come in the middle of a row
+            self.save()
+
+    def last_checkpoint(self):
+        """Where the run can go on, in words."""
+        if self.saved_update is None:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint, of update {self.saved_update}, is in {self.folder}"
+
+    def _is_time_to_save(self):
+        if self.save_updates:
+            return self.update % self.save_updates == 0
+        return time.monotonic() - self.saved_at >= max(self.save_seconds, 100 * self.save_cost)
 
     def save(self):
-        """Write the last snapshot, at most `reset_every` updates old, and the metrics up to now."""
-        write_atomically(self.folder / "checkpoint.npz", lambda file: np.savez(file, **self.snapshot))
-        self.saved_at = time.monotonic()
+        """Write the state as it is now, and the metrics up to now."""
+        began = time.monotonic()
+        self._write_rows()
+        state = {
+            "format": np.asarray(FORMAT),
+            **{name: np.asarray(getattr(self, name)) for name in COUNTERS},
+            **self.learner.arrays,
+            **self.learner.experience(),
+            **moments(self.task.obs_rms),
+            **self.task.state(),
+        }
+        self._say_if_new_episodes()
+        state["new_episodes_after"] = np.array(self.new_episodes, np.int64)
+        write_atomically(self.folder / "checkpoint.npz", lambda file: np.savez(file, **state))
+        self.saved_at, self.saved_update = time.monotonic(), self.update
+        self.save_cost = self.saved_at - began
 
     def finish(self):
         """The end: a last evaluation, where none has confirmed the target; the state as it is now; result.json."""
         config, target = self.config, self.config["target"]
         returns = self.confirmed if self.solved else self.evaluate(self.update, 1)
+        self.save_where_it_stands()
         result = {
             **{name: config[name] for name in ("env", "algo", "seed", "target")},
             "solved": target is not None and bool(returns.mean() >= target),
@@ -267,26 +343,11 @@ class Run:
             "eval_return_std": float(returns.std()),
             "eval_episodes": len(returns),
             "workers_restarted": int(sum(row.get("workers_restarted", 0) for row in self.rows)),
+            "new_episodes_after": self.new_episodes,
         }
-        self.snapshot = self._state()
-        self.save()
         write_json(self.folder / "result.json", result)
         self.metrics_file.close()
         return result
-
-    def _state(self):
-        counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
-        arrays = {**self.learner.arrays, **moments(self.task.obs_rms)}
-        return {"format": np.asarray(FORMAT), **counters, **{name: a.copy() for name, a in arrays.items()}}
-
-    def _snapshot(self):
-        self.snapshot = self._state()  # before the reset, which adds to the moments of normalised observations
-        self.task.reset(self.update)
-        if self.learner.buffer:
-            self.learner.buffer.clear()
-        due = self.save_seconds is None or not hasattr(self, "saved_at")
-        if due or time.monotonic() - self.saved_at >= self.save_seconds:
-            self.save()
 
     def _check_finite(self, update):
         rollout, suspects = update["rollout"], {**self.learner.arrays, **moments(self.task.obs_rms)}
@@ -298,7 +359,7 @@ class Run:
         bad = np.size(x) - np.count_nonzero(np.isfinite(x))
         raise Diverged(f"diverged: {name} has {bad} NaN or Inf of {np.size(x)} after update {self.update + 1}")
 
-    def _record(self, update):
+    def _count(self, update):
         rollout = update["rollout"]
         self.confirmed = None
         self.update += 1
@@ -308,24 +369,32 @@ class Run:
         if rollout.episode_returns:
             row["return_mean"] = float(np.mean(rollout.episode_returns))
             row["length_mean"] = float(np.mean(rollout.episode_lengths))
-        self.rows.append(row)
-        if self.update % self.config["evaluate_every"] == 0 and self._worth_evaluating():
-            row["eval_return_mean"] = float(self.evaluate(self.update, 0).mean())
         row.update((name, float(value)) for name, value in update.items() if is_number(value))
         row.update((steps_of_worker(k), n) for k, n in enumerate(update.get("worker_steps", ())))
         if self.task.executor is not None:
             row["workers_restarted"], self.restarted = self.task.restarted - self.restarted, self.task.restarted
-        if row.keys() <= set(self.columns):
-            self.metrics.writerow(_formatted(row))
-        else:
-            self.metrics_file.close()
+        self.rows.append(row)
+
+    def _evaluate_if_due(self):
+        due = self.rows and self.update % self.config["evaluate_every"] == 0 and self._worth_evaluating()
+        if due and "eval_return_mean" not in self.rows[-1]:
+            self.rows[-1]["eval_return_mean"] = float(self.evaluate(self.update, 0).mean())
+
+    def _write_rows(self):
+        new = self.rows[self.n_written :]
+        if self.metrics is None or {name for row in new for name in row} - set(self.columns):
             self._open_metrics()
+        else:
+            self.metrics.writerows(map(_formatted, new))
+            self.n_written = len(self.rows)
 
     def _worth_evaluating(self):
         threshold = self.config.get("evaluate_from")
         return threshold is None or recent_return(self.rows) >= threshold
 
     def _open_metrics(self):
+        if self.metrics is not None:
+            self.metrics_file.close()
         text = io.StringIO(newline="")
         self.columns = tuple(dict.fromkeys([*self.columns, *(name for row in self.rows for name in row)]))
         metrics = csv.DictWriter(text, self.columns)
@@ -333,7 +402,7 @@ class Run:
         metrics.writerows(map(_formatted, self.rows))
         path = self.folder / "metrics.csv"
         write_atomically(path, lambda file: file.write(text.getvalue().encode()))
-        self.metrics_file = open(path, "a", newline="", buffering=1)
+        self.metrics_file, self.n_written = open(path, "a", newline="", buffering=1), len(self.rows)
         self.metrics = csv.DictWriter(self.metrics_file, self.columns)
 
 

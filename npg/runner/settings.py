@@ -47,7 +47,7 @@ VOCABULARY = {
     "target": Setting("stop at this mean return; none: the environment's threshold"),
     "episodes": Setting("number of episodes in one evaluation", low=1),
     "evaluate_every": Setting("updates between evaluations", low=1),
-    "checkpoint_every": Setting("updates (50) or seconds (30s) between checkpoints"),
+    "checkpoint_every": Setting("updates (50) or seconds (30s) between checkpoints; none: only at the end"),
     "start_from": Setting("folder of a run: begin with the θ that it ended with"),
     "cluster": Setting("Dask scheduler whose workers compute, HOST:PORT"),
     "envs": Setting("environments played in parallel (per worker); for a search: episodes per candidate", low=1),
@@ -116,17 +116,6 @@ def keyword_only(function):
     """{name: inspect.Parameter} of the arguments right of the `*`."""
     parameters = inspect.signature(function).parameters
     return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-
-
-def settings_of(functions, **otherwise):
-    """{name: inspect.Parameter} of the settings of several functions; where two have one, the first one's.
-
-    otherwise   defaults that replace the functions' own
-    """
-    found = {}
-    for function in functions:
-        found = {**found, **{name: p for name, p in keyword_only(function).items() if name not in found}}
-    return {name: p.replace(default=otherwise.get(name, p.default)) for name, p in found.items()}
 
 
 def kind(parameter):

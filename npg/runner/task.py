@@ -6,7 +6,7 @@ a script's function may be called just to play with a policy, too.
 
 import functools
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +24,15 @@ from npg.distributions import (
     MultivariateGaussian,
 )
 from npg.optimizers import state
+from npg.replay import Experience
 from npg.rollout import AheadSampler, Sampler
 from npg.runner import environments
-from npg.runner.actors import Actor, gradients_of, rounds, share, start_pool, worker_gradient
-from npg.runner.environments import LateVectorEnv
+from npg.runner.actors import Actor, Gradients, gradient_anywhere, rounds, share, start_pool, worker_state
 from npg.runner.playing import policy_evaluator
+from npg.runner.replaying import begin_anew, below, flat, random_state, restore, set_random_state, state_of
 from npg.runner.runs import RunError, parse_period
-from npg.runner.settings import check, keyword_only, settings_of
-from npg.runner.workers import LateExecutor, Pool
+from npg.runner.settings import check, keyword_only
+from npg.runner.workers import Pool
 
 INIT, TRAIN = 0, 1  # purposes of streams of random numbers: the streams of one seed are independent
 TIME_LIMIT = 60  # seconds after which a worker counts as hung
@@ -40,15 +41,16 @@ TIME_LIMIT = 60  # seconds after which a worker counts as hung
 class Script(NamedTuple):
     """A run script: its algorithms, its training loop, and the defaults of the command line.
 
-    policy_gradients, searches   {--algo: (the script's function, the functions that its **settings go to)}
-    train                        train(run, learner): the loop
-    box                          {--algo: {setting: default}}: defaults that are different for Box actions
-    defaults                     {setting: default}: defaults that are different in this script, for every algorithm
+    algorithms   {--algo: (the script's function, the functions that its **settings go to)}
+    train        train(run, learner): the loop
+    searches     of the algorithms, those that are no policy gradients
+    box          {--algo: {setting: default}}: defaults that are different for Box actions
+    defaults     {setting: default}: defaults that are different in this script, for every algorithm
     """
 
-    policy_gradients: dict
+    algorithms: dict
     train: Callable
-    searches: dict = {}
+    searches: Collection = ()
     description: str = ""
     box: dict = {}
     defaults: dict = {}
@@ -56,36 +58,35 @@ class Script(NamedTuple):
     side_by_side: int | None = None  # episodes of an evaluation at a time; None: all
     make_envs: Callable = environments.make_envs  # (env, n, *, settings of the environment) → vector environment
     make_env: Callable = environments.make_env  # (env, render_mode, *, the same) → one environment, to be rendered
-    target: Callable = environments.reward_threshold  # env → mean return at which training stops, or None
+    target: float | None = None  # mean return at which training stops; None: the environment's threshold, if it has one
     one_logit: bool = False  # two actions are drawn from one logit (Bernoulli), not from two (Categorical)
     worker_options: dict = {}  # further arguments of `make_envs` in a process that is one of several
     playing: tuple = ()  # settings of the environment that --evaluate may override: the policy does not see them
     pretrained: object = None  # path of the weights that come with the package
 
-    @property
-    def algorithms(self):
-        """{--algo: functions}, all of them."""
-        return {**self.policy_gradients, **self.searches}
-
     def settings_of(self, algo, is_box):
         """{name: inspect.Parameter}: all that can be set, with the defaults in effect for Box actions or others."""
         functions = [*self.algorithms[algo], self.make_envs, _run]
-        if algo in self.policy_gradients:
+        if algo not in self.searches:
             functions += [_start, _playing]
-        if algo in self.policy_gradients and is_box and not self.one_logit:
+        if algo not in self.searches and is_box and not self.one_logit:
             functions.append(stochastic_policy)
         if "workers" in keyword_only(functions[0]):
             functions.append(_cluster)
         often = {"evaluate_every": 1} if algo in self.searches else {}  # an update of theirs takes many episodes
         otherwise = {**self.defaults, **often, **(self.box.get(algo, {}) if is_box else {})}
-        found = settings_of(functions, **otherwise)  # those of the run come first
-        return {**{name: found[name] for name in RUN if name in found}, **found}
+        found = {}
+        for function in functions:
+            found = {**keyword_only(function), **found}  # the nearest wins
+        found = {name: p.replace(default=otherwise.get(name, p.default)) for name, p in found.items()}
+        order = [*RUN, *(name for function in functions for name in keyword_only(function))]
+        return {name: found[name] for name in order if name in found}
 
-    def spaces(self, env):
-        """(observation space, action space) of one environment."""
-        probe = self.make_envs(env, 1)
-        probe.close()
-        return probe.single_observation_space, probe.single_action_space
+    def probe(self, env):
+        """A vector environment, closed: to ask for its spaces and its `spec`."""
+        envs = self.make_envs(env, 1)
+        envs.close()
+        return envs
 
 
 # Only the signatures of the next four are read: they hold the settings that no algorithm takes.
@@ -93,7 +94,7 @@ class Script(NamedTuple):
 
 def _run(
     *, env="CartPole-v1", seed=0, steps=500_000, target: float | None = None, episodes=100, evaluate_every=5,
-    checkpoint_every="50",
+    checkpoint_every="30s",
 ):
     """Settings of every run."""
 
@@ -141,13 +142,13 @@ class Task:
     deterministic       the distribution of a policy a = π_θ(s), for the searches
     """
 
-    def __init__(self, script, env, seed, settings, obs_and_act, executor=None):
+    def __init__(self, script, env, seed, settings, probe, executor=None):
         self.script, self.env, self.seed, self.cluster = script, env, seed, executor
         self.act, self.workers = settings.get("act", "most-likely"), settings.get("workers")
         options = {name: settings[name] for name in keyword_only(script.make_envs)}
         self.make_envs = functools.partial(script.make_envs, env, **options)
         self.make_env = functools.partial(script.make_env, env, **options)
-        self.spaces = obs_space, act_space = obs_and_act
+        self.spaces = obs_space, act_space = probe.single_observation_space, probe.single_action_space
         self.n_obs, self.obs_rms = obs_space.shape[0], None
         if options.get("normalise_obs"):
             self.obs_rms = RunningMeanStd(shape=obs_space.shape, dtype=obs_space.dtype)
@@ -165,6 +166,8 @@ class Task:
             self.n_act = self.n_out = self.distribution.n_params
             self.deterministic = self.distribution  # of which a search plays the most likely action
         self.samplers, self.rngs, self.actors, self.executor = [], [], [], None
+        self.gradients_of_workers = self.shared = None
+        self.replayed = True  # False where a resumed run had to begin new episodes
 
     def rng(self, stream):
         """Random numbers of the run's seed: `INIT` for the first parameters, `TRAIN` for a search."""
@@ -181,11 +184,13 @@ class Task:
         n_parts = max(1, ahead)
         if envs % n_parts:
             raise ValueError(f"envs: expected a multiple of ahead, {n_parts}, got {envs}")
+        if self.obs_rms:
+            options["normalise_obs"] = False  # but around it, so that the moments are there before the environments
         n, parts = envs // n_parts, []
+        make = functools.partial(self.make_envs, n, **options)
         for _ in range(n_parts):
-            parts.append(LateVectorEnv(functools.partial(self.make_envs, n, **options), n, *self.spaces))
-            if self.obs_rms:  # the moments are there before the environments
-                parts[-1].make = functools.partial(self.make_envs, n, **options, normalise_obs=False)
+            parts.append(environments.ReplayableVectorEnv(make, n, *self.spaces))
+            if self.obs_rms:
                 parts[-1] = NormalizeObservation(parts[-1])
                 parts[-1].obs_rms = self.obs_rms
         if ahead:
@@ -206,13 +211,14 @@ class Task:
 
     def pool(self, workers):
         """The cluster's executor, or worker processes of this machine, started with the first call."""
-        self.executor = self.cluster or LateExecutor(functools.partial(Pool, workers, timeout=TIME_LIMIT))
+        self.executor = self.cluster or Pool(workers, timeout=TIME_LIMIT)
         return self.executor
 
     def gradients(self, workers, envs, model, learn, kind=Sampler):
         """The `gradients` of `npg.a3c.parallel_a2c`: learn(sampler, model, θ) by each worker, with its own `envs`."""
-        self.actors += self._actors([model] * workers, envs, learn, kind)
-        return gradients_of(self.pool(workers), self.actors)
+        self.actors = self._actors([model] * workers, envs, learn, kind)
+        self.gradients_of_workers = Gradients(self.pool(workers), self.actors, self.obs_rms)
+        return self.gradients_of_workers
 
     def asynchronous(self, envs, models, learn, theta, optimizer, statistics, report_every, kind=Sampler, **options):
         """(updates, {name: (vector, optimizer)}, further arrays) of A3C: worker k runs learn(sampler, models[k], θ, …).
@@ -221,30 +227,33 @@ class Task:
         workers send their gradients.
         """
         n = len(models)
-        self.actors += self._actors(models, envs, learn, kind, **options)
+        self.actors = self._actors(models, envs, learn, kind, **options)
+        if self.cluster and self.obs_rms:
+            raise ValueError("normalise_obs: a3c on a cluster has no round at which moments could be merged")
         if self.cluster:
             settings = {name: value for name, value in learn.keywords.items() if name != "max_grad_norm"}
             call = functools.partial(rollout_gradient, **settings)
             submit = lambda k, theta, update: self.pool(n).submit(
-                worker_gradient, self.actors[k]._replace(learn=call), theta, update
+                gradient_anywhere, self.actors[k]._replace(learn=call), theta, update
             )
             updates = asynchronous_gradients(
                 submit, n, theta, optimizer, max_grad_norm=learn.keywords.get("max_grad_norm", 0.5)
             )
             return updates, {"theta": (theta, optimizer)}, {}
-        shared = share(theta, optimizer, n, statistics)
-        self.executor = LateExecutor(functools.partial(start_pool, self.actors, shared, timeout=TIME_LIMIT))
+        shared = self.shared = share(theta, optimizer, n, statistics)
+        self.executor = start_pool(self.actors, shared, timeout=TIME_LIMIT)
         optimizers = shared.optimizers if statistics == "own" else shared.optimizers[:1]
         theta = np.asarray(shared.theta)
         learned = {f"theta_{k}" if k else "theta": (theta, optimizer) for k, optimizer in enumerate(optimizers)}
         counters = {"worker_steps": np.asarray(shared.steps), "worker_updates": np.asarray(shared.updates)}
-        return rounds(self.executor, shared, report_every=report_every), learned, counters
+        return rounds(self.executor, shared, report_every=report_every, obs_rms=self.obs_rms), learned, counters
 
     def _actors(self, models, envs, learn, kind, **options):
         if self.obs_rms:
-            raise ValueError("normalise_obs: every worker would have moments of its own")
+            options["normalise_obs"] = False  # but around it, with the moments of all
         make_envs = functools.partial(self.make_envs, envs, **self.script.worker_options, **options)
-        make_sampler, run = functools.partial(_new_sampler, kind, make_envs), uuid.uuid4().hex
+        make_sampler = functools.partial(_new_sampler, kind, make_envs, envs, self.spaces, bool(self.obs_rms))
+        run = uuid.uuid4().hex
         return [Actor(run, make_sampler, learn, model, (self.seed, TRAIN, 0), k) for k, model in enumerate(models)]
 
     @property
@@ -252,22 +261,54 @@ class Task:
         """Worker processes that took the place of another, so far."""
         return getattr(self.executor, "restarted", 0)
 
-    def reset(self, k):
-        """Seed everything anew, from the run's seed and k alone: environments begin new episodes."""
-        for sampler in self.samplers:
-            sampler.reset(self.seed, TRAIN, k)
-        for rng in self.rngs:
-            rng.bit_generator.state = np.random.default_rng([self.seed, TRAIN, k]).bit_generator.state
-        self.actors[:] = [actor._replace(seeds=(self.seed, TRAIN, k)) for actor in self.actors]
+    def state(self):
+        """{name: array}: where samplers, their environments and random numbers stand, for `restore`."""
+        if self.gradients_of_workers:
+            workers = self.gradients_of_workers.states()
+            self.replayed = self.replayed and self.gradients_of_workers.replayed
+        elif self.shared and self.shared.steps.any():
+            workers, same = zip(*self.executor.map(worker_state, range(len(self.actors))))
+            self.replayed = self.replayed and all(same)
+        else:
+            workers = [actor.state for actor in self.actors]
+        return flat({
+            "samplers": {str(k): state_of(sampler) for k, sampler in enumerate(self.samplers)},
+            "rngs": {str(k): random_state(rng) for k, rng in enumerate(self.rngs)},
+            "workers": {str(k): state for k, state in enumerate(workers) if state},
+        })
+
+    def restore(self, saved, update, progress=iter):
+        """Go on from a `state`, bit for bit; where that cannot be, with new episodes: `replayed` is False then.
+
+        saved      {name: array}; further arrays do not matter
+        update     its number, which seeds new episodes
+        progress   as of `npg.runner.replaying.restore`
+        """
+        samplers, rngs, workers = (below(name, saved) for name in ("samplers", "rngs", "workers"))
+        seeds = self.seed, TRAIN, update
+        for k, sampler in enumerate(self.samplers):
+            if samplers:
+                self.replayed = restore(sampler, samplers[str(k)], progress) and self.replayed
+            else:
+                begin_anew(sampler, *seeds)
+                self.replayed = False
+        for k, rng in enumerate(self.rngs):
+            self.replayed = self.replayed and bool(rngs)
+            set_random_state(rng, rngs[str(k)] if rngs else random_state(np.random.default_rng(seeds)))
+        for k, actor in enumerate(self.actors):
+            age = int(self.shared.steps[k]) if self.shared else 0
+            self.actors[k] = actor._replace(seeds=seeds, state=workers.get(str(k)), age=age)
+            self.replayed = self.replayed and self.actors[k].state is not None
 
     def close(self):
         """End the worker processes."""
-        if isinstance(self.executor, LateExecutor):
+        if isinstance(self.executor, Pool):
             self.executor.kill_workers()
 
 
-def _new_sampler(kind, make_envs, *seeds):
-    return kind(make_envs(), *seeds)
+def _new_sampler(kind, make_envs, n, spaces, normalised, *seeds):
+    envs = environments.ReplayableVectorEnv(make_envs, n, *spaces)
+    return kind(environments.NormalisedElsewhere(envs) if normalised else envs, *seeds)
 
 
 def prepare(script, config, folder, executor=None):
@@ -276,8 +317,8 @@ def prepare(script, config, folder, executor=None):
     try:
         if algo not in list(script.algorithms):
             raise ValueError(f"algo: expected one of {', '.join(script.algorithms)}, got {algo!r}")
-        obs_and_act = script.spaces(config["env"])
-        parameters = script.settings_of(algo, isinstance(obs_and_act[1], spaces.Box))
+        probe = script.probe(config["env"])
+        parameters = script.settings_of(algo, isinstance(probe.single_action_space, spaces.Box))
         if config.get("from_earlier_format"):  # which had fewer settings
             given = {**{name: p.default for name, p in parameters.items() if name not in RUN}, **given}
         for name in given:
@@ -286,9 +327,10 @@ def prepare(script, config, folder, executor=None):
         given = {**given, **{name: config.get(name) for name in RUN if name in parameters}}
         settings = {name: check(parameter, given[name]) for name, parameter in parameters.items()}
         parse_period(settings["checkpoint_every"])
-        task = Task(script, settings["env"], settings["seed"], settings, obs_and_act, executor)
+        task = Task(script, settings["env"], settings["seed"], settings, probe, executor)
         functions = script.algorithms[algo]
-        return task, functions[0](task, **{name: settings[name] for name in settings_of(functions)})
+        its_own = {name: settings[name] for function in functions for name in keyword_only(function)}
+        return task, functions[0](task, **its_own)
     except environments.UnsupportedEnvironment:
         raise
     except KeyError as error:
@@ -306,19 +348,35 @@ class Learner:
     anneal    whether the learning rates fall to 0 over the budget
     method    of a search: it remembers more than θ
     arrays    {name: array} of what is to be saved besides
-    buffer    an `ExperienceBuffer`, emptied where everything is seeded anew
+    buffer    an `ExperienceBuffer`
     """
 
     def __init__(self, policy, updates, learned, *, anneal=False, arrays=None, method=None, buffer=None):
         self.policy, self.updates, self.learned, self.buffer = policy, updates, learned, buffer
-        self.theta, self.annealed = learned["theta"][0], anneal
-        self.arrays = {**(state(method) if method else {}), **(arrays or {})}
-        for name, (vector, optimizer) in learned.items():
-            if not any(vector is array for array in self.arrays.values()):
-                self.arrays[name] = vector
-            if optimizer is not None:
-                self.arrays.update((f"{name}.{key}", array) for key, array in state(optimizer).items())
+        self.theta, self.annealed, self.method, self.more = learned["theta"][0], anneal, method, arrays or {}
         self.rates = [(o, o.learning_rate) for _, o in learned.values() if o is not None]
+
+    @functools.cached_property
+    def arrays(self):
+        """{name: array} of all that is learned, and of what optimizers and a method remember: the arrays themselves."""
+        arrays = {**(state(self.method) if self.method else {}), **self.more}
+        for name, (vector, optimizer) in self.learned.items():
+            if not any(vector is array for array in arrays.values()):
+                arrays[name] = vector
+            if optimizer is not None:
+                arrays.update((f"{name}.{key}", array) for key, array in state(optimizer).items())
+        return arrays
+
+    def experience(self):
+        """{name: array} of what the next update finds in the buffer."""
+        batches = self.buffer.batches if self.buffer else []
+        kept = batches[max(0, len(batches) - self.buffer.capacity + 1) :] if batches else []  # the oldest leaves then
+        return flat({"buffer": {str(i): batch._asdict() for i, batch in enumerate(kept)}})
+
+    def restore(self, saved):
+        """Fill the buffer with the `experience` among these arrays."""
+        for batch in below("buffer", saved).values():
+            self.buffer.add(Experience(**batch))
 
     def anneal(self, fraction):
         """Learning rates are this fraction of the initial ones from now on, if the run anneals them at all."""

@@ -1,11 +1,12 @@
 #!/usr/bin/env python
 """What can go wrong in a worker, for the tests to import; as a script, workers to be interrupted or orphaned.
 
-    python tests/runner/faults.py START_METHOD PATH
+    python tests/runner/faults.py START_METHOD PATH FAULT …
 
-It writes PATH as it begins to make a pool; its two workers write PATH0 and PATH1, their ids, and hang.
+It writes PATH as it begins to make a pool of a worker a fault; worker k writes PATHk, its id, and the fault follows.
 """
 
+import ctypes
 import os
 import pathlib
 import signal
@@ -32,6 +33,10 @@ def spin():
 
 def sleep():
     time.sleep(600)
+
+
+def hold_gil():
+    ctypes.PyDLL(None).sleep(600)  # as an environment may that computes for long without letting Python run
 
 
 def stop():
@@ -76,6 +81,13 @@ class Unreadable:
         return int, ("no number",)
 
 
+class UnreadableFile(Unreadable):
+    """The same, and what reading it raises is what a broken connection would raise."""
+
+    def __reduce__(self):
+        return open, ("/no/such/file",)
+
+
 class KillsSoon:
     """Its process is killed some milliseconds after this has been pickled."""
 
@@ -94,7 +106,10 @@ def kill_while_answering():
     return bytes(100_000_000), KillsSoon()
 
 
-FAULTS = spin, sleep, stop, kill, kill_while_answering, leave, exit, raise_error, raise_unpicklable, unpicklable
+FAULTS = (
+    *(spin, sleep, hold_gil, stop, kill, kill_while_answering, leave, exit),
+    *(raise_error, raise_unpicklable, unpicklable),
+)
 FAULTS = {f.__name__: f for f in FAULTS}
 
 
@@ -112,8 +127,19 @@ def write_pid(path):
     temporary.rename(path)
 
 
-def pid():
+def call(fn, *args):
+    return fn(*args)
+
+
+def pid(_=None):
     return os.getpid()
+
+
+def tally(path, seconds):
+    """Add a byte to a file, and wait."""
+    with open(path, "ab") as file:
+        file.write(b".")
+    time.sleep(seconds)
 
 
 def pid_after(seconds):
@@ -157,27 +183,39 @@ def count(key):
     return counter[0]
 
 
-def in_a_pool_of_its_own(x):
-    with Pool(1, "fork") as pool:
-        return pool.submit(same, x).result()
-
-
 def hang(path, fault):
     write_pid(path)
     FAULTS[fault]()
 
 
-def abandon_a_pool(path):
-    Pool(1, "fork").submit(hang, path, "sleep")
+ENDINGS = {
+    "by itself": lambda: None,
+    "by sys.exit": lambda: sys.exit(3),
+    "by an exception": raise_error,
+    "by os._exit": leave,
+    "by SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "by SIGKILL": kill,
+}
+
+
+def abandon_a_pool(method, path, ending):
+    """A pool whose worker is idle, and that nobody ends."""
+    Pool(1, method).map(write_pid, [path])
+    ENDINGS[ending]()
+
+
+def abandon_a_call(path):
+    """A call that never ends, in a thread that nobody waits for."""
+    pool = Pool(1, "fork")
+    threading.Thread(target=pool.map, args=(hang, [path], ["sleep"]), daemon=True).start()
     pid_once_there(path)
 
 
 if __name__ == "__main__":
-    _, method, path = sys.argv
+    _, method, path, *names = sys.argv
     try:
         write_pid(path)
-        with Pool(2, method, initializer=share, initargs=(shared_array(1000),)) as pool:
-            for call in [pool.submit(hang, f"{path}{k}", fault) for k, fault in enumerate(["sleep", "spin"])]:
-                call.result()
+        with Pool(len(names), method, initializer=share, initargs=(shared_array(1000),)) as pool:
+            pool.map(hang, [f"{path}{k}" for k in range(len(names))], names)
     except KeyboardInterrupt:
         sys.exit(130)

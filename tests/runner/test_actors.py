@@ -11,21 +11,44 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import gymnasium
 import numpy as np
 import pytest
-from test_a3c import MODEL, OBJECTIVE, T_MAX, cartpoles, pseudo_code
+from gymnasium.wrappers.utils import RunningMeanStd
+from test_a3c import MODEL, OBJECTIVE, T_MAX, pseudo_code
 from test_reinforce import cartpole, random_theta
 
 from npg.a3c import actor_learner, asynchronous_gradients, parallel_a2c, rollout_gradient
 from npg.actor_critic import a2c, advantage_gradient
+from npg.distributions import Gaussian
+from npg.network import MLP
 from npg.optimizers import SGD, Adam, RMSProp
+from npg.policy import ActorCritic, Critic, Policy
 from npg.rollout import Sampler
 from npg.runner import actors as module
-from npg.runner.actors import Actor, gradients_of, learn_round, rounds, share, start_pool, worker_gradient
-from npg.runner.environments import make_envs
+from npg.runner import workers as pool_module
+from npg.runner.actors import (
+    Actor,
+    Gradients,
+    gradient_anywhere,
+    learn_round,
+    rounds,
+    share,
+    start_pool,
+    worker_gradient,
+    worker_state,
+)
+from npg.runner.environments import NormalisedElsewhere, ReplayableVectorEnv, make_envs, moments
+from npg.runner.replaying import restore, state_of
 from npg.runner.workers import Pool, WorkerError
 
 METHODS = [m for m in ("fork", "forkserver", "spawn") if m in multiprocessing.get_all_start_methods()]
 
 _runs = iter(range(10**9))
+
+
+def cartpoles(n, *seeds):
+    """Those of test_a3c, which can come back to where they were; a function that pickles."""
+    envs = cartpole(n=n).envs
+    spaces = envs.single_observation_space, envs.single_action_space
+    return Sampler(ReplayableVectorEnv(lambda: envs, n, *spaces), *seeds)
 
 
 def actors(n=1, envs=3, seeds=(5,), make_sampler=None, learn=rollout_gradient, **settings):
@@ -67,7 +90,7 @@ def test_one_worker_is_serial_a2c_to_the_last_bit(executor, standardise):
     options = {**OBJECTIVE, "n_steps": T_MAX, "standardise": standardise}
     expected = a2c(cartpoles(3, 5), MODEL, serial, adam, max_grad_norm=0.5, **options)
     with executor() as workers:
-        gradients = gradients_of(workers, actors(standardise=standardise))
+        gradients = Gradients(workers, actors(standardise=standardise))
         updates = parallel_a2c(gradients, parallel, twin, max_grad_norm=0.5)
         for _ in range(20):
             update, twins = next(expected), next(updates)
@@ -83,7 +106,7 @@ def test_one_worker_is_serial_a2c_to_the_last_bit(executor, standardise):
 def test_every_worker_has_an_equal_part_in_an_update():
     theta = random_theta(MODEL)
     expected = theta.copy()
-    updates = parallel_a2c(gradients_of(Here(), actors(3)), theta, SGD(theta, 0.1), max_grad_norm=None)
+    updates = parallel_a2c(Gradients(Here(), actors(3)), theta, SGD(theta, 0.1), max_grad_norm=None)
     samplers = [cartpoles(3, 5, k) for k in range(3)]
     for _ in range(5):
         update = next(updates)
@@ -96,30 +119,211 @@ def test_every_worker_has_an_equal_part_in_an_update():
         assert update["rollout"].episode_returns == sum((rollout.episode_returns for rollout in rollouts), [])
 
 
+def gradient_of(actor, theta, update):
+    (dtheta, *_), *_ = worker_gradient(actor, theta, update)
+    return dtheta
+
+
 def test_each_worker_has_episodes_of_its_own():
-    first, second = (worker_gradient(actor, random_theta(MODEL), 0)[0] for actor in actors(2))
+    first, second = (gradient_of(actor, random_theta(MODEL), 0) for actor in actors(2))
     assert not np.array_equal(first, second)
-    same, again = (worker_gradient(actors()[0], random_theta(MODEL), 0)[0] for _ in range(2))
+    same, again = (gradient_of(actors()[0], random_theta(MODEL), 0) for _ in range(2))
     np.testing.assert_array_equal(same, again)
 
 
-def test_new_seeds_begin_new_episodes_and_those_of_a_lost_worker_are_not_its_first_ones():
-    theta = random_theta(MODEL)
-    actor = actors()[0]
-    first = worker_gradient(actor, theta, 0)[0]
-    reseeded = worker_gradient(actor._replace(seeds=(5, 1)), theta, 1)[0]
-    np.testing.assert_array_equal(reseeded, worker_gradient(actors(seeds=(5, 1))[0], theta, 0)[0])
-    replacement = worker_gradient(actors()[0], theta, 7)[0]
-    assert not np.array_equal(first, reseeded) and not np.array_equal(first, replacement)
+def test_a_process_computes_a_gradient_only_with_the_environments_as_they_are_before_that_update():
+    theta, actor = random_theta(MODEL), actors()[0]
+    assert worker_gradient(actor, theta, 1) is None  # it has none yet
+    assert worker_gradient(actor, theta, 0) is not None
+    assert worker_gradient(actor, theta, 2) is None and worker_gradient(actor._replace(run="other"), theta, 1) is None
+    assert worker_gradient(actor, theta, 1) is not None
+    with pytest.raises(AttributeError):
+        worker_gradient(actor, "no theta", 2)
+    assert worker_gradient(actor, theta, 2) is None  # they stand somewhere between
+    assert worker_gradient(None, theta, 0) is None
 
 
-def test_no_two_processes_of_a_cluster_play_the_same_episodes_whichever_actor_calls_them():
-    theta, workers = random_theta(MODEL), [actor._replace(run="one name for both") for actor in actors(2)]
-    with ThreadPoolExecutor(1) as here, ThreadPoolExecutor(1) as there:  # each remembers what is its own
-        gradient = lambda process, actor, update: process.submit(worker_gradient, actor, theta, update).result()[0]
-        gradient(here, workers[0], 0), gradient(there, workers[1], 0)
-        actor = workers[0]._replace(seeds=(5, 1))
-        assert not np.array_equal(gradient(here, actor, 1), gradient(there, actor, 2))
+def test_a_worker_goes_on_from_a_state_whichever_process_it_is_in():
+    theta, actor, twin = random_theta(MODEL), actors()[0], actors()[0]
+    alone = cartpoles(3, 5)
+    for _ in range(3):
+        alone.steps(MODEL, theta, T_MAX)
+    (dtheta, *_), news = worker_gradient(twin._replace(state=state_of(alone)), theta, 3)
+    for update in range(3):
+        gradient_of(actor, theta, update)
+    np.testing.assert_array_equal(gradient_of(actor, theta, 3), dtheta)
+    assert news["replayed"]
+
+
+def test_what_a_worker_sends_home_of_its_environments_is_only_what_is_new():
+    theta, actor = random_theta(MODEL), actors()[0]
+    for update in range(5):
+        _, news = worker_gradient(actor, theta, update)
+        ((_, chunks, _),) = news["stand"]["logs"]["whole"]
+        assert sum(map(len, chunks)) == T_MAX and news["seen"] is None
+
+
+def test_the_states_of_all_workers_are_those_of_their_samplers():
+    theta, gradients = random_theta(MODEL), Gradients(Here(), actors(2))
+    assert gradients.states() == [None, None]
+    samplers = [cartpoles(3, 5, k) for k in range(2)]
+    for _ in range(4):
+        gradients(theta)
+        for sampler in samplers:
+            sampler.steps(MODEL, theta, T_MAX)
+    for state, sampler in zip(gradients.states(), samplers):
+        fresh = cartpoles(3, 9)
+        assert restore(fresh, state)
+        np.testing.assert_array_equal(fresh.obs, sampler.obs)
+        np.testing.assert_array_equal(*(s.steps(MODEL, theta, 50).obs for s in (fresh, sampler)))
+
+
+def test_it_does_not_matter_which_process_computes_a_workers_part():
+    """Two processes take turns, so that each finds its environments out of date again and again."""
+
+    class TakingTurns(Executor):
+        def __init__(self):
+            self.processes, self.calls = [ThreadPoolExecutor(1), ThreadPoolExecutor(1)], 0
+
+        def submit(self, fn, /, *args):
+            self.calls += 1
+            return self.processes[self.calls // 3 % 2].submit(fn, *args)
+
+    there, here, theta = Gradients(TakingTurns(), actors(2)), Gradients(Here(), actors(2)), random_theta(MODEL)
+    for _ in range(8):
+        for part, expected in zip(there(theta), here(theta), strict=True):
+            np.testing.assert_array_equal(part[0], expected[0])
+    assert there.replayed and there.executor.calls > 16
+
+
+def test_new_episodes_begin_in_place_of_environments_that_do_not_come_back_and_all_know_of_it():
+    theta, gradients = random_theta(MODEL), Gradients(Here(), actors())
+    gradients(theta)
+    (state,) = gradients.states()
+    spoilt = actors()[0]._replace(state={**state, "reached": state["reached"] + 1})
+    others = Gradients(Here(), [spoilt])
+    others(theta)
+    assert gradients.replayed and not others.replayed
+    others(theta)
+    assert not others.replayed
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", pytest.param("Pendulum-v1", marks=pytest.mark.slow)])
+def test_a_process_killed_between_updates_changes_no_bit(env_id):
+    model, make_sampler = model_of(env_id), functools.partial(replayable, env_id)
+    make = lambda: [actor._replace(model=model) for actor in actors(2, make_sampler=make_sampler)]
+    whole, killed = (random_theta(model).astype(np.float32) for _ in range(2))
+    expected = parallel_a2c(Gradients(Here(), make()), whole, Adam(whole, 0.01))
+    with Pool(2, "fork") as pool:
+        gradients = Gradients(pool, make())
+        updates = parallel_a2c(gradients, killed, Adam(killed, 0.01))
+        for k in range(12):
+            if k in (2, 3, 7):
+                multiprocessing.active_children()[k % 2].kill()
+            if k == 9:
+                for child in multiprocessing.active_children():
+                    child.kill()
+            update, twin = next(updates), next(expected)
+            np.testing.assert_array_equal(killed, whole)
+            assert update["rollout"].episode_returns == twin["rollout"].episode_returns
+        assert pool.restarted == 5 and gradients.replayed
+
+
+def model_of(env_id):
+    if env_id == "CartPole-v1":
+        return MODEL
+    return ActorCritic(Policy(MLP((3, 4, 1)), Gaussian(1)), Critic(MLP((3, 3, 1))))
+
+
+def replayable(env_id, *seeds):
+    """A sampler of 3 environments; a function that pickles."""
+    envs = make_envs(env_id, 3)
+    spaces = envs.single_observation_space, envs.single_action_space
+    return Sampler(ReplayableVectorEnv(lambda: envs, 3, *spaces), *seeds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("seed", range(3))
+def test_processes_killed_at_any_moment_change_no_bit(env_id, seed):
+    rng, over = np.random.default_rng(seed), threading.Event()
+    model, make_sampler = model_of(env_id), functools.partial(replayable, env_id)
+    make = lambda: [actor._replace(model=model) for actor in actors(2, make_sampler=make_sampler)]
+    whole, killed = (random_theta(model).astype(np.float32) for _ in range(2))
+    expected = parallel_a2c(Gradients(Here(), make()), whole, Adam(whole, 0.01))
+
+    def kill():
+        while not over.wait(rng.uniform(0.1, 0.6)):  # a replay must have time to end
+            if children := multiprocessing.active_children():
+                children[rng.integers(len(children))].kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    with Pool(2, "fork", retries=20) as pool:
+        updates = parallel_a2c(Gradients(pool, make()), killed, Adam(killed, 0.01))
+        killer.start()
+        try:
+            for _ in range(300):
+                next(updates), next(expected)
+                np.testing.assert_array_equal(killed, whole)
+        finally:
+            over.set()
+            killer.join()
+        assert pool.restarted > 0
+
+
+# Normalised observations
+
+
+def normalised(n, *seeds):
+    """A sampler whose environments are normalised by what each call is given; a function that pickles."""
+    sampler = cartpoles(n, *seeds)
+    sampler.envs = NormalisedElsewhere(sampler.envs)
+    return sampler
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_update_is_normalised_by_the_moments_of_all_that_workers_saw_before_it(n):
+    obs_rms, rollouts, seen = RunningMeanStd(shape=(4,)), [], []
+
+    def only_look(sampler, model, theta, **settings):
+        rollouts.append(sampler.steps(model, theta, T_MAX))
+        return np.zeros_like(theta), rollouts[-1], {}
+
+    workers = actors(n, make_sampler=functools.partial(normalised, 3), learn=only_look)
+    gradients = Gradients(Here(), workers, obs_rms)
+    for update in range(5):
+        mean, var = obs_rms.mean.copy(), obs_rms.var.copy()
+        gradients(random_theta(MODEL))
+        for rollout in rollouts[-n:]:
+            raw = rollout.obs * np.sqrt(var + 1e-8) + mean
+            seen.extend(raw[1:] if update else raw)  # the first row was the last of the rollout before
+        assert np.all(np.abs(raw[0 if update == 0 else 1 :, :, 0]) < 3)  # carts, not multiples of them
+        every = np.concatenate(seen)
+        np.testing.assert_allclose(obs_rms.mean, every.mean(axis=0), atol=1e-3)  # Gymnasium's start counts for 1e-4
+        np.testing.assert_allclose(obs_rms.var, every.var(axis=0), rtol=1e-2, atol=1e-5)
+        assert obs_rms.count == pytest.approx(len(every), abs=1e-3)
+
+
+def test_rounds_of_s3_are_normalised_by_what_all_saw_in_the_rounds_before():
+    theta, obs_rms = random_theta(MODEL), RunningMeanStd(shape=(4,))
+    shared = share(theta, SGD(theta, 0.01), 2)
+    learn = learn_here(shared, learners(2, make_sampler=functools.partial(normalised, 3)))
+    given = []
+
+    class Recording(Here):
+        def map(self, call, ks):
+            given.append(tuple(np.copy(x) for x in call.keywords["normal"]))
+            return list(super().map(call, ks))
+
+    updates = rounds(Recording(), shared, report_every=100, obs_rms=obs_rms)
+    steps, begun = 0, 6  # environments, each of which shows where it begins
+    for k in range(4):
+        before = moments(obs_rms)
+        steps += next(updates)["rollout"].env_steps
+        np.testing.assert_array_equal(given[k][0], before["obs_mean"])
+        np.testing.assert_array_equal(given[k][1], before["obs_var"])
+        assert steps + begun <= obs_rms.count < 1.2 * steps + begun + 1  # and the observations of resets
+    assert learn is learn_round and not np.array_equal(given[1][0], given[3][0])
 
 
 # Algorithm S3
@@ -130,10 +334,10 @@ def test_rounds_of_one_segment_are_algorithm_s3():
     shared = share(theta, SGD(theta, 0.05), 1)
     learn = learn_here(shared, learners(envs=1))
     for expected, T in pseudo_code(theta.copy(), 0.05, 0.1, 0.4, n_segments=30):
-        rollout, measures = learn(0, t_stop=0, learning_rate=0.05)  # one segment
+        _, measures, seen = learn(0, t_stop=0, learning_rate=0.05)  # one segment
         np.testing.assert_allclose(shared.theta, expected, rtol=0, atol=1e-12)
         assert shared.steps.tolist() == [T]
-        assert [m["staleness"] for m in measures] == [0]
+        assert [m["staleness"] for m in measures] == [0] and seen is None
     assert shared.updates.tolist() == [30]
     assert np.max(abs(theta - expected)) > 1e-3
 
@@ -143,11 +347,11 @@ def test_a_round_goes_on_until_all_together_have_made_the_steps():
     shared = share(theta, SGD(theta, 0.05), 3)
     learn = learn_here(shared, learners(3))
     shared.steps[:] = 0, 100, 60
-    rollout, measures = learn(0, t_stop=300, learning_rate=0.05)
+    rollout, measures, _ = learn(0, t_stop=300, learning_rate=0.05)
     assert 140 <= rollout.env_steps < 140 + 3 * T_MAX and shared.steps.tolist() == [rollout.env_steps, 100, 60]
     assert shared.updates.tolist() == [len(measures), 0, 0] and len(measures) >= 140 / (3 * T_MAX)
     assert len(rollout.episode_returns) == len(rollout.episode_lengths) > 1 and rollout.obs.size == 0
-    again, measures = learn(1, t_stop=300, learning_rate=0.05)
+    again, measures, _ = learn(1, t_stop=300, learning_rate=0.05)
     assert len(measures) == 1 and shared.steps[1] == 100 + again.env_steps  # nobody comes back with empty hands
 
 
@@ -164,7 +368,7 @@ def test_the_learning_rate_of_the_round_is_the_one_in_use():
 def test_gradients_longer_than_the_limit_are_scaled_down():
     theta = random_theta(MODEL)
     shared = share(theta, SGD(theta, 1.0), 1)
-    _, measures = learn_here(shared, learners(max_grad_norm=0.01))(0, 0, learning_rate=1.0)
+    _, measures, _ = learn_here(shared, learners(max_grad_norm=0.01))(0, 0, learning_rate=1.0)
     assert measures[0]["grad_norm"] > 0.01
     assert np.linalg.norm(shared.theta - theta) == pytest.approx(0.01)
 
@@ -213,10 +417,30 @@ def test_a_gradient_that_is_not_finite_is_not_applied_and_what_caused_it_comes_b
     theta = random_theta(MODEL)
     shared = share(theta, SGD(theta, 0.01), 1)
     learn = learn_here(shared, learners(make_sampler=cartpoles_paid_in_nan))
-    rollout, measures = learn(0, t_stop=10**6, learning_rate=0.01)
+    rollout, measures, _ = learn(0, t_stop=10**6, learning_rate=0.01)
     assert np.isnan(measures[-1]["grad_norm"]) and np.isfinite([m["grad_norm"] for m in measures[:-1]]).all()
     assert np.isnan(rollout.rew).any() and np.isfinite(rollout.obs).all() and rollout.obs.size
     assert np.isfinite(shared.theta).all()
+
+
+def test_a_worker_of_s3_goes_on_from_its_state_at_its_age_and_with_other_episodes_at_another():
+    theta = random_theta(MODEL)
+    shared = share(theta, SGD(theta, 0.05), 1)
+    (actor,) = learners()
+    learn_here(shared, [actor])(0, t_stop=100, learning_rate=0.05)
+    state, same = worker_state(0)
+    assert same and state["logs"]["whole"]["lengths"].sum() > 0
+    moved, steps, firsts = np.array(shared.theta), int(shared.steps[0]), []
+    for run, age in ("a fresh process", steps), ("another", steps + 1):
+        twin = share(moved, SGD(theta, 0.05), 1)
+        twin.steps[0] = steps
+        learn_here(twin, [actor._replace(run=run, state=state, age=age)])(0, t_stop=0, learning_rate=0.05)
+        assert worker_state(0)[1]
+        firsts.append(np.array(twin.theta))
+    module._receive(shared, [actor])
+    learn_round(0, t_stop=0, learning_rate=0.05)
+    np.testing.assert_array_equal(firsts[0], shared.theta)
+    assert not np.array_equal(firsts[1], shared.theta)
 
 
 # The pool
@@ -306,7 +530,8 @@ def dies():
 
 
 @pytest.mark.parametrize("fault", [raises, hangs, dies])
-def test_a_fault_costs_a_segment_and_a_new_worker(tmp_path, fault):
+def test_a_fault_costs_a_segment_and_a_new_worker(tmp_path, fault, monkeypatch):
+    monkeypatch.setattr(pool_module, "START_SECONDS", 0)  # after "fork" there is nothing to import
     make_sampler = functools.partial(Faulty, fault, tmp_path / "once")
     timeout = 3 if fault is hangs else 60
     updates, shared, restarted = train_on_pool(2, 4, make_sampler=make_sampler, timeout=timeout, start_method="fork")
@@ -320,6 +545,24 @@ def test_a_fault_again_and_again_ends_the_training_and_says_why():
         train_on_pool(2, 4, make_sampler=functools.partial(Faulty, raises, None), retries=1, start_method="fork")
     assert isinstance(error.value.__cause__, OSError)
     assert not multiprocessing.active_children()
+
+
+# Asynchronous, on a cluster
+
+
+def test_a_sampler_that_a_lost_process_had_is_followed_by_other_episodes_than_its_first():
+    theta = random_theta(MODEL)
+    first, again, later = (gradient_anywhere(actors()[0], theta, update)[0] for update in (0, 0, 7))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, later)
+
+
+def test_no_two_processes_of_a_cluster_play_the_same_episodes_whichever_actor_calls_them():
+    theta, workers = random_theta(MODEL), [actor._replace(run="one name for both") for actor in actors(2)]
+    with ThreadPoolExecutor(1) as here, ThreadPoolExecutor(1) as there:  # each remembers what is its own
+        gradient = lambda process, actor, update: process.submit(gradient_anywhere, actor, theta, update).result()[0]
+        gradient(here, workers[0], 0), gradient(there, workers[1], 0)
+        assert not np.array_equal(gradient(here, workers[0], 1), gradient(there, workers[0], 2))
 
 
 # A cluster: a real scheduler and workers in processes of their own, over TCP
@@ -340,7 +583,7 @@ def test_on_dask_one_worker_is_serial_a2c_to_the_last_bit(client):
     expected = a2c(cartpoles(3, 5), MODEL, serial, Adam(serial, 0.01), n_steps=T_MAX, **OBJECTIVE)
     one, *_ = client.scheduler_info()["workers"]
     executor = client.get_executor(pure=False, workers=[one])
-    updates = parallel_a2c(gradients_of(executor, actors()), parallel, Adam(parallel, 0.01))
+    updates = parallel_a2c(Gradients(executor, actors()), parallel, Adam(parallel, 0.01))
     for _ in range(10):
         next(expected), next(updates)
         np.testing.assert_array_equal(serial, parallel)
@@ -352,9 +595,10 @@ def test_a_dask_worker_killed_in_the_middle_costs_nothing_but_time(client, algor
     theta = random_theta(MODEL).astype(np.float32)
     executor, workers, adam = client.get_executor(pure=False, retries=3), actors(2), Adam(theta, 0.01)
     if algorithm is parallel_a2c:
-        updates = parallel_a2c(gradients_of(executor, workers), theta, adam)
+        updates = parallel_a2c(Gradients(executor, workers), theta, adam)
     else:
-        submit = lambda k, theta, update: executor.submit(worker_gradient, workers[k], theta, update)
+        workers = [actor._replace(run="one name for both") for actor in workers]  # each process has one sampler
+        submit = lambda k, theta, update: executor.submit(gradient_anywhere, workers[k], theta, update)
         updates = asynchronous_gradients(submit, 2, theta, adam)
     pids = client.run(os.getpid)
     steps = 0

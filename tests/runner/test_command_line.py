@@ -16,15 +16,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import gymnasium
+import hypothesis
 import numpy as np
 import pytest
 import test_environments  # registers the environments "strange/…"
+from hypothesis import strategies as st
 
 from npg import optimizers
 from npg.policy import ActorCritic
@@ -37,6 +40,7 @@ PATH = pathlib.Path(__file__).parents[2] / "run_cartpole.py"
 _spec = importlib.util.spec_from_file_location("run_cartpole", PATH)
 run_cartpole = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(run_cartpole)
+
 SCRIPT = run_cartpole.SCRIPT
 ALGORITHMS = tuple(SCRIPT.algorithms)
 
@@ -339,11 +343,11 @@ def test_a_damaged_config_is_refused_and_nothing_is_written(call, copy, damage, 
 def test_a_disk_that_fills_up_ends_the_run_with_one_line_and_a_checkpoint_that_loads(call, tmp_path, monkeypatch):
     replace, count = os.replace, [0]
 
-    def full_in_the_end(*args):
-        count[0] += 1
-        if count[0] > 7:
+    def full_in_the_end(source, target):
+        count[0] += target.name == "checkpoint.npz"
+        if count[0] > 3:
             raise OSError(28, "No space left on device")
-        replace(*args)
+        replace(source, target)
 
     monkeypatch.setattr(os, "replace", full_in_the_end)
     result = call(tiny(more="--steps 1000 --checkpoint-every 5"), out=tmp_path / "run")
@@ -488,7 +492,7 @@ def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp
     flags = tiny(more="--steps 600 --episodes 5 --checkpoint-every 2 --evaluate-every 3").split()
     assert command_line.main(SCRIPT._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
     trained, evaluated = ([seed for run in seeds[n] for seed in run] for n in (2, 5))
-    assert len(trained) > 20 and len(evaluated) > 20
+    assert len(trained) == 2 and len(evaluated) > 20  # training's episodes follow one another unseeded
     assert not set(trained) & set(evaluated)
     assert len(set(evaluated)) == len(evaluated)
 
@@ -514,8 +518,8 @@ def test_what_a_run_started_from_is_asked_for_only_until_it_has_a_checkpoint(cal
     folder = tmp_path / "run"
     assert call(tiny(more=f"{STANDING_STILL} --start-from {finished}"), out=folder).code == 0
     theta = read_checkpoint(folder)["theta"]
-    (folder / "checkpoint.npz").unlink()  # as if killed before it was written
-    (folder / "metrics.csv").unlink()
+    for name in ("checkpoint.npz", "result.json"):  # as if killed before they were written
+        (folder / name).unlink()
     assert call("--quiet", resume=folder).code == 0
     np.testing.assert_array_equal(read_checkpoint(folder)["theta"], theta)
     config = json.loads((folder / "config.json").read_text())
@@ -591,6 +595,7 @@ def test_the_environments_threshold_is_the_target_unless_another_is_given(call, 
         ("Pendulum-v1", "--target -200", -200.0),
         ("strange/Plain-v0", "", 5.0),
         ("test_environments:strange/Plain-v0", "", 5.0),
+        ("CartPole", "", 475.0),
     ):
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         assert call(tiny(more=f"--env {env} --steps 1 {given}"), out=folder).code == 0
@@ -740,11 +745,17 @@ def test_a_policy_of_normalised_observations_is_played_with_its_own_moments(call
 
 def assert_diverged(result, folder, tensors):
     assert result.code == 3 and result.out == ""
-    assert result.err.count("\n") == 1 and str(folder) in result.err
+    assert result.err.count("\n") == 1
     tensor, update = re.search(r"diverged: (\S+) .*after update (\d+)", result.err).groups()
     assert tensor in tensors
-    assert int(update) == len(read_metrics(folder)) + 1
-    assert all(np.isfinite(array).all() for name, array in read_checkpoint(folder).items() if name != "format")
+    rows = read_metrics(folder) if (folder / "metrics.csv").exists() else []
+    assert int(update) == len(rows) + 1
+    if (folder / "checkpoint.npz").exists():
+        saved = read_checkpoint(folder)
+        assert f"the last good checkpoint, of update {saved['update']}, is in {folder}" in result.err
+        assert all(np.isfinite(array).all() for array in saved.values() if array.dtype.kind != "U")
+    else:
+        assert "there is no checkpoint yet" in result.err
 
 
 NAN_VARIANTS = [(algo, "") for algo in SERIAL] + [
@@ -763,14 +774,167 @@ def test_a_nan_from_the_environment_stops_the_run_and_is_named(call, tmp_path, a
     result = call(tiny_flags, out=tmp_path / "run")
     assert_diverged(result, tmp_path / "run", {tensor})
     assert not (tmp_path / "run" / "result.json").exists()
-    if name == "NaNReward":
+    if name == "NaNReward" and (tmp_path / "run" / "checkpoint.npz").exists():  # else its first update diverged
         assert call(evaluate=tmp_path / "run").code == 0
 
 
 @pytest.mark.parametrize("algo", [algo for algo in SERIAL if "learning_rate" in SCRIPT.settings_of(algo, False)])
 def test_a_learning_rate_beyond_all_bounds_stops_the_run_and_the_tensor_is_named(call, tmp_path, algo):
+    assert call(tiny(algo, "--steps 1"), out=tmp_path / "sound").code == 0
     result = call(tiny(algo, "--steps 2000 --learning-rate 1e42"), out=tmp_path / "run")
-    assert_diverged(result, tmp_path / "run", {"gradient", *read_checkpoint(tmp_path / "run")})
+    assert_diverged(result, tmp_path / "run", {"gradient", *read_checkpoint(tmp_path / "sound")})
+
+
+# ---- saving leaves training alone
+
+
+def assert_the_period_changes_nothing(flags, tmp_path, periods=("1", "7", "none")):
+    whole, *others = (tmp_path / period for period in periods)
+    for period, folder in zip(periods, (whole, *others)):
+        argv = [*flags.split(), "--checkpoint-every", period, "--out", str(folder)]
+        assert command_line.main(SCRIPT, argv) == 0
+    for folder in others:
+        assert_same_run(folder, whole)
+
+
+@pytest.mark.parametrize(
+    "algo, more", [("ppo", "--capacity 3 --steps 500"), ("reinforce", "--steps 1000"), ("es", "--steps 1000")]
+)
+def test_a_run_is_the_same_however_often_it_is_saved(tmp_path, algo, more):
+    assert_the_period_changes_nothing(tiny(algo, more), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Pendulum-v1 --normalise-obs"])
+@pytest.mark.parametrize("algo", SERIAL)
+def test_every_algorithm_is_the_same_however_often_it_is_saved(tmp_path, algo, env):
+    flags = tiny(algo, f"--env {env} --steps {STEPS[algo] * 6}")
+    assert_the_period_changes_nothing(flags, tmp_path, ("1", "7", "50", "0.1s", "none"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("algo", ["a2c", "es"])
+def test_workers_are_the_same_however_often_they_are_saved(tmp_path, algo, env):
+    flags = tiny(algo, f"--env {env} --workers 2 --steps {STEPS[algo] * 6}")
+    assert_the_period_changes_nothing(flags, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_pong_is_the_same_however_often_it_is_saved_and_goes_on_bit_for_bit(tmp_path, monkeypatch, ahead):
+    pytest.importorskip("ale_py")
+    monkeypatch.syspath_prepend(PATH.parent)
+    import run_pong
+
+    flags = f"--quiet --envs 4 --ahead {ahead} --n-steps 32 --evaluate-every 1000 --episodes 1 --algo ppo"
+    for name, more in ("1", "--checkpoint-every 1"), ("7", "--checkpoint-every 7"), ("none", ""), ("half", ""):
+        steps = 20 * 4 * 32 if name == "half" else 40 * 4 * 32
+        argv = [*flags.split(), *more.split(), "--steps", str(steps), "--out", str(tmp_path / name), "--no-anneal"]
+        assert command_line.main(run_pong.SCRIPT, argv) == 0
+    resume = ["--quiet", "--resume", str(tmp_path / "half"), "--steps", str(40 * 4 * 32)]
+    assert command_line.main(run_pong.SCRIPT, resume) == 0
+    for name in ("7", "none", "half"):
+        assert_same_run(tmp_path / name, tmp_path / "1")
+
+
+class Watched(gymnasium.Env):
+    """Episodes of many lengths. It remembers how often it was reset in the middle of one, and how many have ended."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (3,)), gymnasium.spaces.Discrete(2)
+    played = []  # by those that have begun an episode, in the order in which they did
+
+    def __init__(self):
+        self.t, self.cut_short, self.ended = None, 0, 0
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        if self.t is None:
+            self.played.append(self)
+        self.cut_short += bool(self.t)
+        self.t, self.length = 0, int(self.np_random.integers(1, 30))
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == self.length
+        self.ended += over
+        obs, terminated = self.np_random.uniform(-1, 1, 3).astype(np.float32), bool(over and self.length % 2)
+        self.t = 0 if over else self.t
+        return obs, 1.0, terminated, over and not terminated, {}
+
+
+gymnasium.register("strange/Watched-v0", Watched)
+
+
+@hypothesis.given(
+    algo=st.sampled_from(["ppo", "a2c", "actor-critic", "q-actor-critic"]),
+    n_steps=st.integers(1, 9),
+    envs=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+@hypothesis.settings(max_examples=10, deadline=None, derandomize=True)
+def test_no_episode_is_cut_short_while_training_goes_on_and_each_that_ends_is_counted(algo, n_steps, envs, seed):
+    with tempfile.TemporaryDirectory() as folder:
+        Watched.played.clear()
+        flags = tiny(algo, f"--env strange/Watched-v0 --checkpoint-every 1 --steps 150 --seed {seed}")
+        folder = pathlib.Path(folder) / "run"
+        flags += f" --n-steps {n_steps} --envs {envs} --out {folder} --evaluate-every 1000"
+        assert command_line.main(SCRIPT, flags.split()) == 0
+        training = Watched.played[:envs]
+        assert sum(env.cut_short for env in training) == 0
+        assert sum(env.ended for env in training) == read_metrics(folder)[-1]["episodes"] > 0
+
+
+def begins_new_episodes(call, folder, update, steps):
+    """Resume; new episodes begin after that update, are told of in one line, and stand in the result."""
+    result = call(f"--quiet --steps {steps}", resume=folder)
+    assert result.code == 0 and re.fullmatch(rf"{folder}: .* new episodes begin\n", result.err), result.err
+    rows = read_metrics(folder)
+    assert [row["update"] for row in rows] == list(range(1, len(rows) + 1)) and len(rows) > update
+    assert json.loads((folder / "result.json").read_text())["new_episodes_after"][-1] == update
+
+
+@pytest.mark.parametrize("name, workers", [("Moody", ""), ("Moody", "--workers 2"), ("Legacy", ""), ("Bare", "")])
+def test_where_environments_do_not_come_back_a_resumed_run_says_so_and_begins_new_episodes(
+    call, tmp_path, name, workers
+):
+    folder = tmp_path / "run"
+    flags = tiny("a2c", f"--env test_environments:strange/{name}-v0 {workers} --steps 400")
+    assert call(flags, out=folder).code == 0
+    assert json.loads((folder / "result.json").read_text())["new_episodes_after"] == []
+    updates = []
+    for steps in (800, 1200):
+        updates.append(int(read_checkpoint(folder)["update"]))
+        begins_new_episodes(call, folder, updates[-1], steps)
+        saved = read_checkpoint(folder)
+        assert saved["theta.t"] == saved["update"] > updates[-1]  # Adam and all else went on
+    assert json.loads((folder / "result.json").read_text())["new_episodes_after"] == updates
+
+
+@pytest.mark.parametrize("format", ["npg run 2", "npg run 1"])
+@pytest.mark.parametrize("algo, more", [("ppo", "--capacity 2"), ("es", ""), ("a2c", "--workers 2")])
+def test_a_run_that_was_saved_without_its_environments_plays_as_ever_and_resumes_with_new_episodes(
+    call, tmp_path, format, algo, more
+):
+    folder = tmp_path / "run"
+    assert call(tiny(algo, f"{more} --steps 700"), out=folder).code == 0
+    returns, saved = call(evaluate=folder).out, read_checkpoint(folder)
+    of_now = ("samplers.", "rngs.", "workers.", "buffer.", "new_episodes_after")
+    before = {name: array for name, array in saved.items() if not name.startswith(of_now)}
+    np.savez(folder / "checkpoint.npz", **{**before, "format": np.asarray(format)})
+    config = json.loads((folder / "config.json").read_text())
+    if format == "npg run 1":
+        renamed = {"value_coef": "value_weight", "entropy_coef": "entropy_weight"}
+        renamed |= {"search_sigma": "sigma", "search_log_std": "log_std"}
+        config["settings"] = {renamed.get(name, name): value for name, value in config["settings"].items()}
+    write_json(folder / "config.json", {**config, "format": format})
+    result = call(evaluate=folder)
+    assert result == Result(0, returns, "")
+    begins_new_episodes(call, folder, int(saved["update"]), 1400)
+    if algo == "ppo":
+        start = "samplers.0.logs.whole.starts"  # the seed
+        assert read_checkpoint(folder)[start] != saved[start]
 
 
 # ---- interrupted, killed, resumed
@@ -950,7 +1114,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_that_works_bit_for_bit(tmp_path, lon
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == "" and "Traceback" not in err
     assert re.search(r"\d+%.*steps/s.*return \d", err)  # the progress bar
-    assert 30 <= read_checkpoint(folder)["update"] <= len(read_metrics(folder))
+    assert 35 <= read_checkpoint(folder)["update"] == len(read_metrics(folder))
     *_, command = err.strip().splitlines()
     python, script, *flags = shlex.split(command)
     assert (python, script) == ("python", PATH.name)
@@ -973,7 +1137,7 @@ def test_ctrl_c_again_and_again_spoils_nothing(call, tmp_path, long_run):
     assert_same_run(folder, long_run)
 
 
-def test_ctrl_c_in_a_run_with_checkpoints_by_the_clock_saves_its_last_safe_point(call, tmp_path, scripted):
+def test_ctrl_c_saves_exactly_where_the_run_stands_and_an_evaluation_cut_short_is_made_later(call, tmp_path, scripted):
     flags = tiny(more="--steps 4000 --checkpoint-every 1000s --evaluate-every 30")
     scripted(1)
     assert call(flags, out=tmp_path / "whole").code == 0
@@ -981,10 +1145,83 @@ def test_ctrl_c_in_a_run_with_checkpoints_by_the_clock_saves_its_last_safe_point
     folder = tmp_path / "my run"
     result = call(flags, out=folder)
     assert result.code == 130 and f"--resume {shlex.quote(str(folder))}" in result.err
-    assert read_checkpoint(folder)["update"] == 50
+    assert read_checkpoint(folder)["update"] == 60 and "eval_return_mean" not in read_metrics(folder)[-1]
     scripted(1)
     assert call("--quiet", resume=folder).code == 0
     assert_same_run(folder, tmp_path / "whole")
+
+
+@pytest.fixture
+def in_update(monkeypatch):
+    """in_update(k, *signals) sends them to this process in the middle of the k-th update of a2c."""
+
+    def send(k, *signals):
+        updates, step = [], optimizers.Adam.step
+
+        def interrupted(optimizer, *args):
+            updates.append(k)
+            for number in signals if len(updates) == k else ():
+                os.kill(os.getpid(), number)
+                for _ in range(1000):  # the handler runs between two steps of Python's
+                    pass
+            step(optimizer, *args)
+
+        monkeypatch.setattr(optimizers.Adam, "step", interrupted)
+
+    return send
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_the_middle_of_an_update_saves_after_it_and_the_resumed_run_is_the_same(
+    call, tmp_path, in_update, number, code
+):
+    flags, folder = tiny("a2c", "--steps 500 --checkpoint-every 10"), tmp_path / "run"
+    assert call(flags, out=tmp_path / "whole").code == 0
+    handler = signal.getsignal(signal.SIGTERM)
+    in_update(14, number)
+    result = call(flags, out=folder)
+    assert result.code == code and "interrupted at update 14" in result.err and str(folder) in result.err
+    assert read_checkpoint(folder)["update"] == read_metrics(folder)[-1]["update"] == 14
+    assert signal.getsignal(signal.SIGTERM) in (handler, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, handler)
+    assert call("--quiet", resume=folder).code == 0
+    assert_same_run(folder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)])
+def test_a_second_signal_in_the_middle_of_an_update_ends_the_run_at_once_and_leaves_the_last_checkpoint(
+    call, tmp_path, in_update, signals
+):
+    flags, folder = tiny("a2c", "--steps 500 --checkpoint-every 10"), tmp_path / "run"
+    assert call(flags, out=tmp_path / "whole").code == 0
+    handler = signal.getsignal(signal.SIGTERM)
+    in_update(14, *signals)
+    result = call(flags, out=folder)
+    assert result.code == 128 + signals[-1] and "of update 10, is in" in result.err
+    assert read_checkpoint(folder)["update"] == 10
+    signal.signal(signal.SIGTERM, handler)
+    assert call("--quiet", resume=folder).code == 0
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def test_a_signal_before_the_first_checkpoint_can_be_written_says_that_there_is_none(call, tmp_path, in_update):
+    in_update(1, signal.SIGINT, signal.SIGINT)
+    result = call(tiny("a2c", "--steps 500"), out=tmp_path / "run")
+    assert result.code == 130 and "there is no checkpoint yet" in result.err
+    assert call("--quiet", resume=tmp_path / "run").code == 0
+    assert call(tiny("a2c", "--steps 500"), out=tmp_path / "whole").code == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_sigterm_saves_and_the_resumed_run_is_the_same(call, tmp_path, long_run):
+    process = start(*LONG.split(), "--out", tmp_path / "run")
+    assert wait_for_rows(tmp_path / "run", 35, process)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in err
+    assert read_checkpoint(tmp_path / "run")["update"] == len(read_metrics(tmp_path / "run"))
+    assert call("--quiet", resume=tmp_path / "run").code == 0
+    assert_same_run(tmp_path / "run", long_run)
 
 
 def test_ctrl_c_while_a_policy_is_evaluated_is_no_traceback(call, copy, scripted):
@@ -1025,7 +1262,7 @@ def test_a3c_has_a_worker_for_each_core_at_hand(call, tmp_path, monkeypatch):
     monkeypatch.setattr(command_line, "available_cores", lambda: 3)
     assert call(tiny("a3c", "--steps 1").replace("--workers 2", ""), out=tmp_path / "run").code == 0
     config = read_config(tmp_path / "run")
-    assert config["settings"]["workers"] == 3 and config["checkpoint_every"] == "1"  # an update of a3c is many segments
+    assert config["settings"]["workers"] == 3 and config["checkpoint_every"] == "30s"
 
 
 @pytest.mark.parametrize("name, tensor", [("NaNReward", "reward"), ("NaNObs", "observation")])
@@ -1102,9 +1339,16 @@ def test_a_run_goes_on_with_fewer_workers_if_its_config_says_so(call, tmp_path):
     assert rows[-1]["env_steps"] >= 400 and "worker_1_steps" in rows[0] and "worker_1_steps" not in rows[-1]
 
 
-def test_observations_that_each_worker_would_normalise_by_itself_are_refused(call, tmp_path):
-    assert_refused(call(tiny("a3c", "--normalise-obs"), out=tmp_path / "run"), "normalise_obs")
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("algo", ["a3c", pytest.param("a2c --workers 2", marks=pytest.mark.slow)])
+def test_workers_that_normalise_observations_train_and_go_on(call, tmp_path, algo):
+    run = tmp_path / "run"
+    name, _, more = algo.partition(" ")
+    flags = tiny(name, f"{more} --env Pendulum-v1 --normalise-obs --steps 1000")
+    assert call(flags, out=run).code == 0
+    first = read_checkpoint(run)
+    assert first["obs_count"] >= 1000
+    assert call("--quiet --steps 2000", resume=run).code == 0
+    assert read_checkpoint(run)["obs_count"] >= first["obs_count"] + 1000
 
 
 def test_a_cluster_needs_its_package_and_a_scheduler(call, tmp_path, monkeypatch):
@@ -1193,7 +1437,7 @@ SMALL = {  # what makes a run short
     "report_every": 48, "n_candidates": 4, "n_parents": 2, "n_elite": 1, "patience": 2,
 }  # fmt: skip
 STEPS = {  # of two updates or more; θ of the last two methods moves only when a candidate has won twice
-    **dict.fromkeys(SCRIPT.policy_gradients, 150), "es": 600, "finite-difference": 2000, "hill-climbing": 3000,
+    **dict.fromkeys(ALGORITHMS, 150), "es": 600, "finite-difference": 2000, "hill-climbing": 3000,
     "genetic": 2400,
 }  # fmt: skip
 

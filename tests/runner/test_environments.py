@@ -3,6 +3,7 @@
 The environments registered here, below "strange/", are also those of test_command_line.py.
 """
 
+import io
 import sys
 import warnings
 
@@ -12,9 +13,13 @@ import pytest
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 from gymnasium.wrappers.utils import RunningMeanStd
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from npg.runner import environments
 from npg.runner.environments import (
-    LateVectorEnv,
+    Log,
+    ReplayableVectorEnv,
     UnsupportedEnvironment,
     freeze_normaliser,
     make_env,
@@ -22,9 +27,9 @@ from npg.runner.environments import (
     make_pong_env,
     make_pong_envs,
     moments,
-    reward_threshold,
     set_moments,
 )
+from npg.runner.replaying import below, flat, packed, unpacked
 
 
 class Strange(gymnasium.Env):
@@ -245,7 +250,292 @@ def test_moments_given_are_copied():
         assert not np.shares_memory(array, given[name])
 
 
-def test_a_late_environment_is_made_when_its_first_episode_begins_and_is_the_same_then():
+# Coming back to where they were
+
+
+def replayable(env_id, n=3):
+    spaces = make_envs(env_id, 1)
+    return ReplayableVectorEnv(
+        lambda: make_envs(env_id, n), n, spaces.single_observation_space, spaces.single_action_space
+    )
+
+
+def logs_of(envs):
+    """Its logs, out of a file."""
+    file = io.BytesIO()
+    np.savez(file, **flat({"logs": {name: packed(logs) for name, logs in envs.logs.items()}}))
+    file.seek(0)
+    saved = dict(np.load(file, allow_pickle=False))
+    return {name: unpacked(arrays) for name, arrays in below("logs", saved).items()}
+
+
+def after_coming_back(envs, fresh):
+    """Another one, which stands where this one does."""
+    assert fresh.replay(logs_of(envs), envs.obs)
+    np.testing.assert_array_equal(fresh.obs, envs.obs)
+    return fresh
+
+
+def step(envs, rng):
+    """A random step: obs, rew, terminated, truncated."""
+    space = envs.single_action_space
+    if isinstance(space, Discrete):
+        return envs.step(rng.integers(space.n, size=envs.num_envs))[:-1]
+    return envs.step(rng.normal(size=envs.action_space.shape).astype(np.float32))[:-1]
+
+
+def assert_they_go_on_alike(one, other, n=50):
+    for k in range(n):
+        for x, y in zip(step(one, np.random.default_rng(k)), step(other, np.random.default_rng(k))):
+            np.testing.assert_array_equal(x, y)
+
+
+def until_an_episode_ends(envs, rng):
+    ended = False
+    while not ended:
+        _, _, terminated, truncated = step(envs, rng)
+        ended = (terminated | truncated).any()
+
+
+with_a_model = ["LunarLander-v3", "BipedalWalker-v3", "Hopper-v5", "Ant-v5"]
+every_environment = pytest.mark.parametrize("env_id", [
+    *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "FrozenLake-v1", "MountainCarContinuous-v0", "Taxi-v4"),
+    *(pytest.param(env_id, marks=pytest.mark.slow) for env_id in with_a_model),
+])  # fmt: skip
+
+
+def skip_without(env_id):
+    if env_id not in gymnasium.registry:
+        pytest.skip(f"no {env_id} here")
+    if env_id in with_a_model:
+        pytest.importorskip("mujoco" if env_id.endswith("5") else "Box2D")
+
+
+@every_environment
+@pytest.mark.parametrize("n_steps", [0, 1, 2, 137])
+def test_environments_come_back_to_where_they_were_and_go_on_as_they_would_have(env_id, n_steps):
+    skip_without(env_id)
+    envs, rng = replayable(env_id), np.random.default_rng(n_steps)
+    envs.reset(seed=n_steps)
+    for _ in range(n_steps):
+        step(envs, rng)
+    assert_they_go_on_alike(after_coming_back(envs, replayable(env_id)), envs)
+
+
+@every_environment
+def test_an_environment_that_has_just_ended_or_begun_comes_back_too(env_id):
+    skip_without(env_id)
+    envs, rng = replayable(env_id), np.random.default_rng(0)
+    envs.reset(seed=3)
+    until_an_episode_ends(envs, rng)
+    just_ended = after_coming_back(envs, replayable(env_id))
+    step(envs, np.random.default_rng(5)), step(just_ended, np.random.default_rng(5))  # the row of the reset
+    just_begun = after_coming_back(envs, replayable(env_id))
+    twice = after_coming_back(just_begun, replayable(env_id))
+    for k in range(50):
+        rows = [step(one, np.random.default_rng(k)) for one in (envs, just_ended, just_begun, twice)]
+        for row in rows[1:]:
+            for x, y in zip(row, rows[0]):
+                np.testing.assert_array_equal(x, y)
+
+
+@every_environment
+def test_resets_without_a_seed_come_back_too(env_id):
+    skip_without(env_id)
+    envs, rng = replayable(env_id), np.random.default_rng(0)
+    envs.reset(seed=3), envs.reset()
+    assert_they_go_on_alike(after_coming_back(envs, replayable(env_id)), envs, 7)
+    envs.reset(), envs.reset()
+    step(envs, rng)
+    assert_they_go_on_alike(after_coming_back(envs, replayable(env_id)), envs, 7)
+    envs.reset()
+    assert_they_go_on_alike(after_coming_back(envs, replayable(env_id)), envs, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_steps", [0, 1, 700])
+def test_pong_with_sticky_actions_comes_back_too(n_steps):
+    pytest.importorskip("ale_py")
+    make, rng = lambda: make_pong_envs("Pong", 2, sticky=0.25), np.random.default_rng(n_steps)
+    first = make()
+    spaces = first.single_observation_space, first.single_action_space
+    envs = ReplayableVectorEnv(make, 2, *spaces)
+    envs.reset(seed=n_steps)
+    for _ in range(n_steps):
+        step(envs, rng)
+    assert_they_go_on_alike(after_coming_back(envs, ReplayableVectorEnv(make, 2, *spaces)), envs, 300)
+
+
+@given(st.integers(0, 2**31), st.lists(st.sampled_from([1, 2, 9, 10, 11, 23, "reset"]), max_size=6))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_whatever_was_asked_of_environments_they_come_back(seed, asked):
+    for env_id in ("CartPole-v1", "strange/Plain-v0"):
+        envs, rng = replayable(env_id, 2), np.random.default_rng(seed)
+        envs.reset(seed=seed)
+        for n_steps in asked:
+            if n_steps == "reset":
+                envs.reset()
+            for _ in range(0 if n_steps == "reset" else n_steps):
+                step(envs, rng)
+        assert_they_go_on_alike(after_coming_back(envs, replayable(env_id, 2)), envs, 12)
+
+
+def test_of_independent_environments_at_most_one_episode_is_replayed():
+    envs, rng = replayable("strange/Plain-v0", 2), np.random.default_rng(0)  # whose episodes have 10 steps
+    envs.reset(seed=0)
+    for n_steps in range(35):
+        fresh = after_coming_back(envs, replayable("strange/Plain-v0", 2))
+        assert [env.unwrapped.steps for env in fresh.envs.unwrapped.envs] == [n_steps % 11] * 2
+        assert sum(len(log.actions) for log in fresh.logs["episodes"]) == 2 * (n_steps % 11)
+        step(envs, rng)
+
+
+def test_actions_that_fit_into_a_byte_take_one_and_come_back_as_they_were_drawn():
+    envs, rng = replayable("CartPole-v1"), np.random.default_rng(0)
+    envs.reset(seed=0)
+    for _ in range(100):
+        step(envs, rng)
+    assert envs.logs["whole"][0].actions.nbytes == 300
+    taken = []
+    fresh = replayable("strange/Plain-v0", 1)
+    fresh.reset(seed=0)
+    for action in (0, 1, 1):
+        fresh.step(np.array([action]))
+    twin = after_coming_back(fresh, replayable("strange/Plain-v0", 1))
+    for one in (fresh, twin):
+        taken.append(one.envs.unwrapped.envs[0].unwrapped.actions)
+    assert taken[0] == taken[1] == [0, 1, 1] and taken[0][0].dtype == taken[1][0].dtype
+
+
+def test_the_news_of_a_log_make_another_one_follow_it():
+    log, follower, rng = Log(), Log(), np.random.default_rng(0)
+    for start in (7, 8):
+        log = Log(start)
+        for n in (0, 3, 0, 5):
+            log.rows += [rng.integers(2, size=4) for _ in range(n)]
+            log.resets.append(len(log.actions))
+            follower = follower.follow(log.news())
+            assert (follower.start, follower.resets) == (log.start, log.resets)
+            np.testing.assert_array_equal(follower.actions, log.actions)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "strange/Plain-v0"])
+def test_environments_that_reach_other_observations_do_not_count_as_come_back_and_others_are_made(env_id):
+    envs, fresh, rng = replayable(env_id), replayable(env_id), np.random.default_rng(0)
+    envs.reset(seed=0)
+    for _ in range(5):
+        step(envs, rng)
+    for wrong in (envs.obs + 1, envs.obs[:, ::-1], envs.obs[:2]):
+        assert not fresh.replay(logs_of(envs), wrong)
+    assert not fresh.replay({}, envs.obs)
+    np.testing.assert_array_equal(fresh.reset(seed=4)[0], envs.reset(seed=4)[0])
+    assert_they_go_on_alike(fresh, envs, 5)
+
+
+class Moody(Strange):
+    """It throws dice of its own."""
+
+    def observe(self):
+        return np.random.default_rng().uniform(-1, 1, 3).astype(np.float32)
+
+
+class Legacy(Strange):
+    """Its random numbers are those of long ago."""
+
+    def reset(self, seed=None, options=None):
+        self.np_random = np.random.RandomState(seed)
+        self.t, self.resets = 0, self.resets + 1
+        return self.observe(), {}
+
+    def observe(self):
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32)
+
+
+class Bare(Moody):
+    """It has no random numbers."""
+
+    np_random = None
+
+    def reset(self, seed=None, options=None):
+        self.t, self.resets = 0, self.resets + 1
+        return self.observe(), {}
+
+
+register("Moody-v0", Moody)
+register("Legacy-v0", Legacy)
+register("Bare-v0", Bare)
+
+
+@pytest.mark.parametrize("name", ["Moody", "Legacy", "Bare"])
+def test_an_environment_whose_random_numbers_are_not_to_be_had_plays_and_does_not_come_back(name):
+    envs, rng = replayable(f"strange/{name}-v0"), np.random.default_rng(0)
+    envs.reset(seed=0)
+    for _ in range(15):  # beyond the first episode, which has a seed
+        step(envs, rng)
+    assert not replayable(f"strange/{name}-v0").replay(logs_of(envs), envs.obs)
+
+
+def test_how_far_a_replay_of_the_whole_is_can_be_shown():
+    envs, rng, seen = replayable("CartPole-v1"), np.random.default_rng(0), []
+    envs.reset(seed=0)
+    for _ in range(30):
+        step(envs, rng)
+
+    def progress(rows):
+        for row in rows:
+            seen.append(row)
+            yield row
+
+    assert replayable("CartPole-v1").replay(logs_of(envs), envs.obs, progress)
+    assert len(seen) == 30
+
+
+class Aging(Strange):
+    """The past leaves traces beyond the episode: it sees its age."""
+
+    def observe(self):
+        return np.float32([self.steps, self.resets, self.np_random.random()])
+
+
+register("Aging-v0", Aging, obs=Box(-np.inf, np.inf, (3,), np.float32))
+
+
+def test_where_the_past_leaves_traces_beyond_the_episode_all_of_it_is_replayed_while_its_log_is_short(monkeypatch):
+    envs, rng = replayable("strange/Aging-v0"), np.random.default_rng(0)
+    envs.reset(seed=0)
+    for _ in range(25):
+        step(envs, rng)
+    assert_they_go_on_alike(after_coming_back(envs, replayable("strange/Aging-v0")), envs)
+    monkeypatch.setattr(environments, "LOG_BYTES", 200)
+    assert envs.logs.keys() == {"episodes"}  # 25 + 50 steps of three environments
+    assert not replayable("strange/Aging-v0").replay(logs_of(envs), envs.obs)
+    envs.reset(seed=1), step(envs, rng)
+    assert envs.logs.keys() == {"episodes", "whole"}  # a new beginning
+
+
+def test_one_episode_is_enough_where_the_log_of_the_whole_has_become_too_long(monkeypatch):
+    monkeypatch.setattr(environments, "LOG_BYTES", 50)
+    envs, rng = replayable("strange/Plain-v0"), np.random.default_rng(0)
+    envs.reset(seed=0)
+    for _ in range(25):
+        step(envs, rng)
+    assert envs.logs.keys() == {"episodes"}
+    fresh = after_coming_back(envs, replayable("strange/Plain-v0"))
+    assert_they_go_on_alike(fresh, envs)
+    assert fresh.logs.keys() == {"episodes"}
+    assert_they_go_on_alike(after_coming_back(fresh, replayable("strange/Plain-v0")), envs)
+
+
+def test_the_log_of_environments_of_one_piece_is_never_too_long(monkeypatch):
+    monkeypatch.setattr(environments, "LOG_BYTES", 50)
+    envs, rng = replayable("CartPole-v1"), np.random.default_rng(0)
+    envs.reset(seed=0)
+    for _ in range(50):
+        step(envs, rng)
+    assert_they_go_on_alike(after_coming_back(envs, replayable("CartPole-v1")), envs)
+
+
+def test_environments_are_made_when_their_first_episode_begins_and_are_the_same_then():
     made = []
 
     def make():
@@ -253,7 +543,7 @@ def test_a_late_environment_is_made_when_its_first_episode_begins_and_is_the_sam
         return made[-1]
 
     plain = make_envs("Acrobot-v1", 3)
-    late = LateVectorEnv(make, 3, plain.single_observation_space, plain.single_action_space)
+    late = ReplayableVectorEnv(make, 3, plain.single_observation_space, plain.single_action_space)
     assert not made and late.num_envs == 3
     assert late.observation_space == plain.observation_space and late.action_space == plain.action_space
     for _ in range(2):
@@ -295,17 +585,3 @@ def test_one_game_of_pong_is_seen_and_played_as_many_are(inputs):
     obs, one = envs.reset(seed=0)[0], env.reset(seed=0)[0]
     assert obs.shape == (2, *one.shape) and obs.dtype == one.dtype
     env.close(), envs.close()
-
-
-@pytest.mark.parametrize(
-    "env_id, threshold",
-    [
-        ("CartPole-v1", 475.0),
-        ("Pendulum-v1", None),
-        ("strange/Plain-v0", 5.0),
-        ("CartPole", 475.0),
-        (f"{__name__}:strange/Plain-v0", 5.0),
-    ],
-)
-def test_the_target_is_the_threshold_of_gymnasiums_registry_however_the_environment_is_called(env_id, threshold):
-    assert reward_threshold(env_id) == threshold

@@ -4,6 +4,7 @@ The experiments here are random walks: θ after k updates depends on every rando
 """
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -12,9 +13,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from gymnasium.wrappers.vector import NormalizeObservation
 
+from npg.rollout import Sampler
 from npg.runner import runs
-from npg.runner.environments import make_envs, moments
+from npg.runner.environments import ReplayableVectorEnv, make_envs, moments
+from npg.runner.replaying import (
+    below,
+    flat,
+    random_state,
+    restore,
+    set_random_state,
+    state_of,
+)
 from npg.runner.runs import (
     COLUMNS,
     FORMAT,
@@ -36,7 +47,8 @@ CONFIG |= {"evaluate_every": 4, "checkpoint_every": "4", "settings": {}}
 
 def make_run(folder, period="5", evaluate=lambda k: np.array([1.0, 2.0]), spoil=lambda k, update, arrays: None):
     """A random walk in a folder; `spoil` may change an update, counted from 1, before the run sees it."""
-    rng, arrays = np.random.default_rng(), {"theta": np.zeros(3, np.float32), "theta.t": np.zeros((), np.int64)}
+    rng = np.random.default_rng(3)
+    arrays = {"theta": np.zeros(3, np.float32), "theta.t": np.zeros((), np.int64)}
 
     def updates():
         while True:
@@ -55,17 +67,26 @@ def make_run(folder, period="5", evaluate=lambda k: np.array([1.0, 2.0]), spoil=
             spoil(k, update, arrays)
             yield update
 
-    def reset(k):
-        rng.bit_generator.state = np.random.default_rng([3, k]).bit_generator.state
-
-    return new_run(folder, {**CONFIG, "checkpoint_every": period}, updates(), arrays, reset, evaluate=evaluate)
+    task = Task(lambda: {"rng": random_state(rng)}, lambda saved: set_random_state(rng, saved["rng"]) or True)
+    return new_run(folder, {**CONFIG, "checkpoint_every": period}, updates(), arrays, task, evaluate)
 
 
-def new_run(folder, config, updates, arrays, reset, obs_rms=None, evaluate=None):
-    """A `Run` of a toy learner and a toy task."""
-    task = SimpleNamespace(reset=reset, obs_rms=obs_rms, executor=None, restarted=0)
-    anneal = lambda fraction: None
-    learner = SimpleNamespace(theta=arrays["theta"], arrays=arrays, updates=updates, buffer=None, anneal=anneal)
+class Task:
+    """A toy: its `state`, and restore(saved), which says whether the environments came back."""
+
+    obs_rms, executor, restarted, replayed = None, None, 0, True
+
+    def __init__(self, state, restore):
+        self.state, self.take = state, restore
+
+    def restore(self, saved, update, progress):
+        self.replayed = self.take(saved)
+
+
+def new_run(folder, config, updates, arrays, task, evaluate=None):
+    """A `Run` of a toy learner."""
+    learner = SimpleNamespace(theta=arrays["theta"], arrays=arrays, updates=updates)
+    learner.anneal, learner.experience, learner.restore = lambda fraction: None, dict, lambda saved: None
     run = Run(folder, config, task, learner)
     run.evaluate = lambda k, j: evaluate(k)
     return run
@@ -95,7 +116,13 @@ def begin(folder, n=0, **kwargs):
 def resume(folder, **kwargs):
     run = make_run(folder, **kwargs)
     run.resume()
+    run.replay()
     return run
+
+
+def saved_update(folder):
+    """The update of the checkpoint, or None where there is none yet."""
+    return int(read_checkpoint(folder)["update"]) if (folder / "checkpoint.npz").exists() else None
 
 
 def contents(folder):
@@ -106,7 +133,7 @@ def without_seconds(rows):
     return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize("period", ["1", "4", "5", "1000", "1e-9s", "1000s"])
+@pytest.mark.parametrize("period", ["1", "4", "5", "1000", "1e-9s", "1000s", "none"])
 def test_a_run_killed_after_any_update_and_resumed_is_the_uninterrupted_run_bit_for_bit(tmp_path, period):
     n = 60 if period.endswith("s") else 24
     uninterrupted = begin(tmp_path / "whole", n, period=period)
@@ -144,31 +171,149 @@ def test_the_seconds_of_a_run_go_on_where_its_checkpoint_left_them(tmp_path):
 
 def test_checkpoints_come_every_n_updates(tmp_path):
     run = begin(tmp_path, period="5")
-    found = [int(read_checkpoint(tmp_path)["update"])]
+    found = [saved_update(tmp_path)]
     for _ in zip(range(11), train(run)):
-        found.append(int(read_checkpoint(tmp_path)["update"]))
-    assert found == [0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 10, 10]
+        found.append(saved_update(tmp_path))
+    assert found == [None, None, None, None, None, 5, 5, 5, 5, 5, 10, 10]
 
 
-def test_checkpoints_by_the_clock_come_when_the_seconds_are_over(tmp_path, monkeypatch):
+def test_checkpoints_by_the_clock_come_with_the_first_update_after_the_seconds(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
     run = begin(tmp_path, period="60s")
     found = []
-    for seconds in (0, 50, 70, 80, 129, 131):  # a checkpoint is possible after every 25 updates
+    for seconds in (0, 50, 70, 80, 129, 131):
         now[0] = 100.0 + seconds
         advance(run, 25)
-        found.append(int(read_checkpoint(tmp_path)["update"]))
-    assert found == [0, 0, 75, 75, 75, 150]
+        found.append(saved_update(tmp_path))
+    assert found == [None, None, 51, 51, 51, 126]
 
 
-def test_an_interrupted_run_saves_the_last_point_from_which_it_can_go_on(tmp_path):
+def test_saving_by_the_clock_takes_at_most_one_percent_of_the_time(tmp_path, monkeypatch):
+    now, savez, cost, saved_at = [0.0], np.savez, [2.0], []
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+
+    def slow(*args, **kwargs):
+        saved_at.append(now[0])
+        now[0] += cost[0]
+        savez(*args, **kwargs)
+
+    monkeypatch.setattr(np, "savez", slow)
+    run = begin(tmp_path, period="30s")
+    for k, _ in enumerate(zip(range(1000), train(run))):  # a second each
+        now[0] += 1
+        cost[0] = 2.0 if k < 500 else 0.1
+    passed = np.diff(saved_at)  # from the beginning of one to that of the next
+    assert saved_at[0] == 30
+    np.testing.assert_allclose(passed[:2], 2 + 200)
+    np.testing.assert_allclose(passed[-3:], 0.1 + 30)
+
+
+def test_without_a_period_the_only_checkpoint_is_that_of_the_end(tmp_path):
+    run = begin(tmp_path, 60, period="none")
+    assert saved_update(tmp_path) is None
+    run.finish()
+    assert saved_update(tmp_path) == 60
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
+    begin(tmp_path / "killed", 4)
+    again, whole = resume(tmp_path / "killed"), begin(tmp_path / "whole", 7)
+    assert again.update == 0 and again.rows == [] and again.last_checkpoint() == "there is no checkpoint yet"
+    advance(again, 7)
+    np.testing.assert_array_equal(again.learner.theta, whole.learner.theta)
+    assert without_seconds(read_metrics(tmp_path / "killed")) == without_seconds(read_metrics(tmp_path / "whole"))
+
+
+def test_an_interrupted_run_is_saved_exactly_where_it_stands(tmp_path):
     run = begin(tmp_path, 47, period="1000s")
-    assert read_checkpoint(tmp_path)["update"] == 0
-    run.save()
-    assert read_checkpoint(tmp_path)["update"] == 25
-    again = advance(resume(tmp_path, period="1000s"), 60 - 25)
+    assert saved_update(tmp_path) is None
+    run.save_where_it_stands()
+    assert saved_update(tmp_path) == 47 and "of update 47, is in" in run.last_checkpoint()
+    again = advance(resume(tmp_path, period="1000s"), 13)
     np.testing.assert_array_equal(again.learner.theta, advance(run, 13).learner.theta)
+
+
+def test_in_the_middle_of_an_update_nothing_is_saved_and_what_has_been_saved_is_not_saved_again(tmp_path, monkeypatch):
+    run, saves = begin(tmp_path, 10), []
+    monkeypatch.setattr(run, "save", lambda: saves.append(run.update))
+    run.save_where_it_stands()  # the checkpoint is of update 10 already
+    advance(run, 1)
+    assert not run.is_over()  # an update begins
+    run.learner.theta += 1
+    run.save_where_it_stands()
+    assert saves == []
+    run.record(next(run.learner.updates))
+    run.save_where_it_stands()
+    assert saves == [12]
+
+
+def test_a_signal_ends_a_run_after_the_update_under_way_and_a_second_one_at_once(tmp_path):
+    run = begin(tmp_path)
+    assert not run.is_over()
+    run.stop(15, None)
+    run.record(next(run.learner.updates))
+    assert run.is_over() and run.stopped == 15 and run.update == 1
+    with pytest.raises(KeyboardInterrupt):
+        run.stop(2, None)
+    assert run.stopped == 2
+
+
+def test_a_signal_ends_an_evaluation_at_once_and_that_is_made_when_the_run_is_resumed(tmp_path):
+    class Interrupted:
+        def returns(self, *args):
+            run.stop(2, None)
+
+    run = make_run(tmp_path / "stopped", period="none")
+    del run.evaluate
+    run.player = Interrupted()
+    run.create()
+    with pytest.raises(KeyboardInterrupt):
+        advance(run, 20)
+    run.save_where_it_stands()
+    assert saved_update(tmp_path / "stopped") == 4 and "eval_return_mean" not in read_metrics(tmp_path / "stopped")[-1]
+    again, whole = advance(resume(tmp_path / "stopped", period="none"), 3), begin(tmp_path / "whole", 7, period="none")
+    np.testing.assert_array_equal(again.learner.theta, whole.learner.theta)
+    assert without_seconds(read_metrics(tmp_path / "stopped")) == without_seconds(read_metrics(tmp_path / "whole"))
+    assert "eval_return_mean" in read_metrics(tmp_path / "stopped")[3]
+
+
+def test_a_second_signal_just_after_a_row_was_written_does_not_write_it_twice(tmp_path):
+    run = begin(tmp_path, 2, period="none")
+    write = run.metrics.writerows
+
+    def interrupted(rows):
+        write(rows)
+        run.metrics.writerows = write
+        raise KeyboardInterrupt
+
+    run.metrics.writerows = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        advance(run, 1)
+    run.save_where_it_stands()
+    assert saved_update(tmp_path) == 3
+    assert [row["update"] for row in resume(tmp_path).rows] == [1, 2, 3]
+    assert [row["update"] for row in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_environments_that_do_not_come_back_are_told_of_once_and_stand_in_the_result(tmp_path, capsys):
+    begin(tmp_path, 7)
+    run = make_run(tmp_path)
+    run.task.take = lambda saved: False
+    run.resume()
+    assert capsys.readouterr().err == ""
+    run.replay()
+    said = capsys.readouterr().err
+    assert str(tmp_path) in said and "new episodes begin" in said and said.count("\n") == 1
+    advance(run, 13)
+    run.save()
+    assert capsys.readouterr().err == ""
+    again = resume(tmp_path)  # these do come back
+    advance(again, 3)
+    assert again.finish()["new_episodes_after"] == [5] == json.loads((tmp_path / "result.json").read_text())[
+        "new_episodes_after"
+    ]
+    assert begin(tmp_path / "another", 3).finish()["new_episodes_after"] == []
 
 
 def test_a_finished_run_is_saved_as_it_is(tmp_path):
@@ -221,12 +366,12 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one(tmp_path, mon
 def test_a_temporary_file_left_behind_is_ignored_and_replaced(tmp_path):
     begin(tmp_path, 6)
     (tmp_path / "checkpoint.npz.tmp").write_bytes(b"half a chec")
-    again = advance(resume(tmp_path), 1)
-    assert again.update == 6
+    again = advance(resume(tmp_path), 5)
+    assert again.update == saved_update(tmp_path) == 10
     assert not (tmp_path / "checkpoint.npz.tmp").exists()
 
 
-@pytest.mark.parametrize("calls", range(1, 6))
+@pytest.mark.parametrize("calls", range(1, 7))
 def test_a_run_killed_while_its_folder_is_made_can_be_resumed(tmp_path, monkeypatch, calls):
     """The kill comes at the first, second, … file that takes its place; before config.json does there is no run."""
     replace, count = os.replace, [0]
@@ -240,7 +385,7 @@ def test_a_run_killed_while_its_folder_is_made_can_be_resumed(tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", kill_at)
         try:
-            begin(tmp_path / "run", 3)
+            begin(tmp_path / "run", 6)
         except Killed:
             pass
     whole = begin(tmp_path / "whole", 7)
@@ -432,8 +577,9 @@ def test_a_nan_stops_the_run_with_its_tensor_and_update_and_leaves_the_last_good
     saved = read_checkpoint(tmp_path)
     assert saved["update"] == 5 and np.isfinite(saved["theta"]).all()
     assert [row["update"] for row in read_metrics(tmp_path)] == list(range(1, 8))
-    run.save()  # even now
-    assert np.isfinite(read_checkpoint(tmp_path)["theta"]).all()
+    run.save_where_it_stands()  # even now
+    saved = read_checkpoint(tmp_path)
+    assert saved["update"] == 5 and np.isfinite(saved["theta"]).all()
 
 
 def test_a_nan_among_rewards_that_nothing_was_learned_from_stops_nothing(tmp_path):
@@ -497,7 +643,6 @@ def array_file(path):
 
 
 DAMAGED = {
-    "missing": lambda path: path.unlink(),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
     "empty": lambda path: path.write_bytes(b""),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
@@ -533,6 +678,15 @@ def test_a_damaged_or_foreign_checkpoint_is_an_error_of_one_line_and_nothing_cha
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
     assert {path.name: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == files
     assert run.update == 0 and not run.learner.theta.any() and run.learner.arrays["theta.t"] == 0
+
+
+def test_a_run_that_has_ended_does_not_begin_again_where_its_checkpoint_is_missing(tmp_path):
+    begin(tmp_path, 6).finish()
+    (tmp_path / "checkpoint.npz").unlink()
+    before = contents(tmp_path)
+    with pytest.raises(RunError, match="no checkpoint here") as error:
+        make_run(tmp_path).resume()
+    assert contents(tmp_path) == before and "\n" not in str(error.value)
 
 
 def test_a_checkpoint_with_any_byte_wrong_or_cut_anywhere_is_refused_or_read_but_never_a_crash(tmp_path):
@@ -655,13 +809,17 @@ def test_damaged_metrics_are_an_error_of_one_line_that_names_them(tmp_path, dama
 
 
 @pytest.mark.parametrize(
-    "text, period", [("50", (50, None)), ("1", (1, None)), ("30s", (None, 30.0)), ("0.5s", (None, 0.5))]
+    "text, period",
+    [
+        *(("50", (50, None)), ("1", (1, None))),
+        *(("30s", (None, 30.0)), ("0.5s", (None, 0.5)), ("none", (None, math.inf))),
+    ],
 )
-def test_a_period_is_updates_or_seconds(text, period):
+def test_a_period_is_updates_or_seconds_or_none(text, period):
     assert parse_period(text) == period
 
 
-@pytest.mark.parametrize("text", ["", "s", "0", "-1", "0s", "-1s", "nans", "1.5", "ten", "50 s s", "1h"])
+@pytest.mark.parametrize("text", ["", "s", "0", "-1", "0s", "-1s", "nans", "1.5", "ten", "50 s s", "1h", "None"])
 def test_a_period_that_is_neither_is_an_error_that_quotes_it(text):
     with pytest.raises(ValueError, match=f"got '{text}'"):
         parse_period(text)
@@ -676,23 +834,22 @@ def test_json_on_disk_is_json_even_with_numbers_that_json_lacks(tmp_path):
 
 def normalised_run(folder, spoil=lambda envs, k: None):
     """Environments with running moments, stepped at random, and nothing learned."""
-    envs, rng = make_envs("Pendulum-v1", 2, normalise_obs=True), np.random.default_rng()
-    theta = np.zeros(3, np.float32)
+    plain = make_envs("Pendulum-v1", 2)
+    spaces = plain.single_observation_space, plain.single_action_space
+    envs = NormalizeObservation(ReplayableVectorEnv(lambda: plain, 2, *spaces))
+    sampler, theta = Sampler(envs, 0), np.zeros(3, np.float32)
+    at_random = SimpleNamespace(act=lambda theta, obs, rng: rng.uniform(-1, 1, (2, 1)).astype(np.float32))
 
     def updates():
-        while True:
-            for _ in range(5):
-                obs, rew, *_ = envs.step(rng.uniform(-1, 1, (2, 1)).astype(np.float32))
-            theta[...] += obs[0]
-            rollout = SimpleNamespace(env_steps=10, episode_returns=[], episode_lengths=[], obs=obs, rew=rew)
+        for k in itertools.count(1):
+            rollout = sampler.steps(at_random, theta, 5)
+            theta[...] += rollout.obs[-1, 0]
+            spoil(envs, k)
             yield {"rollout": rollout, "grad_norm": 1.0}
 
-    def reset(k):
-        rng.bit_generator.state = np.random.default_rng([0, k]).bit_generator.state
-        envs.reset(seed=k)
-        spoil(envs, k)
-
-    return new_run(folder, {**CONFIG, "evaluate_every": 100}, updates(), {"theta": theta}, reset, envs.obs_rms)
+    task = Task(lambda: flat({"sampler": state_of(sampler)}), lambda saved: restore(sampler, below("sampler", saved)))
+    task.obs_rms = envs.obs_rms
+    return new_run(folder, {**CONFIG, "evaluate_every": 100}, updates(), {"theta": theta}, task)
 
 
 @pytest.mark.parametrize("killed_at", [0, 3, 4, 9])
@@ -703,7 +860,9 @@ def test_the_moments_of_normalised_observations_resume_bit_for_bit_too(tmp_path,
     killed.create()
     advance(killed, killed_at)
     again.resume()
+    again.replay()
     advance(again, 11 - again.update)
+    assert again.task.replayed
     np.testing.assert_array_equal(again.learner.theta, whole.learner.theta)
     for name, array in moments(whole.task.obs_rms).items():
         np.testing.assert_array_equal(moments(again.task.obs_rms)[name], array)

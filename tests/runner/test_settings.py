@@ -16,7 +16,7 @@ import npg.reinforce
 import npg.replay
 from npg.distributions import Categorical
 from npg.network import MLP
-from npg.runner.settings import VOCABULARY, NotEmpty, allowed, check, keyword_only, kind, settings_of, without_effect
+from npg.runner.settings import VOCABULARY, NotEmpty, allowed, check, keyword_only, kind, without_effect
 from npg.runner.task import RUN
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
@@ -62,23 +62,27 @@ def test_where_two_functions_have_a_setting_the_nearest_default_wins():
     def algorithm(sampler, *, gamma=0.99, lam=0.95):
         pass
 
-    def further(*, lam=0.1, seed=0):
+    def further(*, lam=0.1, steps=7):
         pass
 
-    found = settings_of([script, algorithm, further])
-    assert defaults(found) == {"envs": 8, "gamma": 0.5, "lam": 0.95, "seed": 0}
-    assert list(found) == ["envs", "gamma", "lam", "seed"]  # the script's own come first
-    assert defaults(settings_of([algorithm, script])) == {"gamma": 0.99, "lam": 0.95, "envs": 8}
+    found = run_cartpole.SCRIPT._replace(algorithms={"new": (script, algorithm, further)}).settings_of("new", False)
+    assert {"envs": 8, "gamma": 0.5, "lam": 0.95, "steps": 7}.items() <= defaults(found).items()
+    assert [name for name in found if name in ("envs", "gamma", "lam", "steps")] == ["steps", "envs", "gamma", "lam"]
+    found = run_cartpole.SCRIPT._replace(algorithms={"new": (algorithm, script)}).settings_of("new", False)
+    assert {"gamma": 0.99, "lam": 0.95, "envs": 8}.items() <= defaults(found).items()
 
 
 def test_defaults_given_replace_the_functions_own_and_settings_that_nobody_has_are_not_made_up():
     def algorithm(*, gamma=0.99, limit: float | None = 0.5):
         pass
 
-    found = settings_of([algorithm], gamma=0.9, limit=None, capacity=3)
-    assert defaults(found) == {"gamma": 0.9, "limit": None}
+    script = run_cartpole.SCRIPT._replace(
+        algorithms={"new": (algorithm,)}, defaults={"gamma": 0.9, "capacity": 3}, box={"new": {"limit": None}}
+    )
+    plain, found = script.settings_of("new", False), script.settings_of("new", True)
+    assert {"gamma": 0.9, "limit": 0.5}.items() <= defaults(plain).items() and "capacity" not in plain
+    assert {"gamma": 0.9, "limit": None}.items() <= defaults(found).items() and "capacity" not in found
     assert kind(found["limit"]) == (float, False, True)  # the annotation stays
-    assert defaults(settings_of([algorithm])) == {"gamma": 0.99, "limit": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -285,7 +289,7 @@ def test_every_entry_is_a_setting_of_a_script_and_says_what_it_is_for():
 def test_defaults_that_a_script_changes_are_of_settings_that_exist(script):
     SCRIPT = script.SCRIPT
     for algo, changed in SCRIPT.box.items():
-        assert changed.keys() <= settings_of(SCRIPT.algorithms[algo]).keys()
+        assert changed.keys() <= {name for function in SCRIPT.algorithms[algo] for name in keyword_only(function)}
     common = set.intersection(*(set(SCRIPT.settings_of(algo, False)) for algo in SCRIPT.algorithms))
     assert SCRIPT.defaults.keys() <= common and set(SCRIPT.playing) <= keyword_only(SCRIPT.make_envs).keys()
 
@@ -294,11 +298,11 @@ def test_defaults_that_a_script_changes_are_of_settings_that_exist(script):
 def test_settings_of_box_actions_are_those_of_other_actions_and_the_policys(name, algo):
     SCRIPT = SCRIPTS[name].SCRIPT
     plain, box = (SCRIPT.settings_of(algo, is_box).keys() for is_box in (False, True))
-    stochastic = name == "cartpole" and algo in SCRIPT.policy_gradients
+    stochastic = name == "cartpole" and algo not in SCRIPT.searches
     assert box - plain == ({"policy", "components", "sigma", "log_std"} if stochastic else set())
     assert plain <= box
     assert {"env", "seed", "steps", "target", "episodes", "evaluate_every", "checkpoint_every"} <= plain
-    assert ("start_from" in plain) == ("act" in plain) == (algo in SCRIPT.policy_gradients)
+    assert ("start_from" in plain) == ("act" in plain) == (algo not in SCRIPT.searches)
     assert ("cluster" in plain) == ("workers" in plain)
     assert {setting for setting in RUN if setting in plain} == plain & set(RUN)
     assert list(plain)[: len(plain & set(RUN))] == [setting for setting in RUN if setting in plain]  # they come first
@@ -394,7 +398,8 @@ def test_every_setting_of_the_algorithm_reaches_it_as_it_was_given(name, algo, w
         monkeypatch.setattr(npg.a3c, "parallel_a2c", lambda *args, **kwargs: spy(**kwargs))
     if name == "pong":  # whose networks are large
         monkeypatch.setattr(script, "LitMLP", lambda sizes, activation: MLP((4, *sizes[2:]), activation))
-    settings = {**defaults(settings_of(functions)), **expected}
+    settings = {name: p.default for function in functions[::-1] for name, p in keyword_only(function).items()}
+    settings.update(expected)
     if "capacity" in settings:
         settings["capacity"] = 1
     if algo == "a3c":
@@ -411,7 +416,7 @@ def test_a_setting_of_the_script_s_own_works_without_a_word_elsewhere():
     def random_search(task, *, warmth=1.0, tries=3):
         raise AssertionError("nobody asked for it yet")
 
-    script = run_cartpole.SCRIPT._replace(searches={"random": (random_search,)})
+    script = run_cartpole.SCRIPT._replace(algorithms={"random": (random_search,)}, searches=("random",))
     found = script.settings_of("random", False)
     assert check(found["warmth"], 2) == 2.0 and found["tries"].default == 3
     assert "normalise_obs" in found and "workers" not in found and "cluster" not in found

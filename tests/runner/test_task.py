@@ -1,6 +1,7 @@
 """A script's functions make what they promise of a task and settings, and its arrays are all that has to be saved."""
 
 import functools
+import io
 import multiprocessing
 import pathlib
 import sys
@@ -37,7 +38,7 @@ def ppo_ahead(task, *, ahead=1, **settings):
 
 
 AHEAD = {"ppo-ahead": (ppo_ahead, run_cartpole.ppo, npg.replay.ppo)}
-SCRIPT = run_cartpole.SCRIPT._replace(policy_gradients={**run_cartpole.POLICY_GRADIENTS, **AHEAD})
+SCRIPT = run_cartpole.SCRIPT._replace(algorithms={**run_cartpole.ALGORITHMS, **AHEAD})
 GRADIENT_FREE = tuple(SCRIPT.searches)
 SERIAL = [algo for algo in run_cartpole.SCRIPT.algorithms if algo != "a3c"]
 POLICY_GRADIENT = [algo for algo in SERIAL if algo not in GRADIENT_FREE]
@@ -74,7 +75,7 @@ VARIANTS = [(algo, {}) for algo in SERIAL] + [
 
 
 def make(algo="ppo", env="CartPole-v1", seed=0, n_workers=None, executor=None, **changes):
-    """What the tests ask of a task and its learner: theta, arrays, updates, policy, reset, task, learner."""
+    """What the tests ask of a task and its learner: theta, arrays, updates, policy, task, learner."""
     gaussian = GAUSSIAN if env == "Pendulum-v1" and algo not in GRADIENT_FREE else {}
     parameters = SCRIPT.settings_of(algo, env == "Pendulum-v1")
     settings = {name: parameter.default for name, parameter in parameters.items() if name not in RUN}
@@ -82,14 +83,8 @@ def make(algo="ppo", env="CartPole-v1", seed=0, n_workers=None, executor=None, *
     run = {name: parameters[name].default for name in RUN if name in parameters}
     config = {**run, "env": env, "seed": seed, "algo": algo, "settings": settings}
     task, learner = prepare(SCRIPT, config, "test", executor)
-
-    def reset(k):
-        task.reset(k)
-        if learner.buffer:
-            learner.buffer.clear()
-
     parts = {name: getattr(learner, name) for name in ("theta", "arrays", "updates", "policy")}
-    return SimpleNamespace(**parts, reset=reset, task=task, learner=learner)
+    return SimpleNamespace(**parts, task=task, learner=learner)
 
 
 def train(exp, n):
@@ -103,6 +98,25 @@ def copies(exp):
     return {name: array.copy() for name, array in exp.arrays.items()}
 
 
+def saved(exp):
+    """All that a checkpoint holds, through a file."""
+    file = io.BytesIO()
+    np.savez(file, **exp.arrays, **exp.learner.experience(), **exp.task.state(), **moments(exp.task.obs_rms))
+    file.seek(0)
+    return dict(np.load(file, allow_pickle=False))
+
+
+def restored(exp, saved, update):
+    """A new one, which goes on from there."""
+    for name, array in exp.arrays.items():
+        array[...] = saved[name]
+    if exp.task.obs_rms:
+        set_moments(exp.task.obs_rms, **{name: saved[name] for name in moments(exp.task.obs_rms)})
+    exp.learner.restore(saved)
+    exp.task.restore(saved, update)
+    return exp
+
+
 def assert_equal(arrays, expected):
     assert arrays.keys() == expected.keys()
     for name in expected:
@@ -111,20 +125,21 @@ def assert_equal(arrays, expected):
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 @pytest.mark.parametrize("algo, changes", VARIANTS)
-def test_the_arrays_and_a_reset_are_all_that_it_takes_to_go_on_bit_for_bit(algo, changes, env):
-    uninterrupted = make(algo, env, **changes)
-    train(uninterrupted, 2)
-    uninterrupted.reset(2)
-    saved = copies(uninterrupted)
-    train(uninterrupted, 2)
+def test_a_checkpoint_changes_nothing_and_holds_all_that_it_takes_to_go_on_bit_for_bit(algo, changes, env):
+    never_saved, first = make(algo, env, **changes), make(algo, env, **changes)
+    expected = train(never_saved, 4)
+    train(first, 2)
+    checkpoint = saved(first)
+    train(first, 2)
+    assert_equal(first.arrays, never_saved.arrays)
 
-    resumed = make(algo, env, **changes)
-    for name, array in resumed.arrays.items():
-        array[...] = saved[name]
-    resumed.reset(2)
-    train(resumed, 2)
-    assert_equal(resumed.arrays, uninterrupted.arrays)
-    assert any(not np.array_equal(array, saved[name]) for name, array in resumed.arrays.items())
+    resumed = restored(make(algo, env, **changes), checkpoint, 2)
+    update = train(resumed, 2)
+    assert resumed.task.replayed
+    assert_equal(resumed.arrays, never_saved.arrays)
+    assert update["rollout"].episode_returns == expected["rollout"].episode_returns
+    if algo not in GRADIENT_FREE:  # whose θ may well be the best for a while
+        assert not np.array_equal(resumed.theta, checkpoint["theta"])
 
 
 @pytest.mark.parametrize("algo", SERIAL)
@@ -138,21 +153,28 @@ def test_a_seed_decides_everything(algo):
     assert not np.array_equal(first.theta, other.theta)
 
 
-def test_after_a_reset_nothing_depends_on_what_came_before_it():
-    first, other = make(capacity=3), make(capacity=3, seed=0)
-    train(other, 3)
-    for name, array in other.arrays.items():
-        array[...] = first.arrays[name]
-    for exp in (first, other):
-        exp.reset(7)
-        train(exp, 2)
-    assert_equal(first.arrays, other.arrays)
+@pytest.mark.parametrize("algo, n_workers", [("ppo", None), ("ppo-ahead", None), ("es", None), ("a2c", 2), ("a3c", 2)])
+def test_without_a_state_a_resumed_run_begins_other_episodes_than_its_first_and_says_so(closing, algo, n_workers):
+    first, after_1, after_2, again = (closing(make(algo, n_workers=n_workers)) for _ in range(4))
+    assert first.task.replayed
+    for exp, update in ((after_1, 1), (after_2, 2), (again, 2)):
+        exp.task.restore({}, update)
+        assert not exp.task.replayed
+    for exp in (first, after_1, after_2):
+        train(exp, 1)
+    assert len({exp.theta.tobytes() for exp in (first, after_1, after_2)}) == 3
+    if algo != "a3c":  # no two runs of which are equal
+        train(again, 1)
+        assert_equal(again.arrays, after_2.arrays)
 
 
-def test_resets_at_different_updates_see_different_episodes():
-    first, other = make(), make()
-    first.reset(1), other.reset(2)
-    assert not np.array_equal(train(first, 1)["rollout"].obs, train(other, 1)["rollout"].obs)
+def test_the_buffers_oldest_batch_which_the_next_update_drops_is_not_saved():
+    exp = make(capacity=3)
+    assert exp.learner.experience() == {}
+    for batches in (1, 2, 2):
+        train(exp, 1)
+        assert len({name.split(".")[1] for name in exp.learner.experience()}) == batches
+    assert make(capacity=1).learner.experience() == {}
 
 
 @pytest.mark.parametrize("algo", POLICY_GRADIENT)
@@ -179,7 +201,8 @@ def test_settings_that_build_does_not_use_are_the_algorithms_arguments(algo, mon
 
 
 def test_samplers_that_draw_ahead_share_the_environments_evenly_or_not_at_all():
-    assert train(make("ppo-ahead", ahead=3), 1)["rollout"].rew.shape == (16, 3)
+    rollout = train(make("ppo-ahead", ahead=3), 1)["rollout"]
+    assert rollout.rew.shape == (16, 3) and len(np.unique(rollout.obs[0, :, 0])) == 3
     with pytest.raises(RunError, match="envs: expected a multiple of ahead, 2, got 3"):
         make("ppo-ahead", ahead=2)
 
@@ -218,8 +241,6 @@ def config_of(algo="ppo", env="CartPole-v1", **changes):
         ({"learning_rate": 10**400}, "learning_rate: expected a number > 0"),
         ({"algo": "reinforce", "baseline": "leave-one-out", "envs": 1}, "leave-one-out needs at least 2 envs"),
         ({"algo": "es", "n_candidates": 7}, "n_candidates: expected a positive even number, for pairs, got 7"),
-        ({"algo": "a3c", "workers": 2, "normalise_obs": True}, "normalise_obs: every worker would have moments"),
-        ({"algo": "a2c", "workers": 2, "normalise_obs": True}, "normalise_obs: every worker would have moments"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_an_error_of_one_line_that_names_the_folder_and_what_is_wrong(changes, words):
@@ -269,7 +290,7 @@ def test_discrete_actions_get_a_softmax_and_box_actions_a_gaussian():
 
 def config_with_policy(env):
     """`config_of`, with the settings that Box actions have besides, where the environment has those."""
-    is_box = isinstance(SCRIPT.spaces(env)[1], Box)
+    is_box = isinstance(SCRIPT.probe(env).single_action_space, Box)
     return config_of(env=env, **{n: SCRIPT.settings_of("ppo", True)[n].default for n in POLICY if is_box})
 
 
@@ -389,39 +410,24 @@ def test_gradient_free_methods_train_deterministic_policies(algo):
         np.testing.assert_array_equal(exp.policy.act(exp.theta, obs), y.argmax(axis=1) if n_out == 2 else y)
 
 
-@pytest.mark.parametrize("algo", GRADIENT_FREE)
-def test_the_moments_of_normalised_observations_are_all_that_a_gradient_free_method_keeps_besides(algo):
-    uninterrupted, resumed = (make(algo, "Pendulum-v1", envs=2, normalise_obs=True) for _ in range(2))
-    train(uninterrupted, 2)
-    rms = [exp.task.obs_rms for exp in (uninterrupted, resumed)]
-    seen, saved = {name: array.copy() for name, array in moments(rms[0]).items()}, copies(uninterrupted)
-    assert seen["obs_count"] == pytest.approx(2 * len(train(uninterrupted, 1)["rollout"].episode_lengths) * 200)
-    for exp, obs_rms in zip((uninterrupted, resumed), rms):
-        for name, array in exp.arrays.items():
-            array[...] = saved[name]
-        exp.reset(5)
-        set_moments(obs_rms, **seen)
-        train(exp, 2)
-    assert_equal(resumed.arrays, uninterrupted.arrays)
-    assert_equal(moments(rms[1]), moments(rms[0]))
-
-
-@pytest.mark.parametrize("algo", POLICY_GRADIENT)
-def test_the_moments_are_also_all_that_a_policy_gradient_keeps_besides(algo):
-    uninterrupted, resumed = (make(algo, "Pendulum-v1", normalise_obs=True) for _ in range(2))
-    train(uninterrupted, 2)
-    seen = {name: array.copy() for name, array in moments(uninterrupted.task.obs_rms).items()}
-    assert seen["obs_count"] > 3 * 8 and seen["obs_mean"].dtype == np.float32
-    saved = copies(uninterrupted)
-    set_moments(resumed.task.obs_rms, **seen)
-    for name, array in resumed.arrays.items():
-        array[...] = saved[name]
-    for exp in (uninterrupted, resumed):
-        exp.reset(2)
-        train(exp, 2)
+@pytest.mark.parametrize("algo", SERIAL)
+def test_the_moments_of_normalised_observations_come_back_too(algo):
+    uninterrupted, first, resumed = (make(algo, "Pendulum-v1", envs=2, normalise_obs=True) for _ in range(3))
+    train(uninterrupted, 4), train(first, 2)
+    checkpoint = saved(first)
+    assert checkpoint["obs_count"] > 2 * 8 and checkpoint["obs_mean"].dtype == np.float32
+    train(restored(resumed, checkpoint, 2), 2)
+    assert resumed.task.replayed
     assert_equal(resumed.arrays, uninterrupted.arrays)
     assert_equal(moments(resumed.task.obs_rms), moments(uninterrupted.task.obs_rms))
-    assert not np.array_equal(resumed.task.obs_rms.mean, seen["obs_mean"])
+    assert not np.array_equal(resumed.task.obs_rms.mean, checkpoint["obs_mean"])
+
+
+@pytest.mark.parametrize("algo", GRADIENT_FREE)
+def test_the_moments_of_a_gradient_free_method_are_of_the_observations_of_all_its_candidates(algo):
+    exp = make(algo, "Pendulum-v1", envs=2, normalise_obs=True)
+    lengths = [len(train(exp, 1)["rollout"].episode_lengths) for _ in range(2)]
+    assert moments(exp.task.obs_rms)["obs_count"] == pytest.approx(sum(lengths) * 200)
 
 
 def test_streams_of_random_numbers_of_one_seed_never_meet():
@@ -449,9 +455,8 @@ def closing():
 
 def test_a2c_with_one_worker_is_a2c_with_none(closing):
     here, there = make("a2c"), closing(make("a2c", n_workers=1))
-    for k in (0, 3):
+    for _ in range(2):
         for exp in (here, there):
-            exp.reset(k)
             train(exp, 3)
         assert_equal(there.arrays, here.arrays)
 
@@ -464,33 +469,39 @@ def test_candidates_evaluated_by_workers_are_those_evaluated_here(closing, algo)
     assert_equal(there.arrays, here.arrays)
 
 
-def test_synchronous_workers_go_on_bit_for_bit_from_the_arrays_and_a_reset(closing):
-    uninterrupted, resumed = (closing(make("a2c", n_workers=2)) for _ in range(2))
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_synchronous_workers_go_on_bit_for_bit_from_a_checkpoint(closing, env):
+    uninterrupted, resumed = (closing(make("a2c", env, n_workers=2)) for _ in range(2))
     train(uninterrupted, 3)
-    uninterrupted.reset(3)
-    saved = copies(uninterrupted)
-    resumed.reset(3)
-    for name, array in resumed.arrays.items():
-        array[...] = saved[name]
-    for exp in (uninterrupted, resumed):
-        train(exp, 3)
+    checkpoint = saved(uninterrupted)
+    train(uninterrupted, 3), train(restored(resumed, checkpoint, 3), 3)
     assert_equal(resumed.arrays, uninterrupted.arrays)
-    assert not np.array_equal(resumed.theta, saved["theta"])
+    assert not np.array_equal(resumed.theta, checkpoint["theta"])
+    checkpoints = saved(resumed), saved(uninterrupted)  # after a resume, too, all is there
+    assert_equal(*checkpoints)
+    assert resumed.task.replayed
+
+
+def test_workers_that_have_not_begun_are_saved_as_they_came_back(closing):
+    first, second, third = (closing(make("a2c", n_workers=2)) for _ in range(3))
+    train(first, 2)
+    checkpoint = saved(first)
+    train(restored(third, saved(restored(second, checkpoint, 2)), 2), 2), train(first, 2)
+    assert_equal(third.arrays, first.arrays)
 
 
 @pytest.mark.parametrize("statistics, vectors", [("shared", ["theta.v"]), ("own", ["theta.v", "theta_1.v"])])
-def test_asynchronous_workers_go_on_from_the_arrays(closing, statistics, vectors):
+def test_asynchronous_workers_go_on_from_a_checkpoint(closing, statistics, vectors):
     first = closing(make("a3c", n_workers=2, statistics=statistics))
     update = train(first, 2)
     assert {"rollout", "grad_norm", "entropy", "staleness", "worker_steps"} <= update.keys()
     assert first.task.restarted == 0
     assert set(first.arrays) == {"theta", "worker_steps", "worker_updates", *vectors}
     assert first.theta is first.arrays["theta"] and all(np.any(first.arrays[name]) for name in vectors)
-    resumed = closing(make("a3c", n_workers=2, statistics=statistics))
-    for name, array in resumed.arrays.items():
-        array[...] = first.arrays[name]
-    resumed.reset(2)
+    resumed = restored(closing(make("a3c", n_workers=2, statistics=statistics)), saved(first), 2)
     update = train(resumed, 1)
+    saved(resumed)
+    assert resumed.task.replayed
     counted = resumed.arrays["worker_steps"] - first.arrays["worker_steps"]
     assert counted.tolist() == update["worker_steps"] and counted.sum() >= 100
     assert not np.array_equal(resumed.theta, first.theta)
@@ -513,9 +524,8 @@ def test_workers_explore_differently(closing, monkeypatch):
         raise InterruptedError
 
     monkeypatch.setattr(module, "start_pool", start_pool)
-    exp = make("a3c", n_workers=5, epsilons=[0.0, 0.1, 0.2], temperatures=[1.0, 2.0])
     with pytest.raises(InterruptedError):
-        next(exp.updates)
+        make("a3c", n_workers=5, epsilons=[0.0, 0.1, 0.2], temperatures=[1.0, 2.0])
     logits = np.array([0.0, 2.0])
     for actor, epsilon, temperature in zip(seen, [0, 0.1, 0.2, 0, 0.1], [1, 2, 1, 2, 1], strict=True):
         greedy = 1 / (1 + np.exp(-2 / temperature))
@@ -549,6 +559,11 @@ def test_a_cluster_takes_the_place_of_workers_and_outlives_the_task():
     for exp in (search, alone):
         train(exp, 2)
     assert_equal(search.arrays, alone.arrays)
+
+
+def test_on_a_cluster_a3c_cannot_normalise_observations():
+    with pytest.raises(RunError, match="normalise_obs: a3c on a cluster"):
+        make("a3c", n_workers=2, normalise_obs=True, executor=Here())
 
 
 @pytest.mark.parametrize("workers, got", [(None, "None"), (0, "0"), (-1, "-1")])
@@ -589,7 +604,8 @@ def test_nothing_starts_before_the_first_update_is_asked_for(algo, n_workers, en
     exp = make(algo, env, n_workers=n_workers)
     assert set(made) == {(1, "side by side")}  # for its spaces alone
     probes = len(made)
-    exp.reset(4)
+    exp.task.restore(exp.task.state(), 0)
+    exp.task.restore({}, 4)
     exp.policy.act(exp.theta, np.zeros((2, 4 if env == "CartPole-v1" else 3), np.float32))
     assert len(made) == probes and threading.active_count() == threads and not multiprocessing.active_children()
     if not n_workers:

@@ -1,6 +1,6 @@
 """Workers that die, hang, raise, or lose their parent, under every start method; what they share and what they keep."""
 
-import concurrent.futures
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -8,7 +8,9 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing.connection import wait
 
 import faults
 import numpy as np
@@ -16,13 +18,14 @@ import pytest
 from cluster import dask_cluster
 
 from npg.runner import workers
-from npg.runner.workers import LateExecutor, Pool, WorkerError, available_cores, kept, shared_array
+from npg.runner.workers import Pool, WorkerError, kept, shared_array
 
 LIMIT = 60  # seconds after which a test counts as hung; nothing here should take more than one or two
 METHODS = ["spawn", "forkserver", "fork"]
 slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 at_least_fork = pytest.mark.parametrize("method", [*map(slow, METHODS[:2]), METHODS[2]])  # a fresh interpreter is slow
 at_least_spawn = pytest.mark.parametrize("method", [METHODS[0], *map(slow, METHODS[1:])])
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel ends a process with its parent")
 QUICK = {"spawn": ("kill", "sleep", "raise_error"), "forkserver": ("kill",)}
 
 
@@ -36,8 +39,39 @@ def pools():
         pool.kill_workers()
 
 
-def results(futures):
-    return [future.result(LIMIT) for future in futures]
+@pytest.fixture
+def no_process_left():
+    """What began during the test has ended after it."""
+    before = set(multiprocessing.active_children())
+    yield
+    assert set(multiprocessing.active_children()) <= before
+
+
+def ask(pool, fn, *args):
+    """fn(*args), by worker 0."""
+    return pool.map(faults.call, [fn], *([x] for x in args))[0]
+
+
+def pids_of(pool, n=2):
+    return pool.map(faults.pid, range(n))
+
+
+@contextlib.contextmanager
+def meanwhile(act, *args):
+    """act(*args) in another thread."""
+    failures = []
+
+    def run():
+        try:
+            act(*args)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield
+    thread.join(LIMIT)
+    assert not failures and not thread.is_alive(), failures
 
 
 def eventually(condition, seconds=LIMIT):
@@ -60,6 +94,15 @@ def pid_in(path):
     return int(path.read_text())
 
 
+def kill_the_one_in(path):
+    os.kill(pid_in(path), signal.SIGKILL)
+
+
+def interrupt_once_there(path):
+    pid_in(path)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 # Faults: each hits a call's first attempt.
 
 
@@ -72,74 +115,76 @@ def pid_in(path):
     ],
 )
 def test_a_call_that_fails_once_is_repeated_in_a_fresh_process(pools, method, fault, tmp_path):
-    timeout = 2 if fault in ("spin", "sleep", "stop") else None
-    pool, path = pools(method, timeout), tmp_path / "pid"
+    hangs = fault in ("spin", "sleep", "hold_gil", "stop")
+    pool, path = pools(method, 0.5 if hangs else None), tmp_path / "pid"
+    pids_of(pool)  # the first call has more time
     before = pool.restarted
-    call = pool.submit(faults.once, path, fault)
+    last = ask(pool, faults.once, path, fault)
     first = pid_in(path)
-    assert call.result(LIMIT) != first
+    assert last != first
     assert pool.restarted == before + 1
     assert not lives(first)
 
 
 @at_least_fork
-def test_a_worker_killed_while_it_runs_is_replaced_and_its_call_repeated(pools, method, tmp_path):
-    pool, path = Pool(1, method), tmp_path / "pid"
-    with pool:
-        call = pool.submit(faults.once, path, "sleep")
-        first = pid_in(path)
-        os.kill(first, signal.SIGKILL)
-        assert call.result(LIMIT) != first
-        assert pool.restarted == 1
-
-
-@at_least_fork
-def test_a_worker_killed_while_a_long_answer_is_on_its_way_is_replaced(method, tmp_path):
+@pytest.mark.parametrize("while_it", ["sleep", "kill_while_answering"])
+def test_a_worker_killed_while_it_runs_or_answers_is_replaced_and_its_call_repeated(method, while_it, tmp_path):
     with Pool(1, method) as pool:
-        call = pool.submit(faults.once, tmp_path / "pid", "kill_while_answering")
-        assert call.result(LIMIT) != pid_in(tmp_path / "pid")
+        with meanwhile(kill_the_one_in, tmp_path / "pid") if while_it == "sleep" else contextlib.nullcontext():
+            last = ask(pool, faults.once, tmp_path / "pid", while_it)
+        assert last != pid_in(tmp_path / "pid")
         assert pool.restarted == 1
 
 
 @at_least_fork
 def test_a_worker_killed_while_idle_is_replaced_at_the_next_call(pools, method):
     pool = pools(method)
-    before = pool.restarted
-    killed = results([pool.submit(faults.pid), pool.submit(faults.pid)])
+    killed, before = pids_of(pool), pool.restarted
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    assert not set(killed) & set(results([pool.submit(faults.pid_after, 0.1) for _ in range(2)]))
+    assert not set(killed) & set(pids_of(pool))
     assert pool.restarted == before + 2
 
 
 @at_least_spawn
 @pytest.mark.parametrize("seconds", [0, 0.05])
 def test_a_worker_killed_while_it_starts_is_replaced(method, seconds):
-    others = set(multiprocessing.active_children())
-    with Pool(1, method) as pool:
+    others, killed = set(multiprocessing.active_children()), []
+
+    def kill_soon():
+        eventually(lambda: set(multiprocessing.active_children()) - others)
         (process,) = set(multiprocessing.active_children()) - others
         time.sleep(seconds)
-        process.kill()
-        assert pool.submit(faults.pid).result(LIMIT) != process.pid
+        os.kill(process.pid, signal.SIGKILL)
+        killed.append(process.pid)
+
+    with Pool(1, method) as pool:
+        with meanwhile(kill_soon):
+            last = ask(pool, faults.pid_after, 0.2)
+        assert [last] != killed
         assert pool.restarted == 1
 
 
 def test_a_worker_killed_in_its_initializer_is_replaced(tmp_path):
     with Pool(1, "fork", initializer=faults.once, initargs=(tmp_path / "pid", "sleep")) as pool:
-        call = pool.submit(faults.same, 1)
-        os.kill(pid_in(tmp_path / "pid"), signal.SIGKILL)
-        assert call.result(LIMIT) == 1
+        with meanwhile(kill_the_one_in, tmp_path / "pid"):
+            assert ask(pool, faults.same, 1) == 1
 
 
-def test_the_other_workers_go_on_while_one_is_replaced(tmp_path):
+def test_a_worker_that_hangs_as_it_starts_is_replaced_after_the_time_for_a_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "START_SECONDS", 0.2)
+    began = time.monotonic()
+    with Pool(1, "fork", timeout=0.1, initializer=faults.once, initargs=(tmp_path / "pid", "stop")) as pool:
+        assert ask(pool, faults.pid) != pid_in(tmp_path / "pid")
+    assert 0.3 <= time.monotonic() - began < 5
+
+
+def test_the_other_workers_go_on_while_one_hangs(tmp_path):
+    """Worker 0 waits for a file, which the last call makes."""
     with Pool(2, "fork") as pool:
-        stuck = pool.submit(faults.once, tmp_path / "pid", "sleep")
-        first = pid_in(tmp_path / "pid")
-        others = results([pool.submit(faults.pid) for _ in range(10)])
-        assert len(set(others)) == 1 and first not in others
-        os.kill(first, signal.SIGKILL)
-        results([pool.submit(faults.pid) for _ in range(10)])
-        assert stuck.result(LIMIT) != first
+        calls = [(faults.pid_once_there, tmp_path / "go"), *[(faults.pid_after, 0)] * 9]
+        others = pool.map(faults.call, *zip(*calls, (faults.write_pid, tmp_path / "go")))[1:-1]
+        assert set(others) == {pid_in(tmp_path / "go")}
 
 
 # Giving up.
@@ -156,60 +201,103 @@ def test_the_other_workers_go_on_while_one_is_replaced(tmp_path):
         ("raise_unpicklable", "it raised RuntimeError: Unpicklable: 7: no reason", RuntimeError),
     ],
 )
-def test_a_call_that_always_fails_ends_in_one_clear_error_and_the_pool_goes_on(fault, message, cause):
+def test_a_call_that_always_fails_ends_in_one_clear_error_and_the_pool_goes_on(fault, message, cause, monkeypatch):
+    monkeypatch.setattr(workers, "START_SECONDS", 0)
     with Pool(1, "fork", timeout=0.2 if fault == "sleep" else None, retries=2) as pool:
         with pytest.raises(WorkerError, match=message) as caught:
-            pool.submit(faults.FAULTS[fault]).result(LIMIT)
+            ask(pool, faults.FAULTS[fault])
         assert type(caught.value.__cause__) is cause
         assert pool.restarted == 2
-        assert pool.submit(faults.same, 5).result(LIMIT) == 5
+        assert ask(pool, faults.same, 5) == 5
+
+
+def test_attempts_count_for_each_call_alone(tmp_path):
+    with Pool(1, "fork", retries=1) as pool:
+        paths = [tmp_path / f"{k}" for k in range(3)]
+        assert len(pool.map(faults.once, paths, ["kill"] * 3)) == 3
+        assert pool.restarted == 3
 
 
 def test_the_error_shows_the_worker_s_traceback():
-    with Pool(1, "fork", retries=0) as pool:
-        error = pool.submit(faults.raise_error).exception(LIMIT)
-    assert 'raise ValueError("the environment broke")' in str(error.__cause__.__cause__)
+    with Pool(1, "fork", retries=0) as pool, pytest.raises(WorkerError) as caught:
+        ask(pool, faults.raise_error)
+    assert 'raise ValueError("the environment broke")' in str(caught.value.__cause__.__cause__)
 
 
 def test_an_initializer_that_raises_or_leaves_is_reported_not_retried_for_ever():
     for fault, message in (("raise_error", "it raised ValueError"), ("leave", "exit code 7")):
         with Pool(1, "fork", retries=1, initializer=faults.FAULTS[fault]) as pool:
             with pytest.raises(WorkerError, match=f"gave up after 2 attempts: .*{message}"):
-                pool.submit(faults.pid).result(LIMIT)
+                ask(pool, faults.pid)
+
+
+def test_a_process_that_cannot_be_started_is_reported_after_all_attempts(monkeypatch):
+    pool, starts = Pool(1, "fork", retries=2), []
+    refuse = lambda self: starts.append(1) or os.open("/no/such/file", os.O_RDONLY)
+    with monkeypatch.context() as patched, pytest.raises(WorkerError, match="worker 0: .* 3 attempts: no process"):
+        patched.setattr(multiprocessing.get_context("fork").Process, "start", refuse)
+        ask(pool, faults.pid)
+    assert len(starts) == 3
+    with pool:
+        assert ask(pool, faults.same, 1) == 1
 
 
 def test_what_cannot_be_pickled_is_reported_at_once():
     with Pool(1, "fork") as pool:
-        for call in (pool.submit(lambda: 1), pool.submit(faults.same, lambda: 1)):
+        for fn, argument in ((lambda x: 1, 1), (faults.same, lambda: 1)):
             with pytest.raises(Exception, match="lambda"):
-                call.result(LIMIT)
+                pool.map(fn, [argument])
         with pytest.raises(RuntimeError, match="inheritance"):  # a shared array would arrive as a copy
-            pool.submit(faults.same, shared_array(3)).result(LIMIT)
+            pool.map(faults.same, [shared_array(3)])
+        assert ask(pool, faults.same, 1) == 1
         assert pool.restarted == 0
-        assert pool.submit(faults.same, 1).result(LIMIT) == 1
-    with pytest.raises(Exception, match="lambda"):
-        Pool(1, "spawn", initializer=lambda: None)
+    with Pool(1, "spawn", initializer=lambda: None) as pool, pytest.raises(Exception, match="lambda"):
+        ask(pool, faults.pid)
 
 
-def test_a_result_that_cannot_be_read_is_reported_and_the_pool_goes_on():
-    with Pool(1, "fork") as pool:
-        with pytest.raises(ValueError, match="no number"):
-            pool.submit(faults.Unreadable).result(LIMIT)
-        assert pool.submit(faults.same, 1).result(LIMIT) == 1
+@pytest.mark.parametrize("result, error", [(faults.Unreadable, ValueError), (faults.UnreadableFile, OSError)])
+def test_a_result_that_cannot_be_read_is_reported_and_the_pool_goes_on(result, error):
+    with Pool(1, "fork", timeout=5, retries=0) as pool:
+        ask(pool, faults.pid)
+        with pytest.raises(error, match="no number|No such file"):
+            ask(pool, result)
+        assert ask(pool, faults.same, 1) == 1
 
 
-def test_time_spent_waiting_for_a_worker_does_not_count_as_hanging():
-    with Pool(1, "fork", timeout=2, retries=0) as pool:
-        results([pool.submit(faults.pid_after, 0.2) for _ in range(12)])
+def test_time_spent_waiting_for_a_worker_does_not_count_as_hanging(monkeypatch):
+    monkeypatch.setattr(workers, "START_SECONDS", 1)
+    with Pool(1, "fork", timeout=0.5, retries=0) as pool:
+        assert len(set(pool.map(faults.pid_after, [0.1] * 8))) == 1
 
 
-def test_a_stopped_worker_counts_as_hung_even_where_a_long_message_is_on_its_way():
-    with Pool(1, "fork", timeout=1) as pool:
-        pid = pool.submit(faults.pid).result(LIMIT)
+@pytest.mark.parametrize("x", [np.arange(3), np.arange(1_000_000)], ids=["short", "long"])
+def test_a_worker_stopped_while_idle_is_replaced_at_the_timeout_however_long_the_message(x):
+    with Pool(1, "fork", timeout=0.5) as pool:
+        pid = ask(pool, faults.pid)
         os.kill(pid, signal.SIGSTOP)
-        x = np.arange(1_000_000)
-        np.testing.assert_array_equal(pool.submit(faults.same, x).result(LIMIT), x)
+        np.testing.assert_array_equal(ask(pool, faults.same, x), x)
         assert not lives(pid)
+        assert pool.restarted == 1
+
+
+def test_a_timer_that_is_late_never_kills_the_process_of_a_later_call(monkeypatch, tmp_path):
+    class LateTimer(threading.Timer):
+        def __init__(self, seconds, function):
+            super().__init__(seconds, lambda: time.sleep(0.2) or function())
+
+    with Pool(1, "fork", timeout=0.1, retries=1) as pool:
+        ask(pool, faults.pid)
+        monkeypatch.setattr(threading, "Timer", LateTimer)
+        for _ in range(2):  # the first ends before its timer, which has begun, kills; the second runs then
+            ask(pool, faults.tally, tmp_path / "calls", 0.2)
+        assert (tmp_path / "calls").stat().st_size == 2
+
+
+def test_a_pool_that_ends_leaves_no_timer():
+    before = set(threading.enumerate())
+    with Pool(2, "fork", timeout=100) as pool:
+        pids_of(pool)
+        eventually(lambda: set(threading.enumerate()) == before, 5)
 
 
 def test_a_bad_argument_is_named():
@@ -224,151 +312,195 @@ def test_a_bad_argument_is_named():
 
 
 @at_least_fork
-def test_calls_go_to_the_workers_in_order(pools, method):
+def test_call_k_goes_to_worker_k(pools, method):
     pool = pools(method)
-    pids = results([pool.submit(faults.pid) for _ in range(2)])
+    pids = pids_of(pool)
     assert pids[0] != pids[1]
     for _ in range(5):
-        assert results([pool.submit(faults.pid) for _ in range(2)]) == pids
+        assert pids_of(pool) == pids
 
 
 def test_each_map_begins_with_worker_0_however_short_its_calls():
     with Pool(3, "fork") as pool:
-        pids = list(pool.map(faults.pid_after, [0] * 3))
+        pids = pids_of(pool, 3)
         assert len(set(pids)) == 3
         for _ in range(50):
-            pool.submit(faults.pid).result(LIMIT)
-            assert list(pool.map(faults.pid_after, [0] * 3)) == pids
+            assert ask(pool, faults.pid) == pids[0]
+            assert pids_of(pool, 3) == pids
 
 
 def test_a_replaced_worker_keeps_its_place():
     with Pool(2, "fork") as pool:
-        before = list(pool.map(faults.pid_after, [0, 0]))
+        before = pids_of(pool)
         os.kill(before[0], signal.SIGKILL)
-        after = list(pool.map(faults.pid_after, [0, 0]))
+        after = pids_of(pool)
         assert after[0] not in before and after[1] == before[1]
 
 
-def test_calls_beyond_the_workers_wait_for_the_first_one_free(tmp_path):
+def test_a_call_is_repeated_by_its_own_worker_even_where_another_is_free(tmp_path, monkeypatch):
     with Pool(2, "fork") as pool:
-        busy = pool.submit(faults.pid_once_there, tmp_path / "go")
-        others = results([pool.submit(faults.pid) for _ in range(4)])
-        (tmp_path / "go").touch()
-        assert set(others) == {others[0]} != {busy.result(LIMIT)}
+        before = pids_of(pool)
+        monkeypatch.setattr(workers, "wait", lambda *args: time.sleep(0.1) or wait(*args))  # both are done then
+        after = pool.map(ask_for, [(faults.once, tmp_path / "pid", "kill"), (faults.pid,)])
+        assert after[0] not in before and after[1] == before[1]
 
 
 def test_results_come_in_the_order_of_the_calls():
     with Pool(3, "fork") as pool:
-        assert list(pool.map(faults.same, range(100))) == list(range(100))
-        assert list(pool.map(pow, [2, 3], [5, 2], chunksize=2)) == [32, 9]
+        assert pool.map(faults.same, range(100)) == list(range(100))
+        assert pool.map(pow, [2, 3], [5, 2]) == [32, 9]
+        assert pool.map(faults.same, []) == []
 
 
-def test_arguments_are_those_at_the_time_of_the_call():
-    with Pool(1, "fork") as pool:
-        theta, calls = np.zeros(2), []
+def test_results_keep_their_places_where_calls_are_repeated(tmp_path):
+    with Pool(2, "fork") as pool:
+        calls = [(faults.once, tmp_path / f"{k}", "kill") if k in (0, 3) else (faults.same, k) for k in range(6)]
+        results = pool.map(ask_for, calls)
+    assert [results[k] for k in (1, 2, 4, 5)] == [1, 2, 4, 5] and pool.restarted == 2
+
+
+def ask_for(call):
+    fn, *args = call
+    return fn(*args)
+
+
+def test_arguments_are_those_at_the_time_they_were_asked_for():
+    theta = np.zeros(2)
+
+    def thetas():
         for _ in range(5):
-            calls.append(pool.submit(faults.same, theta))
-            theta += 1
-        assert [x[0] for x in results(calls)] == [0, 1, 2, 3, 4]
+            yield theta
+            theta[...] += 1
+
+    with Pool(1, "fork") as pool:
+        assert [x[0] for x in pool.map(faults.same, thetas())] == [0, 1, 2, 3, 4]
 
 
 # The end.
 
 
-def test_leaving_a_pool_waits_for_its_calls_and_ends_its_processes():
+def test_processes_start_with_the_first_call_and_end_with_the_pool(no_process_left):
+    others = set(multiprocessing.active_children())
     with Pool(2, "fork") as pool:
-        calls = [pool.submit(faults.pid_after, 0.1) for _ in range(4)]
-    assert not any(lives(pid) for pid in {call.result(0) for call in calls})
-    with pytest.raises(RuntimeError, match="shut down"):
-        pool.submit(faults.pid)
-    pool.shutdown()
+        assert set(multiprocessing.active_children()) == others and pool.restarted == 0
+        pids = pids_of(pool)
+        assert {process.pid for process in set(multiprocessing.active_children()) - others} == set(pids)
+    assert not any(map(lives, pids))
     pool.kill_workers()
 
 
-def test_leaving_a_pool_by_an_exception_kills_what_runs_and_cancels_what_waits(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        with Pool(1, "fork") as pool:
-            running, waiting = pool.submit(faults.once, tmp_path / "pid", "spin"), pool.submit(faults.pid)
-            pid = pid_in(tmp_path / "pid")
-            raise KeyboardInterrupt
-    assert not lives(pid)
-    with pytest.raises(WorkerError, match="killed as the pool was shut down"):
-        running.result(LIMIT)
-    assert waiting.cancelled()
-    assert concurrent.futures.wait([running, waiting], LIMIT).not_done == set()
+def test_a_pool_whose_workers_were_killed_starts_others():
+    with Pool(2, "fork") as pool:
+        before = pids_of(pool)
+        pool.kill_workers()
+        assert not any(map(lives, before))
+        assert not set(pids_of(pool)) & set(before)
 
 
-def test_calls_can_be_cancelled_before_they_begin(tmp_path):
+def test_a_worker_does_not_hear_of_ctrl_c():
     with Pool(1, "fork") as pool:
-        running, waiting = pool.submit(faults.pid_once_there, tmp_path / "go"), pool.submit(faults.pid)
-        assert waiting.cancel()
-        last = pool.submit(faults.same, 3)
-        pool.shutdown(wait=False, cancel_futures=True)
-        (tmp_path / "go").touch()
-        running.result(LIMIT)
-        assert last.cancelled()
+        pid = ask(pool, faults.pid)
+        os.kill(pid, signal.SIGINT)
+        assert ask(pool, faults.pid_after, 0.05) == pid
 
 
-def test_a_pool_that_nobody_ends_ends_with_the_script_though_its_call_never_would(tmp_path):
-    script = "import faults, sys; faults.abandon_a_pool(sys.argv[1])"
+@at_least_fork
+@pytest.mark.parametrize("fault", ["sleep", "hold_gil", "stop"])
+def test_ctrl_c_ends_a_call_at_once_and_leaves_no_process(method, fault, tmp_path, no_process_left):
+    with Pool(2, method) as pool:
+        with pytest.raises(KeyboardInterrupt), meanwhile(interrupt_once_there, tmp_path / "pid"):
+            pool.map(faults.call, [faults.hang, faults.sleep], [tmp_path / "pid"], [fault])
+        assert not lives(pid_in(tmp_path / "pid"))
+
+
+@pytest.mark.parametrize("fault", ["raise_error", "interrupt"])
+def test_after_a_call_that_failed_or_was_interrupted_the_next_has_fresh_processes(fault, tmp_path, no_process_left):
+    with Pool(2, "fork", retries=0) as pool:
+        before = pids_of(pool)
+        if fault == "interrupt":
+            with pytest.raises(KeyboardInterrupt), meanwhile(interrupt_once_there, tmp_path / "0"):
+                pool.map(faults.hang, [tmp_path / "0", tmp_path / "1"], ["sleep", "sleep"])
+        else:
+            with pytest.raises(WorkerError):
+                pool.map(faults.hang, [tmp_path / "0", tmp_path / "1"], [fault, "sleep"])
+        assert not any(map(lives, before))
+        assert pool.map(faults.same, range(5)) == list(range(5))
+        assert not set(pids_of(pool)) & set(before)
+
+
+def test_ctrl_c_while_a_process_starts_leaves_none(monkeypatch, no_process_left):
+    process, others = multiprocessing.get_context("fork").Process, set(multiprocessing.active_children())
+    start = process.start
+
+    def start_and_interrupt(self):
+        start(self)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with Pool(2, "fork") as pool:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(process, "start", start_and_interrupt)
+            pids_of(pool)
+        assert set(multiprocessing.active_children()) == others
+        assert pool.map(faults.same, range(3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("method", ["fork", slow("spawn")])
+def test_processes_outlive_the_thread_that_started_them(method):
+    with Pool(2, method) as pool:
+        first = []
+        with meanwhile(lambda: first.extend(pids_of(pool))):
+            pass
+        time.sleep(0.1)
+        assert pids_of(pool) == first and pool.restarted == 0
+
+
+def in_a_script(code, *args, **options):
     here = pathlib.Path(__file__).parent
     env = {**os.environ, "PYTHONPATH": f"{here.parents[1]}:{here}"}
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "pid")], env=env, check=True, timeout=LIMIT)
-    assert not lives(pid_in(tmp_path / "pid"))
+    command = [sys.executable, "-c", f"import faults, sys; {code}", *map(str, args)]
+    return subprocess.run(command, env=env, timeout=LIMIT, capture_output=True, text=True, **options)
 
 
-def test_a_worker_may_have_a_pool_of_its_own():
-    with Pool(1, "fork") as pool:
-        assert pool.submit(faults.in_a_pool_of_its_own, 7).result(LIMIT) == 7
+@pytest.mark.parametrize("ending", faults.ENDINGS)
+@at_least_fork
+def test_a_pool_that_nobody_ends_ends_with_the_script_however_that_ends(method, ending, tmp_path):
+    in_a_script("faults.abandon_a_pool(*sys.argv[1:])", method, tmp_path / "pid", ending)
+    eventually(lambda: not lives(pid_in(tmp_path / "pid")), 5)
 
 
-def test_a_late_executor_starts_at_the_first_call_and_is_then_that_executor():
-    started, others = [], set(multiprocessing.active_children())
-    late = LateExecutor(lambda: started.append(Pool(2, "fork", retries=1)) or started[-1])
-    assert not started and late.restarted == 0 and set(multiprocessing.active_children()) == others
+def test_a_call_that_never_ends_ends_with_the_script_that_does_not_wait_for_it(tmp_path):
+    ended = in_a_script("faults.abandon_a_call(sys.argv[1])", tmp_path / "pid")
+    assert ended.returncode == 0
+    eventually(lambda: not lives(pid_in(tmp_path / "pid")), 5)
+
+
+@contextlib.contextmanager
+def script(method, folder, *its_faults):
+    """A script whose workers' calls end in faults; each worker's id is in a file pid0, pid1, … of the folder."""
+    (folder / "tmp").mkdir(exist_ok=True)
+    here = pathlib.Path(__file__).parents[2]
+    command = [sys.executable, str(here / "tests/runner/faults.py"), method, str(folder / "pid"), *its_faults]
+    env = {**os.environ, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(here)}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        assert late.submit(faults.same, 3).result(LIMIT) == 3
-        assert len(set(multiprocessing.active_children()) - others) == 2
-        assert list(late.map(faults.same, range(5))) == list(range(5))
-        assert late.submit(divmod, 7, 2).result(LIMIT) == (3, 1)
-        with pytest.raises(WorkerError, match="the environment broke"):
-            late.submit(faults.raise_error).result(LIMIT)
-        assert len(started) == 1 and late.restarted == started[0].restarted > 0
+        yield process
     finally:
-        late.kill_workers()
-    assert set(multiprocessing.active_children()) == others
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
-@pytest.mark.parametrize("call, arguments", [("map", [[1, 2]]), ("submit", [3])])
-def test_either_call_starts_a_late_executor(call, arguments):
-    started = []
-    late = LateExecutor(lambda: started.append(Pool(1, "fork")) or started[-1])
-    getattr(late, call)(faults.same, *arguments)
-    assert len(started) == 1
-    late.kill_workers()
-
-
-def test_a_late_executor_that_nobody_called_has_nothing_to_end():
-    late = LateExecutor(lambda: pytest.fail("nobody called"))
-    late.kill_workers()
-    assert late.restarted == 0
-
-
-def test_a_late_executor_whose_start_fails_says_so_and_tries_again_with_the_next_call():
-    starts = iter([None, Pool(1, "fork")])
-
-    def start():
-        pool = next(starts)
-        if pool is None:
-            raise OSError("no process could be made")
-        return pool
-
-    late = LateExecutor(start)
-    with pytest.raises(OSError, match="no process"):
-        late.submit(faults.same, 1)
-    late.kill_workers()
-    assert late.submit(faults.same, 1).result(LIMIT) == 1
-    late.kill_workers()
+@on_linux
+@at_least_fork
+@pytest.mark.parametrize("fault", ["stop", "hold_gil"])
+def test_a_worker_that_cannot_run_python_ends_with_its_parent_all_the_same(method, fault, tmp_path):
+    with script(method, tmp_path, fault, fault) as process:
+        pids = [pid_in(tmp_path / f"pid{k}") for k in range(2)]
+        time.sleep(0.05)  # until they are at it
+        assert all(map(lives, pids))
+        process.kill()
+        process.wait(5)
+        eventually(lambda: not any(map(lives, pids)), 5)
 
 
 @at_least_spawn
@@ -377,18 +509,13 @@ class TestScript:
 
     @pytest.fixture
     def script(self, method, tmp_path):
-        (tmp_path / "tmp").mkdir()
-        here = pathlib.Path(__file__).parents[2]
-        command = [sys.executable, str(here / "tests/runner/faults.py"), method, str(tmp_path / "pid")]
-        env = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(here)}
-        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        yield process
-        process.kill()
-        process.communicate()
+        with script(method, tmp_path, "sleep", "spin") as process:
+            yield process
 
-    def test_ctrl_c_to_all_its_processes_ends_them_without_a_word(self, script, tmp_path):
+    @pytest.mark.parametrize("to", [os.killpg, os.kill])
+    def test_ctrl_c_to_it_or_to_all_its_processes_ends_them_without_a_word(self, script, tmp_path, to):
         pids = [pid_in(tmp_path / f"pid{k}") for k in range(2)]
-        os.killpg(script.pid, signal.SIGINT)
+        to(script.pid, signal.SIGINT)
         _, words = script.communicate(timeout=5)
         assert (script.returncode, words) == (130, "")
         assert not any(map(lives, pids))
@@ -424,13 +551,13 @@ def test_arrays_of_the_initargs_are_the_same_memory_in_every_worker(method):
     theta = shared_array((2, 3), np.float64)
     theta[...] = 1
     with Pool(2, method, initializer=faults.share, initargs=(theta,)) as pool:
-        seen = list(pool.map(faults.add, [np.arange(3), 10]))
+        seen = pool.map(faults.add, [np.arange(3), 10])
         assert seen[0].shape == (2, 3)
         np.testing.assert_array_equal(theta, [[11, 12, 13]] * 2)
         theta[...] = 5
-        np.testing.assert_array_equal(pool.submit(faults.twice_shared).result(LIMIT), np.full((2, 3), 10))
-        os.kill(pool.submit(faults.pid).result(LIMIT), signal.SIGKILL)
-        list(pool.map(faults.add, [1, 1]))  # a worker that replaces another has it too
+        np.testing.assert_array_equal(ask(pool, faults.twice_shared), np.full((2, 3), 10))
+        os.kill(ask(pool, faults.pid), signal.SIGKILL)
+        pool.map(faults.add, [1, 1])  # a worker that replaces another has it too
         np.testing.assert_array_equal(theta, np.full((2, 3), 7))
 
 
@@ -442,9 +569,9 @@ def test_a_shared_array_is_an_array_of_zeros_of_any_shape_and_type():
 
 def test_what_is_computed_from_a_shared_array_can_be_sent_and_the_array_itself_cannot():
     with Pool(1, "fork", retries=0, initializer=faults.share, initargs=(shared_array(3),)) as pool:
-        assert type(pool.submit(faults.twice_shared).result(LIMIT)) is np.ndarray
+        assert type(ask(pool, faults.twice_shared)) is np.ndarray
         with pytest.raises(WorkerError, match="inheritance"):
-            pool.submit(faults.return_shared).result(LIMIT)
+            ask(pool, faults.return_shared)
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
@@ -452,17 +579,17 @@ def test_a_worker_s_blas_has_one_thread_from_the_very_start(method, monkeypatch)
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with Pool(1, method) as pool:
-        at_birth = pool.submit(faults.environment_at_birth).result(LIMIT)
+        at_birth = ask(pool, faults.environment_at_birth)
     assert {at_birth[name] for name in workers.BLAS_THREADS} == {"1"}
     assert os.environ["OPENBLAS_NUM_THREADS"] == "7" and "OMP_NUM_THREADS" not in os.environ
 
 
 def test_each_process_keeps_its_own_things_and_a_fresh_one_has_none():
     with Pool(2, "fork") as pool:
-        counts = lambda: list(pool.map(faults.count, ["a", "a"]))
+        counts = lambda: pool.map(faults.count, ["a", "a"])
         assert [counts(), counts(), counts()] == [[1, 1], [2, 2], [3, 3]]
-        assert pool.submit(faults.count, "b").result(LIMIT) == 1
-        os.kill(list(pool.map(faults.pid_after, [0, 0]))[0], signal.SIGKILL)
+        assert ask(pool, faults.count, "b") == 1
+        os.kill(pool.map(faults.pid_after, [0, 0])[0], signal.SIGKILL)
         assert counts() == [1, 4]
 
 
@@ -486,67 +613,6 @@ def test_what_could_not_be_made_is_not_kept():
     assert kept("broken", lambda: "made") == "made"
 
 
-# Cores.
-
-
-def system(root, memberships, **limits):
-    """A file system with /proc/self/cgroup and limits {folder: {file: text}}."""
-    for path, text in {"proc/self/cgroup": memberships, **limits}.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text)
-    return root
-
-
-@pytest.fixture
-def eight_cores(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-
-
-def v1(folder, quota, period):
-    place = "sys/fs/cgroup/cpu,cpuacct/" + folder
-    return {place + "cpu.cfs_quota_us": f"{quota}\n", place + "cpu.cfs_period_us": f"{period}\n"}
-
-
-V1 = "12:memory:/jobs/mine\n3:cpu,cpuacct:/jobs/mine\n1:name=systemd:/\n0::/\n"
-
-
-@pytest.mark.parametrize(
-    "memberships, limits, cores",
-    [
-        ("0::/\n", {}, 8),
-        ("0::/\n", {"sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
-        ("0::/\n", {"sys/fs/cgroup/cpu.max": "300000 100000\n"}, 3),
-        ("0::/\n", {"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
-        ("0::/\n", {"sys/fs/cgroup/cpu.max": "5000 100000\n"}, 1),
-        ("0::/\n", {"sys/fs/cgroup/cpu.max": "6400000 100000\n"}, 8),
-        ("0::/\n", {"sys/fs/cgroup/cpu.max": "rubbish\n"}, 8),
-        ("0::/jobs/mine\n", {"sys/fs/cgroup/jobs/mine/cpu.max": "400000 100000\n"}, 4),
-        (
-            "0::/jobs/mine\n",
-            {"sys/fs/cgroup/jobs/mine/cpu.max": "max 100000\n", "sys/fs/cgroup/jobs/cpu.max": "200000 100000\n"},
-            2,
-        ),
-        (V1, v1("jobs/mine/", "250000", "50000"), 5),
-        (V1, v1("", "200000", "100000"), 2),
-        (V1, v1("jobs/mine/", "-1", "100000"), 8),
-    ],
-)
-def test_cgroups_limit_the_cores(memberships, limits, cores, eight_cores, tmp_path):
-    assert available_cores(system(tmp_path, memberships, **limits)) == cores
-
-
-def test_cpu_affinity_limits_the_cores(monkeypatch, tmp_path):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5, 7}, raising=False)
-    assert available_cores(tmp_path) == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert available_cores(tmp_path) == 1
-
-
-def test_there_is_a_core_here():
-    assert 1 <= available_cores() <= os.cpu_count()
-
-
 # The same calls on a cluster.
 
 
@@ -562,20 +628,17 @@ def cluster(tmp_path_factory):
 def test_a_cluster_takes_the_calls_that_a_pool_takes(cluster):
     executor = cluster.get_executor(pure=False)
     assert list(executor.map(faults.same, range(20))) == list(range(20))
-    calls = [executor.submit(faults.pid_after, 0.2) for _ in range(4)]
-    pids = set(results(calls))
+    pids = set(executor.map(faults.pid_after, [0.2, 0.21, 0.22, 0.23]))
     assert len(pids) == 2 and os.getpid() not in pids
-    counts = results([executor.submit(faults.count, "a") for _ in range(4)])
+    counts = list(executor.map(faults.count, ["a"] * 4))
     assert sum(counts) > len(counts)  # what one call keeps the next one finds; a function that is `pure` runs but once
 
 
 @pytest.mark.slow
 def test_a_killed_worker_of_a_cluster_costs_nothing_but_time(cluster, tmp_path):
     executor = cluster.get_executor(pure=False)
-    stuck = executor.submit(faults.once, tmp_path / "pid", "sleep")
-    others = [executor.submit(pow, k, 2) for k in range(10)]
-    killed = pid_in(tmp_path / "pid")
-    os.kill(killed, signal.SIGKILL)
-    others += [executor.submit(pow, k, 2) for k in range(10, 20)]
-    assert results(others) == [k**2 for k in range(20)]
-    assert stuck.result(LIMIT) != killed
+    calls = [(faults.once, tmp_path / "pid", "sleep"), *((pow, k, 2) for k in range(20))]
+    with meanwhile(kill_the_one_in, tmp_path / "pid"):
+        last, *others = executor.map(ask_for, calls)
+    assert others == [k**2 for k in range(20)]
+    assert last != pid_in(tmp_path / "pid")

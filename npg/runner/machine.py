@@ -1,0 +1,38 @@
+"""What this machine gives: CPU cores."""
+
+import contextlib
+import math
+import os
+import pathlib
+
+
+def available_cores(root="/"):
+    """CPU cores that this process may use: its CPU affinity and its cgroups' limits (versions 1 and 2), at least 1.
+
+    A limit of 1.5 cores counts as 2. `root` is where the system's files begin.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min([cores, *map(math.ceil, _cgroup_limits(pathlib.Path(root)))]))
+
+
+def _cgroup_limits(root):
+    """Cores allowed by each cgroup this process is in and by the cgroups around those."""
+    try:
+        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in memberships:
+        _number, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        place = root / "sys/fs/cgroup" / controllers
+        for folder in (place / path.strip("/"), *(place / path.strip("/")).parents):
+            with contextlib.suppress(OSError, ValueError):
+                if controllers:
+                    names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+                    quota, period = ((folder / name).read_text() for name in names)
+                else:
+                    quota, period = (folder / "cpu.max").read_text().split()
+                if int(quota) > 0:
+                    yield int(quota) / int(period)

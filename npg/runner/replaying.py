@@ -1,0 +1,131 @@
+"""How a sampler's environments come back after an interruption.
+
+An environment is the random numbers that its episode began with, and the actions since. A checkpoint holds these, and
+`restore` plays them again. Nothing is asked of an environment but `reset` and `step`.
+
+    SyncVectorEnv              each environment replays its own episode: the state of `np_random` before the episode's
+                               reset, then the actions since
+    a vector environment of    is replayed as a whole, from its seed: CartPole's own, ale-py's
+    one piece
+
+The observations that a replay reaches are compared with those saved. Where its episode does not bring an environment
+back, because the past leaves traces beyond the episode, all of them are replayed from their seed. Where that does not
+either, the environment is not deterministic: new episodes begin.
+"""
+
+import json
+from concurrent.futures import Future
+
+import numpy as np
+
+from npg.rollout import AheadSampler, Rollout
+from npg.runner.environments import Log
+
+CARRIED = "obs", "ended", "unfinished_return", "unfinished_length"  # from one rollout of a sampler to the next
+
+
+def state_of(sampler, logs=None):
+    """What `restore` needs to make another sampler go on where this one stands: a dict of arrays, texts and dicts.
+
+    Waits for what is being drawn ahead. `logs` is what becomes of the environments' logs; without it they are packed.
+    """
+    state = {"rng": random_state(sampler.rng)}
+    if isinstance(sampler, AheadSampler):
+        drawn = [future.result() for future in sampler.ahead]
+        state["parts"] = {str(k): state_of(part) for k, part in enumerate(sampler.samplers)}
+        if drawn:
+            state["theta"] = drawn[0].theta  # the same in all of them
+            state["ahead"] = {str(k): rollout._replace(theta=0)._asdict() for k, rollout in enumerate(drawn)}
+    elif sampler.obs is not None:  # else it has not begun
+        envs = sampler.envs.unwrapped
+        carried = {name: np.array(getattr(sampler, name)) for name in CARRIED}
+        state.update(carried, reached=envs.obs)
+        state["logs"] = {name: (logs or packed)(some) for name, some in envs.logs.items()}
+    return state
+
+
+def restore(sampler, state, progress=iter):
+    """Make a new sampler go on from `state_of` another one. Where it cannot, it begins new episodes: False.
+
+    progress   as of `ReplayableVectorEnv.replay`
+    """
+    set_random_state(sampler.rng, state["rng"])
+    if isinstance(sampler, AheadSampler):
+        same = [restore(part, state["parts"][str(k)], progress) for k, part in enumerate(sampler.samplers)]
+        for k in range(len(same)) if "ahead" in state else ():
+            drawn = {name: np.array(value) for name, value in state["ahead"][str(k)].items()}
+            lists = {name: drawn[name].tolist() for name in ("episode_returns", "episode_lengths", "env_steps")}
+            sampler.ahead.append(Future())
+            sampler.ahead[k].set_result(Rollout(**{**drawn, **lists, "theta": state["theta"]}))
+        return all(same)
+    if "logs" not in state:
+        return True
+    logs = {name: unpacked(arrays) for name, arrays in state["logs"].items()}
+    if not sampler.envs.unwrapped.replay(logs, state["reached"], progress):
+        begin_anew(sampler)
+        return False
+    for name in CARRIED:
+        setattr(sampler, name, state[name])
+    return True
+
+
+def begin_anew(sampler, *seeds):
+    """Make a new sampler begin with other episodes than a run of its seeds does: those of `seeds`, or of its `rng`."""
+    if seeds:
+        set_random_state(sampler.rng, random_state(np.random.default_rng(seeds)))
+    if isinstance(sampler, AheadSampler):
+        for k, part in enumerate(sampler.samplers):
+            begin_anew(part, *seeds, k)
+    else:
+        sampler.seed, sampler.obs = int(sampler.rng.integers(2**31)), None
+        sampler.ended = np.zeros_like(sampler.ended)
+
+
+def packed(logs):
+    """{name: array} of some logs."""
+    actions = [log.actions for log in logs]
+    return {
+        "starts": np.array([json.dumps(log.start, default=np.ndarray.tolist) for log in logs]),
+        "lengths": np.array([len(x) for x in actions]),
+        "actions": np.concatenate([x for x in actions if len(x)] or actions),
+        "resets": np.array(logs[0].resets, np.int64),  # of one that is replayed as a whole
+    }
+
+
+def unpacked(arrays):
+    """The inverse of `packed`."""
+    starts = [json.loads(str(start)) for start in arrays["starts"]]
+    actions = np.split(arrays["actions"], np.cumsum(arrays["lengths"])[:-1])
+    return [Log(start, [x] if len(x) else [], arrays["resets"]) for start, x in zip(starts, actions, strict=True)]
+
+
+def random_state(rng):
+    """The state of a `Generator`, as text."""
+    return json.dumps(rng.bit_generator.state, default=np.ndarray.tolist)
+
+
+def set_random_state(rng, text):
+    """Give a `Generator` that state."""
+    rng.bit_generator.state = json.loads(str(text))
+
+
+def flat(tree, prefix=""):
+    """{"a": {"b": x}} → {"a.b": array of x}, as a file of arrays can hold it."""
+    arrays = {}
+    for name, value in tree.items():
+        is_branch = isinstance(value, dict)
+        arrays.update(flat(value, f"{prefix}{name}.") if is_branch else {prefix + name: np.asarray(value)})
+    return arrays
+
+
+def below(name, arrays):
+    """What stood under a name before `flat`: {"a.b": x} → {"b": x}, below "a"."""
+    branch = {}
+    for path, array in arrays.items():
+        if path.startswith(f"{name}."):
+            _, *keys, leaf = path.split(".")
+            place = branch
+            for key in keys:
+                place = place.setdefault(key, {})
+            place[leaf] = array
+    return branch
