@@ -156,6 +156,8 @@ SCRIPT = Script(
         "evaluate_every": 25,
         "act": "sharpened",  # the most likely actions may keep a rally going for ever
     },
+    window=30,
+    solved_by_evaluations=True,
     evaluate_within=5.0,
     make_envs=make_pong_envs,
     make_env=make_pong_env,

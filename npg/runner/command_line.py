@@ -20,7 +20,6 @@ import gymnasium
 import numpy as np
 
 import npg
-from npg.runner import figures
 from npg.runner.commands import COMMANDS, read_policy
 from npg.runner.environments import UnsupportedEnvironment
 from npg.runner.machine import available_cores
@@ -143,7 +142,9 @@ def _new_config(script, algo, given, parser):
     run = {name: values.pop(name, None) for name in RUN}
     packages = {"npg": npg, "numpy": np, "gymnasium": gymnasium}
     versions = {"python": platform.python_version(), **{name: p.__version__ for name, p in packages.items()}}
-    near = None if run["target"] is None else run["target"] - script.evaluate_within
+    near = None
+    if run["target"] is not None and script.evaluate_within is not None:
+        near = run["target"] - script.evaluate_within
     return {"format": FORMAT, "algo": algo, **run, "evaluate_from": near, "settings": values, "versions": versions}
 
 
@@ -226,15 +227,32 @@ def _train(script, config, folder, given, parser):
         message = f"interrupted at update {run.update}; {run.last_checkpoint()}. Go on with:\n  {command}"
         print(f"\n{message}", file=sys.stderr)
         return 128 + run.stopped
-    title = f"{config['env']}, {config['algo']}, seed {config['seed']}"
-    figures.learning_curve(folder / "learning_curve.png", run.rows, title, config["target"])
-    verdict = "" if result["target"] is None else "solved: " if result["solved"] else "not solved: "
-    print(
-        f"{verdict}return {result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f} over "
-        f"{result['eval_episodes']} unseen episodes, after {result['env_steps']:,} steps and "
-        f"{result['seconds']:.2f} s of training; see {folder}"
-    )
+    print(_report(run, result, f"python {parser.prog}", shlex.quote(str(folder))))
     return 0
+
+
+def _report(run, result, program, folder):
+    """What came out, and what to do next."""
+    verdict = {None: "finished", True: "solved", False: "not solved"}[result["solved"]]
+    lines = [f"{verdict} after {result['env_steps']:,} steps and {result['seconds']:.2f} s of training"]
+    if run.is_search or run.recent_return is None:
+        lines.append(f"  return {result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f}, "
+                     f"mean of {result['eval_episodes']} unseen episodes")
+    else:
+        lines.append(f"  return {run.recent_return:.1f}, mean of the last {run.window} training episodes; "
+                     f"{result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f} "
+                     f"in {result['eval_episodes']} unseen ones")
+    if result["greedy_return_mean"] is not None and not run.is_search:
+        lines.append(f"  return {result['greedy_return_mean']:.1f} with the most likely actions")
+    if result["target"] is not None:
+        lines.append(f"  target {result['target']:g}")
+    if run.all_returns_are_equal() and not result["solved"]:
+        lines.append("  all episodes had the same return: there was nothing to learn from yet")
+    lines.append(f"  picture   {folder}/learning_curve.png")
+    lines.append(f"  watch     {program} --gif {folder}")
+    lines.append(f"  evaluate  {program} --evaluate {folder}")
+    lines.append(f"  go on     {program} --resume {folder} --steps {2 * run.config['steps']}")
+    return "\n".join(lines)
 
 
 def main(script, argv=None):

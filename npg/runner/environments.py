@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces, wrappers
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import batch_space
-from gymnasium.wrappers.vector import NormalizeObservation
+from gymnasium.wrappers.vector import NormalizeObservation, NormalizeReward
 
 from npg.pong import PongEnv, PongVectorEnv
 
@@ -279,6 +279,20 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
 def _as_drawn(actions, space):
     """Packed actions as the policy drew them."""
     return actions.astype(space.dtype) if np.issubdtype(space.dtype, np.integer) else actions
+
+
+class OwnReward(gymnasium.vector.VectorWrapper):
+    """Leaves the environment's own reward in info["reward"], because a wrapper around it changes the reward."""
+
+    def step(self, actions):
+        """As the environment's."""
+        obs, rew, terminated, truncated, info = self.env.step(actions)
+        return obs, rew, terminated, truncated, {**info, "reward": rew}
+
+
+def scale_rewards(envs, gamma):
+    """Divide rewards by the running standard deviation of the discounted return (Gymnasium's `NormalizeReward`)."""
+    return NormalizeReward(OwnReward(envs), gamma)
 
 
 class NormalisedElsewhere(gymnasium.vector.VectorObservationWrapper):
