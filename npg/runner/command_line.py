@@ -23,8 +23,9 @@ import npg
 from npg.runner import figures
 from npg.runner.commands import COMMANDS, read_policy
 from npg.runner.environments import UnsupportedEnvironment
+from npg.runner.folder import RunError, taken
 from npg.runner.machine import available_cores
-from npg.runner.runs import FORMAT, PRETRAINED, Diverged, Run, RunError, parse_period, read_config
+from npg.runner.runs import FORMAT, PRETRAINED, Diverged, Run, parse_period, read_config
 from npg.runner.settings import VOCABULARY, Setting, check, kind, without_effect
 from npg.runner.task import RUN, prepare
 from npg.runner.workers import WorkerError
@@ -143,7 +144,7 @@ def _new_config(script, algo, given, parser):
     run = {name: values.pop(name, None) for name in RUN}
     packages = {"npg": npg, "numpy": np, "gymnasium": gymnasium}
     versions = {"python": platform.python_version(), **{name: p.__version__ for name, p in packages.items()}}
-    near = None if run["target"] is None else run["target"] - script.evaluate_within
+    near = None if None in (run["target"], script.evaluate_within) else run["target"] - script.evaluate_within
     return {"format": FORMAT, "algo": algo, **run, "evaluate_from": near, "settings": values, "versions": versions}
 
 
@@ -193,7 +194,8 @@ def _stopping(run):
 def _train(script, config, folder, given, parser):
     """Begin or resume a run, train, and say how it ended; returns the exit code."""
     address = config.get("cluster")
-    with _cluster(address) if address else contextlib.nullcontext() as executor:
+    with contextlib.ExitStack() as until_the_end:
+        executor = until_the_end.enter_context(_cluster(address)) if address else None
         task, learner = prepare(script, config, folder, executor)
         run = Run(folder, config, task, learner, quiet="quiet" in given)
         if config.get("start_from") and not (folder / "checkpoint.npz").exists():
@@ -202,6 +204,7 @@ def _train(script, config, folder, given, parser):
         if "resume" in given:
             run.resume()
         else:
+            until_the_end.enter_context(taken(folder))
             run.create()
         try:
             # What is not finite ends the run with a message of its own; closing lets go of workers.
@@ -264,12 +267,15 @@ def main(script, argv=None):
         if mode is None:
             config = _new_config(script, algo, given, parser)
             folder = pathlib.Path(given["out"]) if "out" in given else _new_folder(config)
-        else:
-            config, folder = read_config(given["resume"]), pathlib.Path(given["resume"])
+            return _train(script, config, folder, given, parser)
+        folder = pathlib.Path(given["resume"])
+        read_config(folder)  # where there is no run, nothing is made
+        with taken(folder):
+            config = read_config(folder)
             config.update({name: given[name] for name in ("steps", "cluster") if name in given})
             if "cluster" in given and not config["settings"].get("workers"):
                 parser.error("--cluster has no meaning for a run without workers")
-        return _train(script, config, folder, given, parser)
+            return _train(script, config, folder, given, parser)
     except (RunError, UnsupportedEnvironment, gymnasium.error.DependencyNotInstalled) as error:
         print(f"{parser.prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2

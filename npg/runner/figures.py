@@ -1,9 +1,23 @@
 """Figures of runs. Matplotlib is imported only when one is drawn, so training does not wait for it."""
 
 import argparse
+import os
 import pathlib
 
 import numpy as np
+
+from npg.runner.folder import write_atomically
+
+
+def import_figure():
+    """Matplotlib's `Figure`, which needs no display and keeps no state. MPLBACKEND may be wrong: it is not read."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return Figure
 
 
 def figure_path(text):
@@ -20,8 +34,7 @@ def learning_curve(path, rows, title, target=None):
     rows   of metrics.csv (dicts with env_steps, and return_mean where an episode ended)
     target the return to be reached, drawn as a line
     """
-    from matplotlib.figure import Figure  # not pyplot: needs no display and keeps no state
-
+    Figure = import_figure()
     points = [(row["env_steps"], row["return_mean"]) for row in rows if "return_mean" in row]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
@@ -37,12 +50,12 @@ def learning_curve(path, rows, title, target=None):
     if axes.lines:
         axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def gif(path, frames, fps):
-    """Animated GIF of RGB frames [height, width, 3]. Pillow, which writes it, comes with Matplotlib."""
+    """Animated GIF of RGB frames [height, width, 3], into a file or path. Pillow, which writes it, is Matplotlib's."""
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
+    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
