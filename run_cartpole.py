@@ -14,6 +14,10 @@ part of the algorithm.
 import os
 import sys
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: one thread is fastest for small matrices
 
 import functools
@@ -236,7 +240,7 @@ BOX = {
             "epochs": 10, "batch_size": 64, "value_coef": 0.05},
     "es": {"n_candidates": 8, "search_log_std": 0.0, "learning_rate": 1.0},
 }
-SCRIPT = Script(ALGORITHMS, train, SEARCHES, __doc__.splitlines()[0], box=BOX)
+SCRIPT = Script(ALGORITHMS, train, SEARCHES, (__doc__ or "").partition("\n")[0], box=BOX)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))
