@@ -366,9 +366,10 @@ def environments(report, options, folder, rng):
             fails = name.split("-")[0] in ("raise", "exit", "odd") or name in ("shape", "tuple", "text")
             expected = 4 if fails else 3 if name in ("nan", "reward") else 0
             what = f"{name} with {mode}: {code}: {said[-300:]!r}"
-            report.check("an environment ends as promised", code == expected, what)
+            healed = code == 0 and "workers" in mode and "init" not in name and "reset" not in name  # by another worker
+            report.check("an environment ends as promised", code == expected or healed, what)
             report.check("in one line at most", said.count("\n") <= 1 and "Traceback" not in said, what)
-            if expected == 4:
+            if code == 4:
                 there = (out / "error.txt").exists() and "Traceback" in (out / "error.txt").read_text()
                 report.check("its traceback is kept", there, what)
 

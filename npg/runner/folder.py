@@ -12,9 +12,12 @@ import secrets
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:
     fcntl = None
-    import msvcrt
+try:
+    import msvcrt  # of Windows
+except ImportError:
+    msvcrt = None
 
 LOCK = ".lock"
 FILES = "config.json", "metrics.csv", "checkpoint.npz", "result.json", "learning_curve.png"
@@ -66,7 +69,7 @@ def _locked(path):
         try:
             if fcntl:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
+            elif msvcrt:
                 msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
             if os.path.samestat(os.fstat(lock), os.stat(path)):
                 return lock

@@ -1,6 +1,7 @@
 """What a run needs of memory, by a low estimate: settings that cannot fit are refused before anything is made."""
 
 import contextlib
+import math
 import os
 import pathlib
 
@@ -34,12 +35,12 @@ def memory_limit(root="/"):
 
 
 def estimate(settings, obs_space, act_space, side_by_side=None):
-    """{setting: bytes that it alone makes necessary}, from the settings of a run and an environment's spaces.
+    """{setting: bytes that it makes necessary}, of which later ones depend on those before; from the settings of a run and an environment's spaces.
 
     side_by_side   episodes of an evaluation at a time; None: all
     """
     n_obs = int(np.prod(obs_space.shape))
-    n_act = int(np.prod(act_space.shape)) or int(getattr(act_space, "n", 1))
+    n_act = int(getattr(act_space, "n", 0) or np.prod(act_space.shape))
     row = n_obs * obs_space.dtype.itemsize
     envs, n_steps = settings.get("envs", 1), settings.get("n_steps", 1)
     sizes = [n_obs, *settings.get("hidden", ()), n_act * settings.get("components", 1)]
@@ -49,23 +50,24 @@ def estimate(settings, obs_space, act_space, side_by_side=None):
     candidates = settings.get("n_candidates", 1)
     episodes = settings["episodes"]
     return {
-        "hidden": 4 * VECTORS * theta,
         "components": 4 * VECTORS * sizes[-1],
+        "hidden": 4 * VECTORS * theta,
         "envs": envs * (row + ENVIRONMENT),
-        "n_steps": rollout,
-        "capacity": rollouts * rollout,
         "episodes": 16 * episodes + min(episodes, side_by_side or episodes) * (row + ENVIRONMENT),
         "n_candidates": candidates * (4 * theta + 16 * envs) if "n_candidates" in settings else 0,
         "workers": (settings.get("workers") or 0) * PROCESS,
+        "n_steps": rollout,
+        "capacity": rollouts * rollout,
     }
 
 
 def check_memory(settings, *spaces_and_more, limit=None):
-    """ValueError that names the setting which needs most, where it alone needs more than there is."""
-    limit = limit or memory_limit()
-    name, needed = max(estimate(settings, *spaces_and_more).items(), key=lambda item: item[1])
-    if limit is not None and needed > limit:
-        value = settings[name]
+    """ValueError that names the first setting that makes more memory necessary than there is."""
+    limit = limit or memory_limit() or math.inf
+    for name, needed in estimate(settings, *spaces_and_more).items():
+        if needed <= limit:
+            continue
+        value = settings.get(name, 1)
         shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
         sizes = f"{needed / 1e9:,.0f} GB of memory or more; there are {limit / 1e9:,.0f}"
         raise ValueError(f"{name}: {shown} needs {sizes}")

@@ -437,10 +437,10 @@ def read_metrics(folder, with_columns=False):
     """
     with open(pathlib.Path(folder) / "metrics.csv", newline="") as file:
         reader = csv.DictReader(file)
-        rows = list(reader)
+        rows, columns = list(reader), reader.fieldnames or COLUMNS
     complete = [row for row in rows if None not in row.values()]
     numbers = [
         {k: int(v) if k in COUNTERS[:3] else float(v) for k, v in row.items() if v not in ("", None)}
         for row in complete
     ]
-    return (numbers, reader.fieldnames or COLUMNS) if with_columns else numbers
+    return (numbers, columns) if with_columns else numbers
