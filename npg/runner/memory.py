@@ -35,7 +35,9 @@ def memory_limit(root="/"):
 
 
 def estimate(settings, obs_space, act_space, side_by_side=None):
-    """{setting: bytes that it makes necessary}, of which later ones depend on those before; from the settings of a run and an environment's spaces.
+    """{setting: bytes that it makes necessary}, from a run's settings and an environment's spaces.
+
+    The bytes of later ones depend on the settings before them.
 
     side_by_side   episodes of an evaluation at a time; None: all
     """
