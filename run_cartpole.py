@@ -14,6 +14,10 @@ part of the algorithm.
 import os
 import sys
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: one thread is fastest for small matrices
 
 import functools
@@ -234,11 +238,11 @@ SEARCHES = "es", "finite-difference", "hill-climbing", "genetic"  # they know no
 STEPS = {"ppo": 100_000, "q-actor-critic": 500_000, "a3c": 500_000, **dict.fromkeys(SEARCHES, 100_000)}
 # defaults that are different for Box actions
 BOX = {
-    "ppo": {"hidden": (64, 64), "gamma": 0.95, "learning_rate": 1e-3,
-            "epochs": 10, "batch_size": 64, "value_coef": 0.05},
+    "ppo": {"steps": 500_000, "hidden": (64, 64), "n_steps": 128, "learning_rate": 1e-3, "epochs": 10, "batch_size": 64,
+            "normalise_obs": True, "scale_rewards": True},
     "es": {"n_candidates": 8, "search_log_std": 0.0, "learning_rate": 1.0},
 }
-SCRIPT = Script(ALGORITHMS, train, SEARCHES, __doc__.splitlines()[0], box=BOX, steps=STEPS)
+SCRIPT = Script(ALGORITHMS, train, SEARCHES, (__doc__ or "").partition("\n")[0], box=BOX, steps=STEPS)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

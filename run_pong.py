@@ -18,6 +18,10 @@ import os
 import pathlib
 import sys
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the other core is the emulator's
 
 import functools
@@ -148,7 +152,7 @@ ALGORITHMS = {
 SCRIPT = Script(
     ALGORITHMS,
     train,
-    description=__doc__.splitlines()[0],
+    description=(__doc__ or "").partition("\n")[0],
     defaults={
         "env": "Pong",
         "steps": 2_000_000,

@@ -234,6 +234,26 @@ BUGS = {
         ("new episodes told of again and again", "and at not in self.new_episodes", ""),
         ("a second signal is like the first", "now, self.stopped = self.stopped or", "now, self.stopped ="),
     ],
+    "runner/folder": [
+        ("nobody is kept out", "fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
+        ("this process may take a folder twice", "if key in _mine:", "if False:"),
+        ("a lock file that was removed meanwhile is a lock", "if os.path.samestat(os.fstat(lock), os.stat(path)):",
+         "if True:"),
+        ("the lock file stays", "os.unlink(path)", "pass"),
+        ("a failed write leaves its temporary file", "temporary.unlink(missing_ok=True)  # it", "pass  # it"),
+        ("the temporary files of a killed process stay", "path.unlink(missing_ok=True)\n\n\ndef write_json",
+         "pass\n\n\ndef write_json"),
+    ],
+    "runner/memory": [
+        ("the cgroups around ours do not count", ", *(place / path.strip(\"/\")).parents)", ",)"),
+        ("a network's layers are added, not multiplied", "(n_in + 1) * n_out", "(n_in + 1) + n_out"),
+        ("candidates cost nothing", "candidates * (4 * theta + 16 * envs)", "0 * (4 * theta + 16 * envs)"),
+    ],
+    "runner/interrupts": [
+        ("a stream that fails ends the run", "except (OSError, ValueError):\n                _silence",
+         "except ZeroDivisionError:\n                _silence"),
+        ("Ctrl-C is exit code 1", "code = 130", "code = 1"),
+    ],
     "runner/task": [
         ("the buffer comes back empty", "self.buffer.add(Experience(**batch))", "pass"),
         ("a search's random numbers do not come back", "set_random_state(rng, rngs[str(k)] if rngs else",

@@ -4,12 +4,12 @@ import os
 import sys
 
 from npg.runner import figures
+from npg.runner.folder import RunError, write_atomically
 from npg.runner.runs import (
     COMMAND,
     MANY,
     PRETRAINED,
     Run,
-    RunError,
     read_checkpoint,
     read_config,
     read_weights,
@@ -62,7 +62,7 @@ def gif(script, given):
     run = _load(script, "gif", given)
     pictures, fps = zip(*run.player.frames("rgb_array"))
     path = run.folder / "policy.gif"
-    figures.gif(path, pictures, fps[0])
+    write_atomically(path, lambda file: figures.gif(file, pictures, fps[0]))
     print(f"wrote {path}: {len(pictures)} frames")
     return 0
 

@@ -2,9 +2,21 @@
 
 import argparse
 import io
+import os
 import pathlib
 
 import numpy as np
+
+
+def import_figure():
+    """Matplotlib's `Figure`, which needs no display and keeps no state. MPLBACKEND may be wrong: it is not read."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return Figure
 
 
 def figure_path(text):
@@ -22,8 +34,7 @@ def learning_curve(rows, title, target=None, window=100):
              window, and eval_return_mean where an evaluation was made
     target   the return to be reached, drawn as a line
     """
-    from matplotlib.figure import Figure  # not pyplot: needs no display and keeps no state
-
+    Figure = import_figure()
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     curves = {
@@ -47,8 +58,8 @@ def learning_curve(rows, title, target=None, window=100):
 
 
 def gif(path, frames, fps):
-    """Animated GIF of RGB frames [height, width, 3]. Pillow, which writes it, comes with Matplotlib."""
+    """Animated GIF of RGB frames [height, width, 3], into a file or path. Pillow, which writes it, is Matplotlib's."""
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
+    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)

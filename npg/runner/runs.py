@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from npg.runner import figures
 from npg.runner.environments import moments, set_moments
+from npg.runner.folder import RunError, remove_leftovers, write_atomically, write_json
 from npg.runner.machine import process_seconds
 from npg.runner.playing import Player
 
@@ -44,31 +45,8 @@ RENAMED_IN_SEARCHES = {"sigma": "search_sigma", "log_std": "search_log_std"}
 SEARCHES = ("es", "hill-climbing", "genetic")
 
 
-class RunError(Exception):
-    """A folder or file that cannot be used; the message is one line for the user."""
-
-
 class Diverged(Exception):
     """A NaN or Inf; the message names the tensor and the update."""
-
-
-def write_atomically(path, write):
-    """write(file) into a temporary file beside `path`, which then takes its place: never half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def write_json(path, value):
-    """Atomically; NaN, which JSON does not know, becomes null."""
-    clean = json.loads(json.dumps(value), parse_constant=lambda name: None)
-    write_atomically(path, lambda file: file.write((json.dumps(clean, indent=2) + "\n").encode()))
 
 
 def read_config(folder):
@@ -78,6 +56,8 @@ def read_config(folder):
         config = json.loads(path.read_text())
     except FileNotFoundError:
         raise RunError(f"{folder}: no run here (no config.json)") from None
+    except RecursionError:
+        raise RunError(f"{path}: cannot be read: nested too deeply") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("format") not in (FORMAT, EARLIER_FORMAT):
@@ -85,6 +65,9 @@ def read_config(folder):
     needed = {"env", "algo", "seed", "steps", "target", "episodes", "evaluate_every", "checkpoint_every", "settings"}
     if needed - config.keys() or not isinstance(config["settings"], dict):
         raise RunError(f"{path}: damaged: {', '.join(sorted(needed - config.keys())) or 'settings'}")
+    for name in ("env", "algo", "cluster", "start_from"):  # needed before the settings can be checked
+        if not isinstance(config.get(name), str) and (name in ("env", "algo") or config.get(name) is not None):
+            raise RunError(f"{path}: {name}: expected a word, got {config[name]!r}")
     return in_this_format(config)
 
 
@@ -106,6 +89,8 @@ def read_checkpoint(folder):
     path = pathlib.Path(folder) / "checkpoint.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
+            if sum(member.file_size for member in file.zip.infolist()) > path.stat().st_size:
+                raise ValueError("it would unpack to more than its size")  # no checkpoint of ours is compressed
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise RunError(f"{path}: no checkpoint here") from None
@@ -218,13 +203,17 @@ class Run:
             try:
                 rows, self.columns = read_metrics(self.folder, with_columns=True)
                 rows = [row for row in rows if row["update"] <= self.update]
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, csv.Error) as error:
                 raise RunError(f"{metrics}: cannot be read: {error!r}") from None
+            if [row["update"] for row in rows] != list(range(1, self.update + 1)):
+                raise RunError(f"{metrics}: damaged: expected a row for each of updates 1 to {self.update}")
+            if any(set(COUNTERS) - row.keys() for row in rows):
+                raise RunError(f"{metrics}: damaged: expected numbers below {', '.join(COUNTERS)}")
         self.rows = rows
         self.learner.anneal(self.left)  # the learning rates go on where they were
         self._evaluate_if_due()  # where a signal came in the middle of that
         try:
-            (self.folder / "result.json").unlink(missing_ok=True)  # the run has not ended after all
+            remove_leftovers(self.folder)
             write_json(self.folder / "config.json", self.config)
             self._open_metrics()
         except OSError as error:
@@ -234,6 +223,7 @@ class Run:
         """Bring the environments of a resumed run back to where they were; False where the run is over already."""
         if self.is_over():
             return False
+        (self.folder / "result.json").unlink(missing_ok=True)  # the run has not ended after all
         progress = functools.partial(
             tqdm, desc="replaying the environments", unit=" steps", delay=1, leave=False, disable=self.bar.disable
         )
@@ -282,6 +272,8 @@ class Run:
             if name not in saved or saved[name].shape != array.shape or saved[name].dtype != array.dtype:
                 found = f"{saved[name].dtype}{list(saved[name].shape)}" if name in saved else "nothing"
                 raise RunError(f"{source}: expected {name} {array.dtype}{list(array.shape)}, found {found}")
+            if array.dtype.kind == "f" and not np.isfinite(saved[name]).all():
+                raise RunError(f"{source}: {name} holds NaN or Inf")
         for name, array in arrays.items():
             array[...] = saved[name]
         if seen:
@@ -486,11 +478,19 @@ class Run:
 
     def _write_rows(self):
         new = self.rows[self.n_written :]
-        if self.metrics is None or {name for row in new for name in row} - set(self.columns):
+        if not self._metrics_are_there() or {name for row in new for name in row} - set(self.columns):
             self._open_metrics()
         else:
             self.metrics.writerows(map(_formatted, new))
             self.n_written = len(self.rows)
+
+    def _metrics_are_there(self):
+        """Whether metrics.csv is the file that this run writes to: somebody may have deleted or renamed it."""
+        try:
+            there = os.stat(self.folder / "metrics.csv")
+            return self.metrics is not None and os.path.samestat(there, os.fstat(self.metrics_file.fileno()))
+        except FileNotFoundError:
+            return False
 
     def _worth_evaluating(self):
         if 4 * (self.evaluated_steps + self.last_cost) > self.env_steps:
@@ -533,10 +533,10 @@ def read_metrics(folder, with_columns=False):
     """
     with open(pathlib.Path(folder) / "metrics.csv", newline="") as file:
         reader = csv.DictReader(file)
-        rows = list(reader)
+        rows, columns = list(reader), reader.fieldnames or COLUMNS
     complete = [row for row in rows if None not in row.values()]
     numbers = [
         {k: int(v) if k in COUNTERS[:3] else float(v) for k, v in row.items() if v not in ("", None)}
         for row in complete
     ]
-    return (numbers, reader.fieldnames or COLUMNS) if with_columns else numbers
+    return (numbers, columns) if with_columns else numbers

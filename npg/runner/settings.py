@@ -149,11 +149,14 @@ def check(parameter, value):
             raise ValueError(f"{name}: expected {NAMES[of]}, got {x!r}")
         if number and not (setting.low <= x <= setting.high and x > setting.above and abs(x) <= LARGEST):
             raise ValueError(f"{name}: expected a number {allowed(setting)}, got {x}")
+        if of is int and name != "seed" and abs(x) > LARGEST_INT:  # random numbers take any seed
+            raise ValueError(f"{name}: expected a whole number below 2^63, got {x}")
         checked.append(float(x) if of is float else x)
     return tuple(checked) if several else checked[0]
 
 
 LARGEST = sys.float_info.max  # finite float; larger numbers, inf and NaN are refused
+LARGEST_INT = 2**63 - 1  # that an array can hold
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 

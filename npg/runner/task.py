@@ -5,6 +5,7 @@ a script's function may be called just to play with a policy, too.
 """
 
 import functools
+import inspect
 import uuid
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -29,9 +30,11 @@ from npg.replay import Experience
 from npg.rollout import AheadSampler, Sampler
 from npg.runner import environments
 from npg.runner.actors import Actor, Gradients, gradient_anywhere, rounds, share, start_pool, worker_state
+from npg.runner.folder import RunError
+from npg.runner.memory import check_memory
 from npg.runner.playing import policy_evaluator
 from npg.runner.replaying import begin_anew, below, flat, random_state, restore, set_random_state, state_of
-from npg.runner.runs import RunError, parse_period
+from npg.runner.runs import parse_period
 from npg.runner.settings import check, keyword_only
 from npg.runner.workers import Pool
 
@@ -121,6 +124,7 @@ def _rewards(*, scale_rewards=False):
     """A setting of every policy gradient."""
 
 
+EVALUATE_FROM = inspect.Parameter("evaluate_from", inspect.Parameter.KEYWORD_ONLY, annotation=float | None)
 RUN = [name for function in (_run, _start, _cluster) for name in keyword_only(function)]  # the rest is "settings"
 
 
@@ -349,6 +353,13 @@ def prepare(script, config, folder, executor=None):
         given = {**given, **{name: config.get(name) for name in RUN if name in parameters}}
         settings = {name: check(parameter, given[name]) for name, parameter in parameters.items()}
         parse_period(settings["checkpoint_every"])
+        check(EVALUATE_FROM, config.get("evaluate_from"))
+        for name in RUN:
+            if name not in parameters and config.get(name) is not None:
+                raise ValueError(f"{name}: no setting of {algo}")
+        if settings.get("cluster") and not settings["workers"]:
+            raise ValueError("cluster: needs workers, the number of gradients under way at a time")
+        check_memory(settings, probe.single_observation_space, probe.single_action_space, script.side_by_side)
         task = Task(script, settings["env"], settings["seed"], settings, probe, executor)
         functions = script.algorithms[algo]
         its_own = {name: settings[name] for function in functions for name in keyword_only(function)}

@@ -33,7 +33,8 @@ from npg import optimizers
 from npg.policy import ActorCritic
 from npg.reinforce import BASELINES
 from npg.runner import actors, command_line, commands, figures, playing, runs, settings, task
-from npg.runner.runs import read_checkpoint, read_config, read_metrics, write_json
+from npg.runner.folder import taken
+from npg.runner.runs import Run, read_checkpoint, read_config, read_metrics, write_json
 from npg.runner.workers import WorkerError
 
 PATH = pathlib.Path(__file__).parents[2] / "run_cartpole.py"
@@ -582,7 +583,7 @@ def test_the_budget_ends_an_unsolved_run_with_an_evaluation_of_its_last_policy(c
 
 
 def test_a_policy_that_reaches_the_target_with_the_last_step_of_the_budget_solves_it(call, tmp_path):
-    flags = tiny(more="--no-anneal --steps 12000 --evaluate-every 1000 --target 5")  # any policy of CartPole's lasts longer
+    flags = tiny(more="--no-anneal --steps 12000 --evaluate-every 1000 --target 5")  # any policy lasts longer
     assert call(flags, out=tmp_path / "whole").out.startswith("solved")
     result = json.loads((tmp_path / "whole" / "result.json").read_text())
     budget = result["env_steps"]
@@ -1562,3 +1563,151 @@ def test_every_setting_changes_what_is_learned_or_is_refused(call, tmp_path, in_
                 without_effect.append((name, value))
     # In one dimension there is nothing to correlate: the Cholesky factor of Σ is a Gaussian's σ.
     assert set(without_effect) <= {("policy", "multivariate")}
+
+
+# ---- environments that fail
+
+
+@pytest.mark.parametrize("algo", ["ppo", "es"])
+@pytest.mark.parametrize(
+    "env, words",
+    [
+        ("raise-init", "its making raised ValueError: the user's mistake in two lines"),
+        ("exit-reset", "reset raised SystemExit: 0"),
+        ("odd-step", "step raised Odd: 1 2"),
+        ("shape", "step raised ValueError"),
+    ],
+)
+def test_an_environment_that_fails_is_told_of_in_one_line_and_its_traceback_is_kept(call, tmp_path, algo, env, words):
+    result = call(f"{tiny(algo)} --steps 300 --env nasty:{env}-v0", out=tmp_path / "run")
+    assert result.code == 4 and result.out == ""
+    assert re.fullmatch(rf"\S+: environment nasty:{env}-v0: .+\n", result.err) and words in result.err
+    text = (tmp_path / "run" / "error.txt").read_text()
+    assert "Traceback" in text and "nasty.py" in text or env == "shape"
+
+
+def test_an_environment_that_fails_after_a_checkpoint_leaves_that(call, tmp_path):
+    result = call(f"{tiny()} --checkpoint-every 1 --steps 300 --env nasty:raise-step-v0", out=tmp_path / "run")
+    assert result.code == 4 and "the last good checkpoint, of update" in result.err
+    assert int(read_checkpoint(tmp_path / "run")["update"]) >= 1
+
+
+@pytest.mark.slow
+def test_an_environment_that_fails_in_a_worker_is_told_of_as_well(call, tmp_path):
+    result = call(f"{tiny('a2c')} --workers 1 --steps 300 --env nasty:exit-reset-v0", out=tmp_path / "run")
+    assert result.code == 4 and "reset raised SystemExit: 0" in result.err and result.err.count("\n") == 1
+    assert "nasty.py" in (tmp_path / "run" / "error.txt").read_text()
+
+
+# ---- one folder, one run; files that somebody damages
+
+
+@pytest.mark.parametrize("flag", ["resume", "out"])
+def test_a_folder_in_use_is_refused_and_untouched(call, copy, flag):
+    with taken(copy):
+        before = contents(copy)
+        assert_refused(call("--quiet --steps 1", **{flag: copy}), "another run is writing here")
+        assert contents(copy) == before
+
+
+def test_metrics_deleted_while_training_are_written_again(call, tmp_path, monkeypatch):
+    record = Run.record
+
+    def delete(run, update):
+        if run.update == 3:
+            (run.folder / "metrics.csv").unlink()
+        record(run, update)
+
+    monkeypatch.setattr(Run, "record", delete)
+    assert call(tiny(more="--steps 300"), out=tmp_path / "run").code == 0
+    updates = [row["update"] for row in read_metrics(tmp_path / "run")]
+    assert updates == list(range(1, int(read_checkpoint(tmp_path / "run")["update"]) + 1))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda rows: [], lambda rows: rows[:1] + rows[2:], lambda rows: rows[:2] + rows[1:]],
+    ids=["emptied", "a row lost", "a row twice"],
+)  # fmt: skip
+def test_metrics_that_do_not_fit_the_checkpoint_are_refused_before_anything_is_written(call, copy, change):
+    path = copy / "metrics.csv"
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+    before = contents(copy)
+    assert_refused(call("--quiet --steps 900", resume=copy), "metrics.csv", "damaged")
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("flag", ["resume", "evaluate"])
+def test_nan_in_a_checkpoint_and_one_that_is_compressed_are_refused(call, copy, flag):
+    path = copy / "checkpoint.npz"
+    good = read_checkpoint(copy)
+    np.savez(path, **{**good, "theta": good["theta"] * np.nan})
+    assert_refused(call("--quiet", **{flag: copy}), "theta holds NaN")
+    np.savez_compressed(path, **{**good, "more": np.zeros(10**6)})
+    assert_refused(call("--quiet", **{flag: copy}), "unpack")
+
+
+def test_a_finished_run_on_a_full_disk_keeps_its_result(call, copy, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    before = contents(copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert_refused(call("--quiet", resume=copy), "No space left")
+    assert contents(copy) == before
+
+
+def test_a_gif_that_is_interrupted_leaves_the_old_one(call, copy, monkeypatch):
+    (copy / "policy.gif").write_bytes(b"old")
+
+    def interrupt(file, pictures, fps):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figures, "gif", interrupt)
+    before = contents(copy)
+    assert call("--quiet", gif=copy).code == 130
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda config: config.update(evaluate_from="x"), "evaluate_from"),
+        (lambda config: config.update(cluster="tcp://a:1"), "cluster"),
+        (lambda config: config.update(cluster=[1]), "cluster"),
+        (lambda config: config.update(env=["CartPole-v1"]), "env"),
+        (lambda config: config.update(steps=None), "steps"),
+        (lambda config: config.update(episodes=2**63), "2^63"),
+        (lambda config: config["settings"].update(envs=10**12), "memory"),
+        (lambda config: config["settings"].update(gamma=-1), "gamma"),
+    ],
+)
+def test_what_a_config_says_passes_the_check_of_the_command_line(call, copy, change, words):
+    path = copy / "config.json"
+    path.write_text(edited(path.read_text(), change))
+    before = contents(copy)
+    for flag in ("resume", "evaluate"):
+        if not (words == "cluster" and flag == "resume"):  # which looks for it first
+            assert_refused(call("--quiet", **{flag: copy}), words)
+    assert contents(copy) == before
+
+
+def test_a_config_nested_too_deeply_is_refused(call, copy):
+    (copy / "config.json").write_text("[" * 100_000)
+    assert_refused(call("--quiet", evaluate=copy), "nested too deeply")
+
+
+@pytest.mark.parametrize("flags", ["--hidden 100000 100000", "--envs 1000000000000", "--episodes 100000000000",
+                                   "--algo es --n-candidates 1000000000000"])
+def test_what_cannot_fit_into_memory_is_refused_before_anything_is_made(call, tmp_path, flags):
+    name = re.search(r"--(hidden|envs|episodes|n-candidates)", flags)[1].replace("-", "_")
+    assert_refused(call(f"--quiet {flags}", out=tmp_path / "run"), f"{name}: ", "memory")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_scripts_work_without_docstrings_and_with_any_backend(tmp_path):
+    env = {**os.environ, "MPLBACKEND": "bogus"}
+    command = [sys.executable, "-OO", PATH, *tiny(more="--steps 100").split(), "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0 and done.stderr == "" and (tmp_path / "run" / "learning_curve.png").exists()
