@@ -43,7 +43,7 @@ def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate
     """REINFORCE with any weight Ψ (--weight) and any baseline.
 
     The slide's: --weight total --baseline none --gamma 1 --no-standardise --max-grad-norm none --optimizer sgd
-    --learning-rate 3e-5
+    --learning-rate 3e-5 --no-anneal
     """
     rng, sampler = task.rng(INIT), task.sampler(envs)
     network = MLP((task.n_obs, *hidden, task.n_out), activation)

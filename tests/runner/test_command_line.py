@@ -418,6 +418,26 @@ def test_reinforce_takes_every_weight_with_every_baseline(call, tmp_path, weight
     assert (config["settings"]["weight"], config["settings"]["baseline"]) == (weight, baseline)
 
 
+SLIDES = {  # the flags with which an algorithm is the slide's
+    "a3c": "--envs 1 --max-grad-norm none",
+    "reinforce": "--weight total --baseline none --gamma 1 --no-standardise --max-grad-norm none --optimizer sgd "
+    "--learning-rate 3e-5 --no-anneal",
+}
+
+
+@pytest.mark.parametrize("algo", SLIDES)
+def test_the_slides_own_flags_are_named_and_train(call, tmp_path, algo):
+    flags, more = SLIDES[algo], " --workers 2" if algo == "a3c" else ""
+    assert f"The slide's: {flags}" in " ".join(SCRIPT.algorithms[algo][0].__doc__.split())
+    assert f"--algo {algo} {flags}" in " ".join((PATH.parent / "docs" / "lecture.md").read_text().split())
+    assert flags.split()[-1] in command_line.make_parser(SCRIPT, algo).format_help()
+    result = call(f"--algo {algo} {flags}{more} --quiet --steps 300 --episodes 2", out=tmp_path / "run")
+    settings = read_config(tmp_path / "run")["settings"]
+    assert result.code == 0 and settings["max_grad_norm"] is None and not settings["standardise"]
+    if algo == "a3c":
+        assert (settings["lam"], settings["statistics"], settings["optimizer"]) == (1.0, "shared", "rmsprop")
+
+
 def test_the_result_is_that_of_the_run(finished):
     result, rows = json.loads((finished / "result.json").read_text()), read_metrics(finished)
     assert {"env": "CartPole-v1", "algo": "ppo", "seed": 0, "solved": False}.items() <= result.items()
