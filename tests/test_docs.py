@@ -8,7 +8,14 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from npg.distributions import Categorical
+from npg.network import MLP
+from npg.policy import Policy
+from npg.returns import reward_to_go
+from npg.tabular import FiniteMDP
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", ROOT / "docs" / "lecture.md") if page.exists()]
@@ -19,6 +26,18 @@ TESTS = {
     for node in ast.walk(ast.parse(path.read_text()))
     if isinstance(node, ast.FunctionDef)
 }
+LECTURE = ROOT / "docs" / "lecture.md"
+
+
+def load(path):
+    """The module that a file is, wherever it lies."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+excerpts = load(ROOT / "docs" / "excerpts.py")
 
 
 def code_spans(page):
@@ -45,7 +64,7 @@ def test_every_test_that_is_named_exists(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_linked_function_exists(page):
-    links = re.findall(r"\[([^\]]*`[^\]]*)\]\((?:\.\./)?npg/(\w+)\.py\)", page.read_text())
+    links = re.findall(r"\[([^\]]*`[^\]]*)\]\((?:\.\./)?npg/(\w+)\.py(?:#L\d+)?\)", page.read_text())
     assert links
     for text, module in links:
         home = module
@@ -56,10 +75,114 @@ def test_every_linked_function_exists(page):
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_file_that_is_linked_exists(page):
-    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
     assert links
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", excerpts.PAGES, ids=lambda page: page.name)
+def test_excerpts_are_the_source_and_links_go_to_the_right_line(page):
+    """Where this fails: python docs/excerpts.py"""
+    text = page.read_text(encoding="utf-8")
+    assert excerpts.rewritten(text, page.parent) == text
+
+
+def test_every_section_of_the_tour_has_an_equation_its_code_and_its_proof():
+    _, *sections = re.split(r"^## ", LECTURE.read_text(encoding="utf-8"), flags=re.M)
+    assert len(sections) > 20
+    for section in sections:
+        title = section.splitlines()[0]
+        blocks = [block.splitlines() for block in re.findall(r"```python\n(.*?)```", section, flags=re.S)]
+        assert section.count("$$\n") >= 2, title
+        assert section.count("<!-- code ") == section.count("<!-- end -->") == len(blocks) >= 1, title
+        assert sum(map(len, blocks)) >= 2 and max(map(len, blocks)) <= 10, title
+        proof = re.search(r"<sub>Proof:.*?</sub>\s*$", section, flags=re.S)
+        assert proof and "[`test_" in proof[0], title
+
+
+def test_links_within_a_page_go_to_its_sections():
+    """An anchor is the title in lower case, blanks as hyphens, without anything but letters, digits and hyphens."""
+    text = LECTURE.read_text(encoding="utf-8")
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.S), flags=re.M)
+    anchors = {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in titles}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+SOURCE = """# moved down
+
+def f(x):
+    \"\"\"What f does.\"\"\"
+    y = 2 * x
+    for _ in range(3):
+        y += 1
+    return y
+
+
+class C:
+    def f(self):
+        return 1
+"""
+PAGE = """<!-- code m.py f -->
+<!-- end -->
+<!-- code m.py f "for" "y +=" -->
+what stood here before
+<!-- end -->
+A link to [`m.C.f`](../m.py#L999), and one to [`C.f`](../m.py) without a line.
+"""
+REWRITTEN = """<!-- code m.py f -->
+[m.py, line 3, `f`](../m.py#L3)
+```python
+def f(x):
+    y = 2 * x
+    for _ in range(3):
+        y += 1
+    return y
+```
+<!-- end -->
+<!-- code m.py f "for" "y +=" -->
+[m.py, line 6, `f`](../m.py#L6)
+```python
+for _ in range(3):
+    y += 1
+```
+<!-- end -->
+A link to [`m.C.f`](../m.py#L12), and one to [`C.f`](../m.py) without a line.
+"""
+
+
+def test_excerpts_and_line_numbers_follow_their_functions(tmp_path, monkeypatch):
+    monkeypatch.setattr(excerpts, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "m.py").write_text(SOURCE)
+    assert excerpts.rewritten(PAGE, tmp_path / "docs") == REWRITTEN
+    assert excerpts.rewritten(REWRITTEN, tmp_path / "docs") == REWRITTEN
+
+
+@pytest.mark.parametrize("wrong", [
+    "<!-- code gone.py f -->\n<!-- end -->", "<!-- code m.py g -->\n<!-- end -->",
+    '<!-- code m.py f "while" -->\n<!-- end -->', '<!-- code m.py f "return" "y =" -->\n<!-- end -->',
+    "[`m.g`](../m.py#L1)", "[`test_that_does_not_exist`](#)",
+])
+def test_what_an_excerpt_or_link_names_has_to_exist(tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(excerpts, "ROOT", tmp_path)
+    (tmp_path / "m.py").write_text(SOURCE)
+    with pytest.raises(ValueError):
+        excerpts.rewritten(wrong, tmp_path / "docs")
+
+
+def test_a_constant_taken_from_every_reward_is_no_baseline():
+    """Actions can end this episode. Taken from the return once, b leaves the mean; from every reward, it does not."""
+    P = np.array([[[0.0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 0, 1]], [[0, 0, 1]] * 2])  # action 1 ends it
+    mdp = FiniteMDP(P, [[1, 2], [-1, 0.5], [0, 0]], [0.5, 0.5, 0], horizon=3, terminal=[False, False, True])
+    policy = Policy(MLP((3, 2)), Categorical(2))
+    theta = np.random.default_rng(0).normal(size=policy.size)
+    rollout, b = mdp.rollout(), 0.7
+    once = mdp.moments(policy, theta, rollout.rew.sum(axis=0) - b)
+    each = mdp.moments(policy, theta, reward_to_go(rollout.rew - b * rollout.valid, rollout.done))
+    assert np.linalg.norm(once.bias) < 1e-12
+    assert np.linalg.norm(each.bias) > 0.1
 
 
 def test_the_readmes_code_runs(monkeypatch, capsys):
