@@ -14,6 +14,10 @@ part of the algorithm.
 import os
 import sys
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: one thread is fastest for small matrices
 
 import functools
@@ -33,13 +37,13 @@ from npg.runner.command_line import main
 from npg.runner.task import INIT, TRAIN, Learner, Script
 
 
-def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=1e-2, optimizer="adam", anneal=False,
+def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=5e-3, optimizer="adam", anneal=True,
               baseline="state", critic_learning_rate=1e-2, epochs=5, batch_size=256,
               gamma=0.99, standardise=True, max_grad_norm: float | None = 0.5, **settings):
     """REINFORCE with any weight Ψ (--weight) and any baseline.
 
     The slide's: --weight total --baseline none --gamma 1 --no-standardise --max-grad-norm none --optimizer sgd
-    --learning-rate 3e-5
+    --learning-rate 3e-5 --no-anneal
     """
     rng, sampler = task.rng(INIT), task.sampler(envs)
     network = MLP((task.n_obs, *hidden, task.n_out), activation)
@@ -61,8 +65,8 @@ def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate
     return Learner(policy, updates, learned, anneal=anneal)
 
 
-def q_actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=2e-3, optimizer="adam",
-                   anneal=False, critic_learning_rate=1e-2, entropy_coef=0.01, max_grad_norm: float | None = 0.5,
+def q_actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=1e-3, optimizer="adam",
+                   anneal=True, critic_learning_rate=3e-3, entropy_coef=0.01, max_grad_norm: float | None = 0.5,
                    **settings):
     """Q actor-critic: Q_w(s, a) in place of the return."""
     rng, sampler = task.rng(INIT), task.sampler(envs)
@@ -93,9 +97,9 @@ def actor_and_critic(task, hidden, activation, shared):
     return ActorCritic(policy, Critic(MLP((task.n_obs, *hidden, 1), activation)))  # V_φ(s)
 
 
-def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=2e-3,
-                 optimizer="adam", anneal=False, critic_learning_rate=1e-2,
-                 estimation="td", entropy_coef=0.01, max_grad_norm: float | None = 0.5, **settings):
+def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=1e-3,
+                 optimizer="adam", anneal=True, critic_learning_rate=1e-3,
+                 estimation="td", max_grad_norm: float | None = 0.5, **settings):
     """The lecture's five steps: fit V, then one-step advantages."""
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
@@ -103,20 +107,20 @@ def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=Fal
     learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate)),
                "critic": (theta, OPTIMIZERS[optimizer](theta, critic_learning_rate))}
     updates = npg.actor_critic.actor_critic(
-        sampler, model, *learned["theta"], learned["critic"][1], estimation=estimation, entropy_coef=entropy_coef,
-        max_grad_norm=max_grad_norm, **settings
+        sampler, model, *learned["theta"], learned["critic"][1], estimation=estimation, max_grad_norm=max_grad_norm,
+        **settings
     )
     return Learner(model, updates, learned, anneal=anneal)
 
 
-def a2c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=5e-3, optimizer="adam",
-        anneal=False, workers: int | None = None,
-        value_coef=0.05, entropy_coef=0.01, standardise=True, max_grad_norm: float | None = 0.5, **settings):
+def a2c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=2e-3, optimizer="adam",
+        anneal=True, workers: int | None = None,
+        n_steps=5, lam=1.0, max_grad_norm: float | None = 0.5, **settings):
     """A2C: actor and critic in one gradient, GAE(λ) advantages; with workers, the mean of their gradients."""
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
-    settings.update(value_coef=value_coef, entropy_coef=entropy_coef, standardise=standardise)
+    settings.update(n_steps=n_steps, lam=lam)
     if workers:
         one_gradient = functools.partial(npg.a3c.rollout_gradient, **settings)
         gradients = task.gradients(workers, envs, model, one_gradient)
@@ -129,11 +133,11 @@ def a2c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
 
 
 def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=2e-3, optimizer="rmsprop",
-        rms_epsilon=1e-5, anneal=False, workers=0, report_every=2000, statistics="shared",
-        epsilons=(0.0,), temperatures=(1.0,), entropy_coef=0.01, standardise=True, **settings):
+        rms_epsilon=1e-5, anneal=True, workers=0, report_every=2000, statistics="shared",
+        epsilons=(0.0,), temperatures=(1.0,), n_steps=5, lam=1.0, **settings):
     """A3C, Algorithm S3: every worker applies its own gradient, at once, to the θ that all share.
 
-    The slide's: --envs 1 --lam 1 --no-standardise --max-grad-norm none
+    The slide's: --envs 1 --max-grad-norm none
     """
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
@@ -141,14 +145,14 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate, **more)
     explorers = [exploring(model, epsilons[k % len(epsilons)], temperatures[k % len(temperatures)])
                  for k in range(workers)]  # different exploration strategies
-    settings.update(entropy_coef=entropy_coef, standardise=standardise)
+    settings.update(n_steps=n_steps, lam=lam)
     learn = functools.partial(npg.a3c.actor_learner, **settings)
     updates, learned, counters = task.asynchronous(envs, explorers, learn, theta, optimizer, statistics, report_every)
     return Learner(model, updates, learned, anneal=anneal, arrays=counters)
 
 
 def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, learning_rate=8e-3, optimizer="adam",
-        anneal=False, capacity=1, n_steps=32, epochs=8, **settings):
+        anneal=True, capacity=1, n_steps=64, epochs=8, **settings):
     """A2C that learns more than once from the same experience, by clipped importance weights: PPO."""
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
@@ -230,13 +234,15 @@ ALGORITHMS = {
     "genetic": (genetic, Genetic),
 }
 SEARCHES = "es", "finite-difference", "hill-climbing", "genetic"  # they know nothing but f(θ)
+# default --steps, over which the learning rates fall; others have 200,000
+STEPS = {"ppo": 100_000, "q-actor-critic": 500_000, "a3c": 500_000, **dict.fromkeys(SEARCHES, 100_000)}
 # defaults that are different for Box actions
 BOX = {
-    "ppo": {"hidden": (64, 64), "n_steps": 64, "gamma": 0.95, "learning_rate": 1e-3, "anneal": True,
-            "epochs": 10, "batch_size": 64, "value_coef": 0.05},
+    "ppo": {"steps": 500_000, "hidden": (64, 64), "n_steps": 128, "learning_rate": 1e-3, "epochs": 10, "batch_size": 64,
+            "normalise_obs": True, "scale_rewards": True},
     "es": {"n_candidates": 8, "search_log_std": 0.0, "learning_rate": 1.0},
 }
-SCRIPT = Script(ALGORITHMS, train, SEARCHES, __doc__.splitlines()[0], box=BOX)
+SCRIPT = Script(ALGORITHMS, train, SEARCHES, (__doc__ or "").partition("\n")[0], box=BOX, steps=STEPS)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -18,6 +18,10 @@ import os
 import pathlib
 import sys
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the other core is the emulator's
 
 import functools
@@ -148,7 +152,7 @@ ALGORITHMS = {
 SCRIPT = Script(
     ALGORITHMS,
     train,
-    description=__doc__.splitlines()[0],
+    description=(__doc__ or "").partition("\n")[0],
     defaults={
         "env": "Pong",
         "steps": 2_000_000,
@@ -156,6 +160,8 @@ SCRIPT = Script(
         "evaluate_every": 25,
         "act": "sharpened",  # the most likely actions may keep a rally going for ever
     },
+    window=30,
+    solved_by_evaluations=True,
     evaluate_within=5.0,
     make_envs=make_pong_envs,
     make_env=make_pong_env,

@@ -11,6 +11,11 @@ Likelihood ratio, evolution strategies and finite differences estimate âˆ‡U at â
 U is quadratic, so none of them is biased; perturbations of length 1 are about the best for both that use them.
 """
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+
 import argparse
 
 import numpy as np
@@ -136,4 +141,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(interrupts.run(main))

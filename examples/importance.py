@@ -8,6 +8,11 @@ Random MDPs of 3 states, 2 actions and 4 steps, every trajectory enumerated: bia
 whole trajectory, as unbiasedness demands, or of the one step, as PPO has it; w is one of the weights of `npg.replay`.
 """
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+
 import argparse
 
 import numpy as np
@@ -116,4 +121,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(interrupts.run(main))

@@ -11,6 +11,11 @@ A policy needs `sample`, `mode`, `log_prob`, `grad_log_prob` and `entropy`; with
 NumPy has neither ψ, the derivative of log Γ, nor ψ': here they are asymptotic series.
 """
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+
 import math
 
 import gymnasium
@@ -114,8 +119,12 @@ def train(updates=300, seed=0):
     return np.mean(returns[-1000:])
 
 
-if __name__ == "__main__":
+def main():
     params, act = np.array([0.3, -0.5]), np.array([0.7])
     check_gradient(lambda h: Beta(1).log_prob(h, act), params, Beta(1).grad_log_prob(params, act))
     check_gradient(Beta(1).entropy, params, Beta(1).grad_entropy(params))
     print(f"the gradients are right; mean return after training: {train():.3f}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(interrupts.run(main))

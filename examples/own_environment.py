@@ -6,6 +6,11 @@
 Nothing is registered and no command line is needed. The lecture's generator improves θ in place; the loop is yours.
 """
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -47,4 +52,4 @@ def train(updates=200, seed=0):
 
 
 if __name__ == "__main__":
-    train()
+    raise SystemExit(interrupts.run(train))

@@ -11,6 +11,11 @@
                    the same states.
 """
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+
 import argparse
 import os
 import pathlib
@@ -183,4 +188,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(interrupts.run(main))

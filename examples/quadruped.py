@@ -9,6 +9,11 @@ Quadrupedal Locomotion", on Gymnasium's Ant-v5 in place of the AIBO: 15 policies
 Writes the learning curves, and with each method's gait a GIF: initial, in training, final.
 """
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+
 import argparse
 import contextlib
 import functools
@@ -252,4 +257,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(interrupts.run(main))

@@ -6,6 +6,11 @@
 ∇E[f(x)] from nothing but values of f, printed beside its closed form and the reparameterised gradient, which needs f'.
 """
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+
 import argparse
 
 import numpy as np
@@ -103,4 +108,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(interrupts.run(main))

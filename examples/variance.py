@@ -7,6 +7,11 @@ Var(ĝ) = tr Cov(ĝ) (slide "Variance") falls as 1/N: the variances of two estim
 each other as the numbers of episodes that they need for equal precision. Exact on random MDPs, measured on CartPole.
 """
 
+from npg.runner import interrupts
+
+if __name__ == "__main__":
+    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+
 import argparse
 
 import gymnasium
@@ -197,4 +202,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(interrupts.run(main))

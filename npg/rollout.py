@@ -72,14 +72,14 @@ class Sampler:
         if n_steps < 1:
             raise ValueError(f"n_steps: expected at least 1, got {n_steps}")
         something = lambda rows: any(valid.any() for *_, valid in rows)
-        return self._collect(policy, theta, lambda rows, finished: len(rows) >= n_steps and something(rows))
+        return self._collect(policy, theta, lambda rows, finished: len(rows) >= n_steps and something(rows))[0]
 
     def segment(self, policy, theta, t_max):
         """Algorithm S3's rollout: to the terminal state, or t_max steps; in N environments until all have met one."""
         if t_max < 1:
             raise ValueError(f"t_max: expected at least 1, got {t_max}")
         n_rows = t_max + bool(self.ended.all())  # the row of a reset is no step
-        return self._collect(policy, theta, lambda rows, finished: finished.all() or len(rows) == n_rows)
+        return self._collect(policy, theta, lambda rows, finished: finished.all() or len(rows) == n_rows)[0]
 
     def episodes(self, policy, theta):
         """One complete episode in every environment, from row 0 to its end.
@@ -90,7 +90,7 @@ class Sampler:
         if self.obs is None:
             self.envs.reset(seed=self.seed)
         self._begin()
-        rollout = self._collect(policy, theta, lambda rows, finished: finished.all())
+        rollout, own = self._collect(policy, theta, lambda rows, finished: finished.all())
         over = np.cumsum(rollout.done, axis=0) - rollout.done > 0  # an earlier row ended the episode
         first = rollout.done & ~over
         return rollout._replace(
@@ -98,7 +98,7 @@ class Sampler:
             terminated=rollout.terminated & first,
             truncated=rollout.truncated & first,
             valid=~over,
-            episode_returns=(rollout.rew * ~over).sum(axis=0, dtype=np.float64).tolist(),
+            episode_returns=(own * ~over).sum(axis=0).tolist(),
             episode_lengths=(~over).sum(axis=0).tolist(),
         )
 
@@ -110,16 +110,17 @@ class Sampler:
             obs = np.array(self.obs)  # a copy: environments may reuse their buffers
             act = policy.act(theta, obs, self.rng)
             valid = ~self.ended
-            self.obs, rew, terminated, truncated, _ = self.envs.step(act)
-            rows.append((obs, act, np.array(rew, np.float32), terminated & valid, truncated & valid, valid))
+            self.obs, rew, terminated, truncated, info = self.envs.step(act)
+            own = np.array(info.get("reward", rew), np.float64)  # the environment's, where a wrapper scales rewards
+            rows.append((obs, act, np.array(rew, np.float32), terminated & valid, truncated & valid, valid, own))
             self.ended = rows[-1][3] | rows[-1][4]
             finished |= self.ended
         obs, *columns = zip(*rows)
         obs = np.stack([*obs, self.obs])
-        act, rew, terminated, truncated, valid = map(np.stack, columns)
-        rew[~valid] = 0
-        returns, lengths = self._finished_episodes(rew, terminated | truncated, valid)
-        return Rollout(obs, act, rew, terminated, truncated, valid, returns, lengths, int(valid.sum()), theta)
+        act, rew, terminated, truncated, valid, own = map(np.stack, columns)
+        rew[~valid] = own[~valid] = 0
+        returns, lengths = self._finished_episodes(own, terminated | truncated, valid)
+        return Rollout(obs, act, rew, terminated, truncated, valid, returns, lengths, int(valid.sum()), theta), own
 
     def _finished_episodes(self, rew, done, valid):
         """Returns and lengths of the episodes that end here; what is unfinished is carried to the next call."""

@@ -2,7 +2,8 @@
 
 A command line is read twice: first --algo (or the folder of a run, which knows its own), then that algorithm's flags.
 
-Exit codes: 0 done, 2 bad arguments or input, 3 diverged, 130 Ctrl-C and 143 SIGTERM (checkpoint written first).
+Exit codes: 0 done, 2 bad arguments or input, 3 diverged, 4 the user's environment failed, 130 Ctrl-C and 143 SIGTERM
+(checkpoint written first).
 """
 
 import argparse
@@ -20,11 +21,12 @@ import gymnasium
 import numpy as np
 
 import npg
-from npg.runner import figures
+from npg.runner import interrupts
 from npg.runner.commands import COMMANDS, read_policy
-from npg.runner.environments import UnsupportedEnvironment
+from npg.runner.environments import EnvironmentFailed, UnsupportedEnvironment
+from npg.runner.folder import RunError, one_line, taken, write_atomically
 from npg.runner.machine import available_cores
-from npg.runner.runs import FORMAT, PRETRAINED, Diverged, Run, RunError, parse_period, read_config
+from npg.runner.runs import FORMAT, PRETRAINED, Diverged, Run, parse_period, read_config
 from npg.runner.settings import VOCABULARY, Setting, check, kind, without_effect
 from npg.runner.task import RUN, prepare
 from npg.runner.workers import WorkerError
@@ -143,12 +145,14 @@ def _new_config(script, algo, given, parser):
     run = {name: values.pop(name, None) for name in RUN}
     packages = {"npg": npg, "numpy": np, "gymnasium": gymnasium}
     versions = {"python": platform.python_version(), **{name: p.__version__ for name, p in packages.items()}}
-    near = None if run["target"] is None else run["target"] - script.evaluate_within
+    near = None if None in (run["target"], script.evaluate_within) else run["target"] - script.evaluate_within
     return {"format": FORMAT, "algo": algo, **run, "evaluate_from": near, "settings": values, "versions": versions}
 
 
-def _new_folder(config):
-    base = f"runs/{config['env'].replace('/', '-')}-{config['algo']}-seed{config['seed']}"
+def _new_folder(script, algo, given):
+    defaults = script.settings_of(algo, False)
+    env, seed = (given.get(name, defaults[name].default) for name in ("env", "seed"))
+    base = f"runs/{env.replace('/', '-')}-{algo}-seed{seed}"
     folder, k = pathlib.Path(base), 2
     while folder.exists():
         folder, k = pathlib.Path(f"{base}-{k}"), k + 1
@@ -193,7 +197,8 @@ def _stopping(run):
 def _train(script, config, folder, given, parser):
     """Begin or resume a run, train, and say how it ended; returns the exit code."""
     address = config.get("cluster")
-    with _cluster(address) if address else contextlib.nullcontext() as executor:
+    with contextlib.ExitStack() as until_the_end:
+        executor = until_the_end.enter_context(_cluster(address)) if address else None
         task, learner = prepare(script, config, folder, executor)
         run = Run(folder, config, task, learner, quiet="quiet" in given)
         if config.get("start_from") and not (folder / "checkpoint.npz").exists():
@@ -202,6 +207,7 @@ def _train(script, config, folder, given, parser):
         if "resume" in given:
             run.resume()
         else:
+            until_the_end.enter_context(taken(folder))
             run.create()
         try:
             # What is not finite ends the run with a message of its own; closing lets go of workers.
@@ -215,6 +221,11 @@ def _train(script, config, folder, given, parser):
             print(f"{parser.prog}: {error}; {run.last_checkpoint()}", file=sys.stderr)
             return 3
         except Exception as error:  # a cluster's may be of any kind, also what a call raised there
+            failed = failure_of_environment(error)
+            if failed:
+                with contextlib.suppress(Exception):  # the environments may be in any state
+                    run.save_where_it_stands()
+                raise EnvironmentFailed(f"{failed}; {run.last_checkpoint()}", failed.args[1]) from None
             if executor is None and not isinstance(error, WorkerError):
                 raise
             where = "" if executor is None else f"{type(error).__name__} on the cluster: "
@@ -226,23 +237,46 @@ def _train(script, config, folder, given, parser):
         message = f"interrupted at update {run.update}; {run.last_checkpoint()}. Go on with:\n  {command}"
         print(f"\n{message}", file=sys.stderr)
         return 128 + run.stopped
-    title = f"{config['env']}, {config['algo']}, seed {config['seed']}"
-    figures.learning_curve(folder / "learning_curve.png", run.rows, title, config["target"])
-    verdict = "" if result["target"] is None else "solved: " if result["solved"] else "not solved: "
-    print(
-        f"{verdict}return {result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f} over "
-        f"{result['eval_episodes']} unseen episodes, after {result['env_steps']:,} steps and "
-        f"{result['seconds']:.2f} s of training; see {folder}"
-    )
+    print(_report(run, result, f"python {parser.prog}", shlex.quote(str(folder))))
     return 0
+
+
+def _report(run, result, program, folder):
+    """What came out, and what to do next."""
+    verdict = {None: "finished", True: "solved", False: "not solved"}[result["solved"]]
+    lines = [f"{verdict} after {result['env_steps']:,} steps and {result['seconds']:.2f} s of training"]
+    if run.is_search or run.recent_return is None:
+        lines.append(f"  return {result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f}, "
+                     f"mean of {result['eval_episodes']} unseen episodes")
+    else:
+        lines.append(f"  return {run.recent_return:.1f}, mean of the last {run.window} training episodes; "
+                     f"{result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f} "
+                     f"in {result['eval_episodes']} unseen ones")
+    if result["greedy_return_mean"] is not None and not run.is_search:
+        lines.append(f"  return {result['greedy_return_mean']:.1f} with the most likely actions")
+    if result["target"] is not None:
+        lines.append(f"  target {result['target']:g}")
+    if run.all_returns_are_equal() and not result["solved"]:
+        lines.append("  all episodes had the same return: there was nothing to learn from yet")
+    lines.append(f"  picture   {folder}/learning_curve.png")
+    lines.append(f"  watch     {program} --gif {folder}")
+    lines.append(f"  evaluate  {program} --evaluate {folder}")
+    lines.append(f"  go on     {program} --resume {folder} --steps {2 * run.config['steps']}")
+    return "\n".join(lines)
 
 
 def main(script, argv=None):
     """Run a script's command line; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    with contextlib.redirect_stderr(interrupts.Forgiving(sys.stderr)):
+        if argv is None:  # a process of its own
+            return interrupts.run(lambda: _main(script, sys.argv[1:]))
+        return _main(script, list(argv))
+
+
+def _main(script, argv):
+    for stream in (sys.stdout, getattr(sys.stderr, "stream", None)):
+        if isinstance(stream, io.TextIOWrapper) and not stream.closed:
             stream.reconfigure(errors="replace")  # a terminal may lack Greek letters
-    argv = sys.argv[1:] if argv is None else list(argv)
     algo = _algorithm_of(script, argv)
     parser = make_parser(script, algo)
     args, unknown = parser.parse_known_args(argv)
@@ -258,28 +292,56 @@ def main(script, argv=None):
     mode = modes[0] if modes else None
     for name in given.keys() - ALLOWED.get(mode, given.keys()) - {mode, *(script.playing if mode in COMMANDS else ())}:
         parser.error(f"--{name.replace('_', '-')} has no meaning with --{mode}, which goes by the run's config.json")
+    folder = None
     try:
         if mode in COMMANDS:
+            folder = None if given[mode] == PRETRAINED else pathlib.Path(given[mode])
             return COMMANDS[mode](script, given)
         if mode is None:
+            folder = pathlib.Path(given["out"]) if "out" in given else _new_folder(script, algo, given)
             config = _new_config(script, algo, given, parser)
-            folder = pathlib.Path(given["out"]) if "out" in given else _new_folder(config)
-        else:
-            config, folder = read_config(given["resume"]), pathlib.Path(given["resume"])
+            return _train(script, config, folder, given, parser)
+        folder = pathlib.Path(given["resume"])
+        read_config(folder)  # where there is no run, nothing is made
+        with taken(folder):
+            config = read_config(folder)
             config.update({name: given[name] for name in ("steps", "cluster") if name in given})
             if "cluster" in given and not config["settings"].get("workers"):
                 parser.error("--cluster has no meaning for a run without workers")
-        return _train(script, config, folder, given, parser)
+            return _train(script, config, folder, given, parser)
     except (RunError, UnsupportedEnvironment, gymnasium.error.DependencyNotInstalled) as error:
-        print(f"{parser.prog}: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"{parser.prog}: {one_line(error)}", file=sys.stderr)
         return 2
+    except EnvironmentFailed as error:
+        print(f"{parser.prog}: {error}{_keep_traceback(folder, error.args[1])}", file=sys.stderr)
+        return 4
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
-        print(f"{parser.prog}: {message}", file=sys.stderr)
+        print(f"{parser.prog}: {one_line(message)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print(f"\n{interrupts.LINE}", file=sys.stderr)
         return 130
+
+
+def failure_of_environment(error):
+    """The EnvironmentFailed that an exception is, or that caused it, in a worker for instance; else None."""
+    while error is not None and not isinstance(error, EnvironmentFailed):
+        error = error.__cause__
+    return error
+
+
+def _keep_traceback(folder, text):
+    """Write the traceback into the folder of the run; says where it is, for the end of a message."""
+    if folder is None:
+        return ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "error.txt", lambda file: file.write(text.encode(errors="replace")))
+    except (RunError, OSError):
+        return "; its traceback cannot be written"
+    return f"; its traceback is in {folder / 'error.txt'}"
 
 
 def _refuse(script, algo, parser, flag):

@@ -4,7 +4,17 @@ import os
 import sys
 
 from npg.runner import figures
-from npg.runner.runs import PRETRAINED, Run, RunError, read_checkpoint, read_config, read_weights, write_weights
+from npg.runner.folder import RunError, write_atomically
+from npg.runner.runs import (
+    COMMAND,
+    MANY,
+    PRETRAINED,
+    Run,
+    read_checkpoint,
+    read_config,
+    read_weights,
+    write_weights,
+)
 from npg.runner.task import prepare
 
 
@@ -39,7 +49,7 @@ def _load(script, command, given):
 
 def evaluate(script, given):
     """Play, and print the returns."""
-    returns = _load(script, "evaluate", given).evaluate(0, 2)
+    returns = _load(script, "evaluate", given).evaluate(COMMAND, MANY)
     print(
         f"return {returns.mean():.1f} ± {returns.std():.1f} (lowest {returns.min():.1f}, highest {returns.max():.1f}) "
         f"over {len(returns)} episodes"
@@ -52,7 +62,7 @@ def gif(script, given):
     run = _load(script, "gif", given)
     pictures, fps = zip(*run.player.frames("rgb_array"))
     path = run.folder / "policy.gif"
-    figures.gif(path, pictures, fps[0])
+    write_atomically(path, lambda file: figures.gif(file, pictures, fps[0]))
     print(f"wrote {path}: {len(pictures)} frames")
     return 0
 

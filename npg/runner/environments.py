@@ -5,6 +5,8 @@ Everything is Gymnasium's own: its vector environments and its wrappers. Observa
 clipped there: the policy's Gaussian is unbounded and its score stays that of the action it drew.
 """
 
+import contextlib
+import traceback
 from collections import Counter
 
 import gymnasium
@@ -12,7 +14,7 @@ import numpy as np
 from gymnasium import spaces, wrappers
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import batch_space
-from gymnasium.wrappers.vector import NormalizeObservation
+from gymnasium.wrappers.vector import NormalizeObservation, NormalizeReward
 
 from npg.pong import PongEnv, PongVectorEnv
 
@@ -24,11 +26,51 @@ class UnsupportedEnvironment(ValueError):
     """No such environment, a missing package, or a space that no policy here can act in; the message says which."""
 
 
+class EnvironmentFailed(Exception):
+    """The user's environment raised something: (one line that says which call of which environment, the traceback)."""
+
+    def __str__(self):
+        return self.args[0]
+
+
+@contextlib.contextmanager
+def _call(what, *others):
+    """What an environment's own code raises, also by sys.exit, becomes EnvironmentFailed; not Ctrl-C, nor `others`."""
+    try:
+        yield
+    except (KeyboardInterrupt, EnvironmentFailed, *others):
+        raise
+    except BaseException as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        raise EnvironmentFailed(f"{what} raised {said}", traceback.format_exc()) from error
+
+
+def _guarded(env, env_id, shape):
+    """The environment, whose `reset` and `step` raise EnvironmentFailed where its code fails or observations misfit."""
+
+    def guard(name):
+        call, what = getattr(env, name), f"environment {env_id}: {name}"
+
+        def guarded(*args, **kwargs):
+            with _call(what):
+                answer = call(*args, **kwargs)
+                if np.shape(answer[0]) != shape:
+                    found = list(np.shape(answer[0]))
+                    raise ValueError(f"observations: expected the shape {list(shape)}, got {found}")
+                return answer
+
+        return guarded
+
+    env.reset, env.step = guard("reset"), guard("step")
+    return env
+
+
 def _make(make, env_id, *args, **kwargs):
     if env_id.count(":") > 1:
         raise UnsupportedEnvironment(f"environment {env_id!r}: expected NAME or MODULE:NAME")
     try:
-        return make(env_id, *args, **kwargs)
+        with _call(f"environment {env_id}: its making", gymnasium.error.Error, ImportError):
+            return make(env_id, *args, **kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         raise UnsupportedEnvironment(f"environment {env_id}: {str(error).splitlines()[0]}") from error
     except (gymnasium.error.Error, ImportError) as error:
@@ -71,6 +113,7 @@ def make_envs(env_id, n, *, normalise_obs=False):
     needed = _wrappers_for(env_id)
     mode = {"vectorization_mode": "sync", "wrappers": needed} if needed else {}
     envs = _make(gymnasium.make_vec, env_id, num_envs=n, **mode)
+    envs = _guarded(envs, env_id, envs.observation_space.shape)
     return NormalizeObservation(envs) if normalise_obs else envs
 
 
@@ -82,7 +125,7 @@ def make_env(env_id, render_mode=None, *, normalise_obs=False):
     env = _make(gymnasium.make, env_id, render_mode=render_mode) if render_mode else env
     for wrap in _wrappers_for(env_id):
         env = wrap(env)
-    return env
+    return _guarded(env, env_id, env.observation_space.shape)
 
 
 def make_pong_envs(env_id, n, num_threads=0, *, inputs="trail", sticky=0.0):
@@ -279,6 +322,20 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
 def _as_drawn(actions, space):
     """Packed actions as the policy drew them."""
     return actions.astype(space.dtype) if np.issubdtype(space.dtype, np.integer) else actions
+
+
+class OwnReward(gymnasium.vector.VectorWrapper):
+    """Leaves the environment's own reward in info["reward"], because a wrapper around it changes the reward."""
+
+    def step(self, actions):
+        """As the environment's."""
+        obs, rew, terminated, truncated, info = self.env.step(actions)
+        return obs, rew, terminated, truncated, {**info, "reward": rew}
+
+
+def scale_rewards(envs, gamma):
+    """Divide rewards by the running standard deviation of the discounted return (Gymnasium's `NormalizeReward`)."""
+    return NormalizeReward(OwnReward(envs), gamma)
 
 
 class NormalisedElsewhere(gymnasium.vector.VectorObservationWrapper):

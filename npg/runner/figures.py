@@ -1,9 +1,22 @@
 """Figures of runs. Matplotlib is imported only when one is drawn, so training does not wait for it."""
 
 import argparse
+import io
+import os
 import pathlib
 
 import numpy as np
+
+
+def import_figure():
+    """Matplotlib's `Figure`, which needs no display and keeps no state. MPLBACKEND may be wrong: it is not read."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return Figure
 
 
 def figure_path(text):
@@ -14,35 +27,39 @@ def figure_path(text):
     return path
 
 
-def learning_curve(path, rows, title, target=None):
-    """PNG of the return of the training episodes against environment steps: each update's mean, and a running mean.
+def learning_curve(rows, title, target=None, window=100):
+    """A PNG, as bytes: returns against environment steps.
 
-    rows   of metrics.csv (dicts with env_steps, and return_mean where an episode ended)
-    target the return to be reached, drawn as a line
+    rows     of metrics.csv: dicts with env_steps, return_mean where an episode ended, return_100 or that of another
+             window, and eval_return_mean where an evaluation was made
+    target   the return to be reached, drawn as a line
     """
-    from matplotlib.figure import Figure  # not pyplot: needs no display and keeps no state
-
-    points = [(row["env_steps"], row["return_mean"]) for row in rows if "return_mean" in row]
+    Figure = import_figure()
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    if points:
-        steps, returns = np.array(points).T
-        width = max(1, len(points) // 20)
-        smooth = np.convolve(returns, np.full(width, 1 / width), "valid")
-        axes.plot(steps, returns, ".", color="#9ecae1", label="mean return of the episodes that ended in an update")
-        axes.plot(steps[width - 1 :], smooth, color="#08519c", label=f"running mean of {width} updates")
+    curves = {
+        "return_mean": ("training, mean of each update", {"marker": ".", "linestyle": "", "color": "#9ecae1"}),
+        f"return_{window}": (f"training, mean of the last {window} episodes", {"color": "#08519c", "linewidth": 2}),
+        "eval_return_mean": ("unseen episodes", {"marker": "D", "linestyle": "", "color": "#e6550d", "markersize": 4}),
+    }
+    for name, (label, style) in curves.items():
+        points = [(row["env_steps"], row[name]) for row in rows if name in row]
+        if points:
+            axes.plot(*np.array(points).T, label=label, **style)
     if target is not None:
         axes.axhline(target, color="#a50f15", linestyle="--", label=f"target {target:g}")
-    axes.set(title=title, xlabel="environment steps", ylabel="return of training episodes (sampled actions)")
+    axes.set(title=title, xlabel="environment steps", ylabel="return of an episode")
     if axes.lines:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="best")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()
 
 
 def gif(path, frames, fps):
-    """Animated GIF of RGB frames [height, width, 3]. Pillow, which writes it, comes with Matplotlib."""
+    """Animated GIF of RGB frames [height, width, 3], into a file or path. Pillow, which writes it, is Matplotlib's."""
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
+    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)

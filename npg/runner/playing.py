@@ -19,65 +19,72 @@ ACT = {"most-likely": 0.0, "sharpened": 0.6, "sampled": 1.0}  # temperature of t
 
 
 class Player:
-    """Plays episodes that training never sees, at the temperature that the setting `act` stands for.
+    """Plays episodes that training never sees.
 
     task       `npg.runner.task.Task`: how environments are made, and the moments of its observations
     learner    `npg.runner.task.Learner`: whose policy plays
-    episodes   in an evaluation; the workers of a cluster, if the task has one, play them in parts
     """
 
-    def __init__(self, task, learner, episodes):
-        self.task, self.learner, self.episodes, self.envs = task, learner, episodes, None
-        temperature = ACT[task.act]
-        self.policy = exploring(learner.policy, temperature=temperature) if temperature else learner.policy
-        self.rng = np.random.default_rng() if temperature else None
-        self.n_envs = min(episodes, task.script.side_by_side or episodes)
+    def __init__(self, task, learner):
+        self.task, self.learner, self.envs = task, learner, {}
 
-    def seeded(self, *stream):
-        """Seeds the actions; returns what seeds the environments: both follow from the run's seed and `stream`."""
-        seeds = self.task.seed, EVALUATE, *stream
-        if self.rng is not None:
-            self.rng = np.random.default_rng([*seeds, 1])
-        return seeds
+    def actor(self, how, seeds):
+        """act(obs) of the policy, acting as the setting `act` says; its random numbers follow from `seeds`."""
+        temperature = ACT[how]
+        policy = exploring(self.learner.policy, temperature=temperature) if temperature else self.learner.policy
+        rng = np.random.default_rng([*seeds, 1]) if temperature else None
+        return functools.partial(act, policy, self.learner.theta, rng)
 
-    def act(self, obs):
-        """The actions for observations [N, n_obs], or the action for one [n_obs]."""
-        return self.policy.act(self.learner.theta, obs, self.rng)
+    def returns(self, n, how, *stream):
+        """(returns [n] of unseen episodes, their cost in steps): they follow from the run's seed and `stream`.
 
-    def returns(self, *stream):
-        """Returns of `episodes` unseen episodes, which follow from the run's seed and `stream`."""
-        if self.task.cluster and self.rng is None and not self.task.obs_rms:
-            what = self.task.make_envs, self.policy, self.learner.theta, self.episodes
-            return parallel_play(self.task.cluster, *what, self.task.workers, *self.seeded(*stream))
-        self.envs = self.envs or self.task.make_envs(self.n_envs)
-        if self.task.obs_rms:
-            freeze_normaliser(self.envs, self.task.obs_rms)
+        how   what the policy does: a value of the setting `act`
+
+        n copies of an environment that are computed at once take hardly more time than one: only the longest counts.
+        """
+        task, seeds = self.task, (self.task.seed, EVALUATE, *stream)
+        if task.cluster and not task.obs_rms:
+            return parallel_play(task.cluster, task.make_envs, self.actor, how, n, task.workers, *seeds)
+        n_envs = min(n, task.at_a_time or n)
+        envs = self.envs[n_envs] = self.envs.get(n_envs) or task.make_envs(n_envs)
+        if task.obs_rms:
+            freeze_normaliser(envs, task.obs_rms)
         with np.errstate(all="ignore"):  # what is not finite ends a run with a message of its own
-            return play(self.envs, self.act, self.episodes, *self.seeded(*stream))[0]
+            returns, lengths = play(envs, self.actor(how, seeds), n, *seeds)
+        return returns, int(lengths.sum() if task.at_a_time else lengths.max())
 
     def frames(self, mode):
         """One episode, played and rendered: yields what `render` gives before each step, and the frames a second."""
         env, moments, over = self.task.make_env(mode), self.task.obs_rms, False
-        obs, _ = env.reset(seed=int(np.random.default_rng(self.seeded(0, 3)).integers(2**31)))
+        seeds = self.task.seed, EVALUATE, 0, 3
+        act = self.actor(self.task.act, seeds)
+        obs, _ = env.reset(seed=int(np.random.default_rng(seeds).integers(2**31)))
         while not over:
             yield env.render(), env.metadata.get("render_fps", 30)
             if moments:
                 obs = (obs - moments.mean) / np.sqrt(moments.var + 1e-8)
-            obs, _, terminated, truncated, _ = env.step(self.act(obs))
+            obs, _, terminated, truncated, _ = env.step(act(obs))
             over = terminated or truncated
         env.close()
 
 
-def play_chunk(make_envs, model, theta, n, seeds):
-    """Returns [n] of one episode in each of n environments with the policy's most likely actions."""
-    return play(make_envs(n), lambda obs: model.act(theta, obs), n, *seeds)[0]
+def act(policy, theta, rng, obs):
+    """The actions for observations [N, n_obs], or the action for one [n_obs]."""
+    return policy.act(theta, obs, rng)
 
 
-def parallel_play(executor, make_envs, model, theta, episodes, n, *seeds):
-    """Returns [episodes] of an evaluation in n chunks side by side; make_envs(number) has to pickle."""
+def play_chunk(make_envs, act, n, seeds):
+    """Returns [n] and lengths [n] of one episode in each of n environments."""
+    return play(make_envs(n), act, n, *seeds)
+
+
+def parallel_play(executor, make_envs, actor, how, episodes, n, *seeds):
+    """(returns [episodes], cost) of an evaluation in n chunks, each by a worker; make_envs(number) has to pickle."""
     sizes = [len(part) for part in np.array_split(np.arange(episodes), n) if len(part)]
-    call = functools.partial(play_chunk, make_envs, model, theta)
-    return np.concatenate(list(executor.map(call, sizes, [(*seeds, j) for j in range(len(sizes))])))
+    streams = [(*seeds, j) for j in range(len(sizes))]
+    acts = [actor(how, stream) for stream in streams]
+    returns, lengths = zip(*executor.map(functools.partial(play_chunk, make_envs), acts, sizes, streams))
+    return np.concatenate(returns), int(max(part.sum() for part in lengths))
 
 
 class Evaluations(NamedTuple):

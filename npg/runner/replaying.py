@@ -17,6 +17,7 @@ import json
 from concurrent.futures import Future
 
 import numpy as np
+from gymnasium.wrappers.vector import NormalizeReward
 
 from npg.rollout import AheadSampler, Rollout
 from npg.runner.environments import Log
@@ -40,6 +41,8 @@ def state_of(sampler, logs=None):
         envs = sampler.envs.unwrapped
         carried = {name: np.array(getattr(sampler, name)) for name in CARRIED}
         state.update(carried, reached=envs.obs)
+        if scaled := _reward_scaling(sampler.envs):
+            state["scaling"] = {name: np.array(x) for name, x in vars(scaled).items() if isinstance(x, np.ndarray)}
         state["logs"] = {name: (logs or packed)(some) for name, some in envs.logs.items()}
     return state
 
@@ -66,7 +69,16 @@ def restore(sampler, state, progress=iter):
         return False
     for name in CARRIED:
         setattr(sampler, name, state[name])
+    if scaled := _reward_scaling(sampler.envs):
+        vars(scaled).update({name: np.array(x) for name, x in state["scaling"].items()})
     return True
+
+
+def _reward_scaling(envs):
+    """The wrapper that scales rewards, if there is one."""
+    while envs is not envs.unwrapped and not isinstance(envs, NormalizeReward):
+        envs = envs.env
+    return envs if isinstance(envs, NormalizeReward) else None
 
 
 def begin_anew(sampler, *seeds):

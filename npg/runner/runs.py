@@ -11,6 +11,7 @@ back by `npg.runner.replaying`. So saving changes nothing, and a run that was ki
 checkpoint ends with exactly the θ and the metrics of one that was not.
 """
 
+import collections
 import csv
 import functools
 import io
@@ -24,44 +25,28 @@ import zipfile
 import numpy as np
 from tqdm import tqdm
 
+from npg.runner import figures
 from npg.runner.environments import moments, set_moments
+from npg.runner.folder import RunError, remove_leftovers, write_atomically, write_json
+from npg.runner.machine import process_seconds
 from npg.runner.playing import Player
 
 PRETRAINED = "pretrained"  # goes where a run's folder goes
 FORMAT, EARLIER_FORMAT = "npg run 2", "npg run 1"
 COUNTERS = ("update", "env_steps", "episodes", "seconds")
-COLUMNS = (*COUNTERS, "return_mean", "length_mean", "eval_return_mean")  # and one for each number that an update yields
+COLUMNS = (*COUNTERS, "return_mean", "length_mean")  # and one for each number that an update yields
+CLOCKS = ("evaluation_seconds", "process_seconds")
+POINT, CONFIRMING, COMMAND, FILM, FINAL, MORE, GREEDY, MORE_GREEDY = range(8)  # purposes of random numbers
+FEW, MANY = 10, 100  # episodes
+PICTURE_SECONDS = 30  # between two pictures of a learning curve
 # settings of the format before: {name: its name now}
 RENAMED = {"value_weight": "value_coef", "entropy_weight": "entropy_coef"}
 RENAMED_IN_SEARCHES = {"sigma": "search_sigma", "log_std": "search_log_std"}
 SEARCHES = ("es", "hill-climbing", "genetic")
 
 
-class RunError(Exception):
-    """A folder or file that cannot be used; the message is one line for the user."""
-
-
 class Diverged(Exception):
     """A NaN or Inf; the message names the tensor and the update."""
-
-
-def write_atomically(path, write):
-    """write(file) into a temporary file beside `path`, which then takes its place: never half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def write_json(path, value):
-    """Atomically; NaN, which JSON does not know, becomes null."""
-    clean = json.loads(json.dumps(value), parse_constant=lambda name: None)
-    write_atomically(path, lambda file: file.write((json.dumps(clean, indent=2) + "\n").encode()))
 
 
 def read_config(folder):
@@ -71,6 +56,8 @@ def read_config(folder):
         config = json.loads(path.read_text())
     except FileNotFoundError:
         raise RunError(f"{folder}: no run here (no config.json)") from None
+    except RecursionError:
+        raise RunError(f"{path}: cannot be read: nested too deeply") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("format") not in (FORMAT, EARLIER_FORMAT):
@@ -78,6 +65,9 @@ def read_config(folder):
     needed = {"env", "algo", "seed", "steps", "target", "episodes", "evaluate_every", "checkpoint_every", "settings"}
     if needed - config.keys() or not isinstance(config["settings"], dict):
         raise RunError(f"{path}: damaged: {', '.join(sorted(needed - config.keys())) or 'settings'}")
+    for name in ("env", "algo", "cluster", "start_from"):  # needed before the settings can be checked
+        if not isinstance(config.get(name), str) and (name in ("env", "algo") or config.get(name) is not None):
+            raise RunError(f"{path}: {name}: expected a word, got {config[name]!r}")
     return in_this_format(config)
 
 
@@ -99,6 +89,8 @@ def read_checkpoint(folder):
     path = pathlib.Path(folder) / "checkpoint.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
+            if sum(member.file_size for member in file.zip.infolist()) > path.stat().st_size:
+                raise ValueError("it would unpack to more than its size")  # no checkpoint of ours is compressed
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise RunError(f"{path}: no checkpoint here") from None
@@ -142,8 +134,17 @@ class Run:
     """Runs a `Learner` in a folder: counts, records, saves, resumes.
 
     config["checkpoint_every"]  updates ("50"), or seconds ("30s"), then never more than 1 % of the time; or "none"
-    config["evaluate_every"]    updates between evaluations: where config["evaluate_from"] is given, only while
-    `recent_return` in training is no less
+    config["evaluate_every"]    updates between evaluations: where config["evaluate_from"] is given, only while the
+                                recent return is no less
+    config["episodes"]          of each evaluation; None: `FEW` on the way, `MANY` to confirm that a run has solved its
+                                task, and at the end what the time affords
+
+    `returns` are those of the last episodes of training, 100, or as many as `Script.window` says: the policy as it
+    acts. Their mean decides whether a run has solved its task. Of a search, which seldom plays with θ itself, they are
+    those of the last evaluation.
+
+    Evaluations take at most a quarter of training's steps, and the last ones at most a quarter of its time and 1.5 s:
+    an evaluation that would take more is left out.
     """
 
     def __init__(self, folder, config, task, learner, quiet=True):
@@ -151,7 +152,14 @@ class Run:
         self.save_updates, self.save_seconds = parse_period(config["checkpoint_every"])
         self.update = self.env_steps = self.episodes = self.restarted = 0
         self.seconds, self.started, self.confirmed, self.solved = 0.0, None, None, False
-        self.rows, self.columns, self.n_written, self.metrics = [], COLUMNS, 0, None
+        self.window, self.is_search = task.script.window, config["algo"] in task.script.searches
+        self.returns, self.name = collections.deque(maxlen=self.window), f"return_{self.window}"
+        self.unconfirmed = -self.window  # `episodes` when a confirmation failed
+        self.evaluated_steps = self.last_cost = 0  # of all evaluations; of the last one
+        self.evaluation_seconds, self.seconds_of_others = 0.0, 0.0  # the second: of the processes before this one
+        self.drawn_at = time.monotonic()
+        self.columns = (*COLUMNS, self.name, "eval_return_mean")
+        self.rows, self.n_written, self.metrics = [], 0, None
         self.resumed, self.new_episodes = None, []  # the checkpoint, and updates after which new episodes had to begin
         self.saved_at, self.save_cost, self.saved_update = time.monotonic(), 0.0, None
         self.stopped = None  # a signal's number
@@ -161,15 +169,19 @@ class Run:
     @functools.cached_property
     def player(self):
         """Plays this run's policy in episodes of their own."""
-        return Player(self.task, self.learner, self.config["episodes"])
+        return Player(self.task, self.learner)
 
-    def evaluate(self, k, j):
-        """Returns of unseen episodes after update k: j = 0 at an evaluation, 1 to confirm it."""
-        self.at_rest = True
+    def evaluate(self, what_for, n, how=None):
+        """Returns of n unseen episodes, or of as many as config["episodes"] says; `how` the policy acts, as `act`."""
+        self.at_rest, began = True, time.perf_counter()
         try:
-            return self.player.returns(k, j) if j else self.player.returns(k)
+            n, how = self.config["episodes"] or n, how or self.task.act
+            returns, self.last_cost = self.player.returns(n, how, self.update, what_for)
         finally:
             self.at_rest = False
+        self.evaluated_steps += self.last_cost
+        self.evaluation_seconds += time.perf_counter() - began
+        return returns
 
     def create(self):
         """Make the folder; RunError where it holds a run already, or cannot be written."""
@@ -191,13 +203,17 @@ class Run:
             try:
                 rows, self.columns = read_metrics(self.folder, with_columns=True)
                 rows = [row for row in rows if row["update"] <= self.update]
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, csv.Error) as error:
                 raise RunError(f"{metrics}: cannot be read: {error!r}") from None
+            if [row["update"] for row in rows] != list(range(1, self.update + 1)):
+                raise RunError(f"{metrics}: damaged: expected a row for each of updates 1 to {self.update}")
+            if any(set(COUNTERS) - row.keys() for row in rows):
+                raise RunError(f"{metrics}: damaged: expected numbers below {', '.join(COUNTERS)}")
         self.rows = rows
         self.learner.anneal(self.left)  # the learning rates go on where they were
         self._evaluate_if_due()  # where a signal came in the middle of that
         try:
-            (self.folder / "result.json").unlink(missing_ok=True)  # the run has not ended after all
+            remove_leftovers(self.folder)
             write_json(self.folder / "config.json", self.config)
             self._open_metrics()
         except OSError as error:
@@ -207,6 +223,7 @@ class Run:
         """Bring the environments of a resumed run back to where they were; False where the run is over already."""
         if self.is_over():
             return False
+        (self.folder / "result.json").unlink(missing_ok=True)  # the run has not ended after all
         progress = functools.partial(
             tqdm, desc="replaying the environments", unit=" steps", delay=1, leave=False, disable=self.bar.disable
         )
@@ -235,7 +252,12 @@ class Run:
         self.update, self.env_steps, self.episodes = (int(counters[name]) for name in COUNTERS[:3])
         self.saved_update = self.update
         self.new_episodes = saved.get("new_episodes_after", np.zeros(0, np.int64)).tolist()
+        self.returns.extend(saved.get("returns", np.zeros(0)).tolist())
+        self.unconfirmed, self.evaluated_steps, self.last_cost = map(
+            int, saved.get("evaluations", [self.unconfirmed, 0, 0])
+        )
         self.seconds = float(counters["seconds"])
+        self.evaluation_seconds, self.seconds_of_others = (float(saved.get(name, 0.0)) for name in CLOCKS)
 
     def take_policy(self, saved, source):
         """Take only what acts: θ, and the observations' moments; RunError, naming `source`, if they do not fit.
@@ -250,25 +272,47 @@ class Run:
             if name not in saved or saved[name].shape != array.shape or saved[name].dtype != array.dtype:
                 found = f"{saved[name].dtype}{list(saved[name].shape)}" if name in saved else "nothing"
                 raise RunError(f"{source}: expected {name} {array.dtype}{list(array.shape)}, found {found}")
+            if array.dtype.kind == "f" and not np.isfinite(saved[name]).all():
+                raise RunError(f"{source}: {name} holds NaN or Inf")
         for name, array in arrays.items():
             array[...] = saved[name]
         if seen:
             set_moments(self.task.obs_rms, **{name: saved[name] for name in seen})
+
+    def all_returns_are_equal(self):
+        """Whether no episode of training had another return than the others."""
+        seen = {row["return_mean"] for row in self.rows if "return_mean" in row}
+        return len(seen | set(self.returns)) == 1
 
     @property
     def left(self):
         """The part of the budget that is left, from 1 to 0."""
         return max(0.0, 1 - self.env_steps / self.config["steps"])
 
+    @property
+    def recent_return(self):
+        """Mean return of the last episodes of training; None before there are enough."""
+        return float(np.mean(self.returns)) if len(self.returns) == self.window else None
+
     def is_over(self):
-        """Whether the budget is spent, a signal has come, or two evaluations have reached the target."""
-        row, target = self.rows[-1] if self.rows else {}, self.config["target"]
-        if target is not None and row.get("eval_return_mean", -np.inf) >= target:
-            self.confirmed = self.evaluate(self.update, 1)
-        self.solved = self.confirmed is not None and bool(self.confirmed.mean() >= target)
+        """Whether the task is solved, the budget spent, or a signal has come."""
+        if self._seems_solved():
+            self.confirmed = self.evaluate(CONFIRMING, MANY)
+            self.solved = bool(self.confirmed.mean() >= self.config["target"])
+            self.unconfirmed = self.episodes
         self.started = time.perf_counter()
         self.under_way = not (self.solved or self.stopped or self.env_steps >= self.config["steps"])
         return not self.under_way
+
+    def _seems_solved(self):
+        if self.config["target"] is None or not self.rows or 4 * self.evaluated_steps > self.env_steps:
+            return False
+        if self.is_search or self.task.script.solved_by_evaluations:
+            reached, n_new = self.rows[-1].get("eval_return_mean"), 1
+        else:
+            reached, n_new = self.recent_return, self.window  # episodes since a confirmation that failed
+        is_new = self.episodes - self.unconfirmed >= n_new
+        return reached is not None and reached >= self.config["target"] and is_new
 
     def record(self, update):
         """Count an update, evaluate where it is time to, write its row of metrics; save where it is time to.
@@ -283,9 +327,23 @@ class Run:
         self._write_rows()
         if self._is_time_to_save():
             self.save()
+        if time.monotonic() - self.drawn_at > PICTURE_SECONDS:
+            self.draw()
         self.bar.update(self.env_steps - self.bar.n)
-        if "return_mean" in self.rows[-1] and not self.bar.disable:
-            self.bar.set_postfix_str(f"return {recent_return(self.rows):.1f}, {self.episodes} episodes", refresh=False)
+        if self.returns and not self.bar.disable:
+            label = self.name if len(self.returns) == self.window else "return"
+            shown = f"{label} {np.mean(self.returns):.1f}, {self.episodes} episodes"
+            self.bar.set_postfix_str(shown, refresh=False)
+
+    def draw(self):
+        """Write the learning curve as it is now; a picture that cannot be drawn does not end a training."""
+        title = f"{self.config['env']}, {self.config['algo']}, seed {self.config['seed']}"
+        try:
+            picture = figures.learning_curve(self.rows, title, self.config["target"], self.window)
+            write_atomically(self.folder / "learning_curve.png", lambda file: file.write(picture))
+        except Exception as error:
+            self.bar.write(f"{self.folder}: no learning curve: {error}", file=sys.stderr)
+        self.drawn_at = time.monotonic()
 
     def stop(self, number, frame):
         """A signal's handler: the run ends after the update under way; in an evaluation, or if asked again, at once."""
@@ -324,30 +382,61 @@ class Run:
         }
         self._say_if_new_episodes()
         state["new_episodes_after"] = np.array(self.new_episodes, np.int64)
+        state["returns"] = np.array(self.returns)
+        state["evaluations"] = np.array([self.unconfirmed, self.evaluated_steps, self.last_cost])
+        state["evaluation_seconds"] = np.array(self.evaluation_seconds)
+        state["process_seconds"] = np.array(self.seconds_of_others + process_seconds())
         write_atomically(self.folder / "checkpoint.npz", lambda file: np.savez(file, **state))
         self.saved_at, self.saved_update = time.monotonic(), self.update
         self.save_cost = self.saved_at - began
 
     def finish(self):
-        """The end: a last evaluation, where none has confirmed the target; the state as it is now; result.json."""
-        config, target = self.config, self.config["target"]
-        returns = self.confirmed if self.solved else self.evaluate(self.update, 1)
+        """The end: last evaluations; the state as it is now; the picture; result.json."""
+        config = self.config
         self.save_where_it_stands()
+        returns = self.confirmed if self.solved else self._affordable(FINAL, MORE, FEW)
+        greedy = returns
+        if self.task.act == "sampled":
+            greedy = self._affordable(GREEDY, MORE_GREEDY, 0, "most-likely")
+        elif self.task.act == "sharpened":
+            greedy = np.array([])
+        if self.is_search and len(returns) == self.window:
+            self.returns.extend(returns)
         result = {
             **{name: config[name] for name in ("env", "algo", "seed", "target")},
-            "solved": target is not None and bool(returns.mean() >= target),
+            "solved": None if config["target"] is None else self.solved,
             "updates": self.update,
             "env_steps": self.env_steps,
             "seconds": self.seconds,
+            self.name: self.recent_return,
             "eval_return_mean": float(returns.mean()),
             "eval_return_std": float(returns.std()),
             "eval_episodes": len(returns),
+            "greedy_return_mean": float(greedy.mean()) if len(greedy) else None,
+            "greedy_episodes": len(greedy),
             "workers_restarted": int(sum(row.get("workers_restarted", 0) for row in self.rows)),
             "new_episodes_after": self.new_episodes,
+            "evaluation_seconds": self.evaluation_seconds,
+            "process_seconds": self.seconds_of_others + process_seconds(),
         }
+        self.draw()
         write_json(self.folder / "result.json", result)
         self.metrics_file.close()
         return result
+
+    def _affordable(self, first, more, later, how=None):
+        """Returns of `FEW` unseen episodes, and of as many more, up to `MANY`, as the time affords.
+
+        later   episodes that must still be affordable then
+        """
+        began = time.perf_counter()
+        returns = self.evaluate(first, FEW, how)
+        seconds_each = (time.perf_counter() - began) / len(returns)
+        left = self.seconds / 4 + 1.5 - self.evaluation_seconds
+        n = min(MANY - FEW, int(left / seconds_each) - later)
+        if n < 1 or self.config["episodes"]:
+            return returns
+        return np.concatenate([returns, self.evaluate(more, n, how)])
 
     def _check_finite(self, update):
         rollout, suspects = update["rollout"], {**self.learner.arrays, **moments(self.task.obs_rms)}
@@ -361,14 +450,17 @@ class Run:
 
     def _count(self, update):
         rollout = update["rollout"]
-        self.confirmed = None
         self.update += 1
         self.env_steps += rollout.env_steps
         self.episodes += len(rollout.episode_returns)
+        if not self.is_search:
+            self.returns.extend(rollout.episode_returns)
         row = {name: getattr(self, name) for name in COUNTERS}
         if rollout.episode_returns:
             row["return_mean"] = float(np.mean(rollout.episode_returns))
             row["length_mean"] = float(np.mean(rollout.episode_lengths))
+        if self.recent_return is not None:
+            row[self.name] = self.recent_return
         row.update((name, float(value)) for name, value in update.items() if is_number(value))
         row.update((steps_of_worker(k), n) for k, n in enumerate(update.get("worker_steps", ())))
         if self.task.executor is not None:
@@ -378,19 +470,33 @@ class Run:
     def _evaluate_if_due(self):
         due = self.rows and self.update % self.config["evaluate_every"] == 0 and self._worth_evaluating()
         if due and "eval_return_mean" not in self.rows[-1]:
-            self.rows[-1]["eval_return_mean"] = float(self.evaluate(self.update, 0).mean())
+            returns = self.evaluate(POINT, MANY if self.is_search else FEW)
+            self.rows[-1]["eval_return_mean"] = float(returns.mean())
+            if self.is_search:
+                self.returns.extend(returns)
+                self.rows[-1][self.name] = self.recent_return
 
     def _write_rows(self):
         new = self.rows[self.n_written :]
-        if self.metrics is None or {name for row in new for name in row} - set(self.columns):
+        if not self._metrics_are_there() or {name for row in new for name in row} - set(self.columns):
             self._open_metrics()
         else:
             self.metrics.writerows(map(_formatted, new))
             self.n_written = len(self.rows)
 
+    def _metrics_are_there(self):
+        """Whether metrics.csv is the file that this run writes to: somebody may have deleted or renamed it."""
+        try:
+            there = os.stat(self.folder / "metrics.csv")
+            return self.metrics is not None and os.path.samestat(there, os.fstat(self.metrics_file.fileno()))
+        except FileNotFoundError:
+            return False
+
     def _worth_evaluating(self):
+        if 4 * (self.evaluated_steps + self.last_cost) > self.env_steps:
+            return False
         threshold = self.config.get("evaluate_from")
-        return threshold is None or recent_return(self.rows) >= threshold
+        return threshold is None or bool(self.returns) and np.mean(self.returns) >= threshold
 
     def _open_metrics(self):
         if self.metrics is not None:
@@ -404,16 +510,6 @@ class Run:
         write_atomically(path, lambda file: file.write(text.getvalue().encode()))
         self.metrics_file, self.n_written = open(path, "a", newline="", buffering=1), len(self.rows)
         self.metrics = csv.DictWriter(self.metrics_file, self.columns)
-
-
-def recent_return(rows, n=30):
-    """Mean return of the last training episodes, about `n`, in rows of metrics.csv; −inf before the first."""
-    recent = []
-    for row in reversed(rows):
-        if row["episodes"] <= rows[-1]["episodes"] - n:
-            break
-        recent += [row["return_mean"]] if "return_mean" in row else []
-    return float(np.mean(recent)) if recent else -np.inf
 
 
 def is_number(value):
@@ -437,10 +533,10 @@ def read_metrics(folder, with_columns=False):
     """
     with open(pathlib.Path(folder) / "metrics.csv", newline="") as file:
         reader = csv.DictReader(file)
-        rows = list(reader)
+        rows, columns = list(reader), reader.fieldnames or COLUMNS
     complete = [row for row in rows if None not in row.values()]
     numbers = [
         {k: int(v) if k in COUNTERS[:3] else float(v) for k, v in row.items() if v not in ("", None)}
         for row in complete
     ]
-    return (numbers, reader.fieldnames or COLUMNS) if with_columns else numbers
+    return (numbers, columns) if with_columns else numbers

@@ -45,8 +45,8 @@ VOCABULARY = {
     "seed": Setting("seed of all random numbers", low=0),
     "steps": Setting("budget of environment steps", low=1),
     "target": Setting("stop at this mean return; none: the environment's threshold"),
-    "episodes": Setting("number of episodes in one evaluation", low=1),
-    "evaluate_every": Setting("updates between evaluations", low=1),
+    "episodes": Setting("episodes of an evaluation; none: 10, to confirm 100, at the end what the time affords", low=1),
+    "evaluate_every": Setting("updates between evaluations, which take at most a quarter of the steps", low=1),
     "checkpoint_every": Setting("updates (50) or seconds (30s) between checkpoints; none: only at the end"),
     "start_from": Setting("folder of a run: begin with the θ that it ended with"),
     "cluster": Setting("Dask scheduler whose workers compute, HOST:PORT"),
@@ -106,6 +106,7 @@ VOCABULARY = {
     "n_elite": Setting("candidates that live on", low=1),
     "crossover": Setting("children of two parents"),
     "normalise_obs": Setting("remove the observations' running mean and variance"),
+    "scale_rewards": Setting("divide rewards by the running standard deviation of the discounted return"),
     "inputs": Setting("what of the last frames the network sees", choices=("difference", "half", "trail")),
     "sticky": Setting("probability that a frame repeats the last action", low=0, high=1),
     "act": Setting("actions in evaluations and films", choices=tuple(ACT)),
@@ -148,11 +149,14 @@ def check(parameter, value):
             raise ValueError(f"{name}: expected {NAMES[of]}, got {x!r}")
         if number and not (setting.low <= x <= setting.high and x > setting.above and abs(x) <= LARGEST):
             raise ValueError(f"{name}: expected a number {allowed(setting)}, got {x}")
+        if of is int and name != "seed" and abs(x) > LARGEST_INT:  # random numbers take any seed
+            raise ValueError(f"{name}: expected a whole number below 2^63, got {x}")
         checked.append(float(x) if of is float else x)
     return tuple(checked) if several else checked[0]
 
 
 LARGEST = sys.float_info.max  # finite float; larger numbers, inf and NaN are refused
+LARGEST_INT = 2**63 - 1  # that an array can hold
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 

@@ -5,12 +5,14 @@ a script's function may be called just to play with a policy, too.
 """
 
 import functools
+import inspect
 import uuid
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers.utils import RunningMeanStd
 from gymnasium.wrappers.vector import NormalizeObservation
 
@@ -28,13 +30,16 @@ from npg.replay import Experience
 from npg.rollout import AheadSampler, Sampler
 from npg.runner import environments
 from npg.runner.actors import Actor, Gradients, gradient_anywhere, rounds, share, start_pool, worker_state
+from npg.runner.folder import RunError
+from npg.runner.memory import check_memory
 from npg.runner.playing import policy_evaluator
 from npg.runner.replaying import begin_anew, below, flat, random_state, restore, set_random_state, state_of
-from npg.runner.runs import RunError, parse_period
+from npg.runner.runs import parse_period
 from npg.runner.settings import check, keyword_only
 from npg.runner.workers import Pool
 
 INIT, TRAIN = 0, 1  # purposes of streams of random numbers: the streams of one seed are independent
+MOMENTS = "mean", "var", "count"
 TIME_LIMIT = 60  # seconds after which a worker counts as hung
 
 
@@ -54,8 +59,11 @@ class Script(NamedTuple):
     description: str = ""
     box: dict = {}
     defaults: dict = {}
-    evaluate_within: float = np.inf  # evaluations begin when training's mean return is that close to the target
-    side_by_side: int | None = None  # episodes of an evaluation at a time; None: all
+    steps: dict = {}  # {--algo: budget}
+    window: int = 100  # episodes of training whose mean return is reported
+    solved_by_evaluations: bool = False  # not by that mean return
+    evaluate_within: float | None = None  # evaluations begin when training's return is that close to the target
+    side_by_side: int | None = None  # episodes of an evaluation at a time; None: as many as take the least time
     make_envs: Callable = environments.make_envs  # (env, n, *, settings of the environment) → vector environment
     make_env: Callable = environments.make_env  # (env, render_mode, *, the same) → one environment, to be rendered
     target: float | None = None  # mean return at which training stops; None: the environment's threshold, if it has one
@@ -68,13 +76,14 @@ class Script(NamedTuple):
         """{name: inspect.Parameter}: all that can be set, with the defaults in effect for Box actions or others."""
         functions = [*self.algorithms[algo], self.make_envs, _run]
         if algo not in self.searches:
-            functions += [_start, _playing]
+            functions += [_start, _playing, _rewards]
         if algo not in self.searches and is_box and not self.one_logit:
             functions.append(stochastic_policy)
         if "workers" in keyword_only(functions[0]):
             functions.append(_cluster)
         often = {"evaluate_every": 1} if algo in self.searches else {}  # an update of theirs takes many episodes
-        otherwise = {**self.defaults, **often, **(self.box.get(algo, {}) if is_box else {})}
+        budget = {"steps": self.steps[algo]} if algo in self.steps else {}
+        otherwise = {**self.defaults, **often, **budget, **(self.box.get(algo, {}) if is_box else {})}
         found = {}
         for function in functions:
             found = {**keyword_only(function), **found}  # the nearest wins
@@ -89,12 +98,12 @@ class Script(NamedTuple):
         return envs
 
 
-# Only the signatures of the next four are read: they hold the settings that no algorithm takes.
+# Only the signatures of the next five are read: they hold the settings that no algorithm takes.
 
 
 def _run(
-    *, env="CartPole-v1", seed=0, steps=500_000, target: float | None = None, episodes=100, evaluate_every=5,
-    checkpoint_every="30s",
+    *, env="CartPole-v1", seed=0, steps=200_000, target: float | None = None, episodes: int | None = None,
+    evaluate_every=25, checkpoint_every="30s",
 ):
     """Settings of every run."""
 
@@ -107,10 +116,15 @@ def _cluster(*, cluster: str | None = None):
     """A setting of every run that may have workers."""
 
 
-def _playing(*, act="most-likely"):
+def _playing(*, act="sampled"):
     """A setting of evaluations and films of a policy that draws its actions."""
 
 
+def _rewards(*, scale_rewards=False):
+    """A setting of every policy gradient."""
+
+
+EVALUATE_FROM = inspect.Parameter("evaluate_from", inspect.Parameter.KEYWORD_ONLY, annotation=float | None)
 RUN = [name for function in (_run, _start, _cluster) for name in keyword_only(function)]  # the rest is "settings"
 
 
@@ -148,10 +162,16 @@ class Task:
         options = {name: settings[name] for name in keyword_only(script.make_envs)}
         self.make_envs = functools.partial(script.make_envs, env, **options)
         self.make_env = functools.partial(script.make_env, env, **options)
+        at_a_time = 10 if isinstance(probe.unwrapped, SyncVectorEnv) else None  # else all are computed at once
+        self.at_a_time = script.side_by_side or at_a_time  # episodes of an evaluation
         self.spaces = obs_space, act_space = probe.single_observation_space, probe.single_action_space
         self.n_obs, self.obs_rms = obs_space.shape[0], None
         if options.get("normalise_obs"):
             self.obs_rms = RunningMeanStd(shape=obs_space.shape, dtype=obs_space.dtype)
+        self.reward_rms = RunningMeanStd(shape=()) if settings.get("scale_rewards") else None
+        self.gamma = settings.get("gamma")
+        if self.reward_rms and self.workers:
+            raise ValueError("scale_rewards: expected false with workers, got true")
         self.is_box, self.tail, self.learn_tail = isinstance(act_space, spaces.Box), 0.0, True
         if self.is_box and self.act == "sharpened":
             raise ValueError("act: only a policy over discrete actions can be sharpened")
@@ -193,6 +213,9 @@ class Task:
             if self.obs_rms:
                 parts[-1] = NormalizeObservation(parts[-1])
                 parts[-1].obs_rms = self.obs_rms
+            if self.reward_rms:
+                parts[-1] = environments.scale_rewards(parts[-1], self.gamma)
+                parts[-1].return_rms = self.reward_rms
         if ahead:
             samplers = [kind(part, self.seed, TRAIN, 0, k) for k, part in enumerate(parts)]
             sampler = AheadSampler(samplers, self.seed, TRAIN, 0)
@@ -275,6 +298,7 @@ class Task:
             "samplers": {str(k): state_of(sampler) for k, sampler in enumerate(self.samplers)},
             "rngs": {str(k): random_state(rng) for k, rng in enumerate(self.rngs)},
             "workers": {str(k): state for k, state in enumerate(workers) if state},
+            "reward_rms": {name: getattr(self.reward_rms, name) for name in MOMENTS} if self.reward_rms else {},
         })
 
     def restore(self, saved, update, progress=iter):
@@ -285,6 +309,8 @@ class Task:
         progress   as of `npg.runner.replaying.restore`
         """
         samplers, rngs, workers = (below(name, saved) for name in ("samplers", "rngs", "workers"))
+        if self.reward_rms:
+            vars(self.reward_rms).update(below("reward_rms", saved))
         seeds = self.seed, TRAIN, update
         for k, sampler in enumerate(self.samplers):
             if samplers:
@@ -327,6 +353,13 @@ def prepare(script, config, folder, executor=None):
         given = {**given, **{name: config.get(name) for name in RUN if name in parameters}}
         settings = {name: check(parameter, given[name]) for name, parameter in parameters.items()}
         parse_period(settings["checkpoint_every"])
+        check(EVALUATE_FROM, config.get("evaluate_from"))
+        for name in RUN:
+            if name not in parameters and config.get(name) is not None:
+                raise ValueError(f"{name}: no setting of {algo}")
+        if settings.get("cluster") and not settings["workers"]:
+            raise ValueError("cluster: needs workers, the number of gradients under way at a time")
+        check_memory(settings, probe.single_observation_space, probe.single_action_space, script.side_by_side)
         task = Task(script, settings["env"], settings["seed"], settings, probe, executor)
         functions = script.algorithms[algo]
         its_own = {name: settings[name] for function in functions for name in keyword_only(function)}

@@ -6,6 +6,7 @@ The environments registered here, below "strange/", are also those of test_comma
 import io
 import sys
 import warnings
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -16,6 +17,7 @@ from gymnasium.wrappers.utils import RunningMeanStd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from npg.rollout import Sampler
 from npg.runner import environments
 from npg.runner.environments import (
     Log,
@@ -27,6 +29,7 @@ from npg.runner.environments import (
     make_pong_env,
     make_pong_envs,
     moments,
+    scale_rewards,
     set_moments,
 )
 from npg.runner.replaying import below, flat, packed, unpacked
@@ -295,6 +298,19 @@ def until_an_episode_ends(envs, rng):
     while not ended:
         _, _, terminated, truncated = step(envs, rng)
         ended = (terminated | truncated).any()
+
+
+def test_scaled_rewards_are_for_learning_and_returns_are_the_environments_own():
+    policy = SimpleNamespace(act=lambda theta, obs, rng: rng.uniform(-1, 1, (len(obs), 1)).astype(np.float32))
+    own, scaled = make_envs("Pendulum-v1", 3), scale_rewards(make_envs("Pendulum-v1", 3), gamma=0.9)
+    rows = {}
+    for name, envs in (("own", own), ("scaled", scaled)):
+        sampler = Sampler(envs, 0)
+        rows[name] = [sampler.steps(policy, None, 300), sampler.episodes(policy, None)]
+    for first, second in zip(rows["own"], rows["scaled"]):
+        np.testing.assert_array_equal(first.obs, second.obs)
+        assert first.episode_returns and first.episode_returns == second.episode_returns
+        assert np.abs(second.rew).sum() < 0.2 * np.abs(first.rew).sum() and (second.rew <= 0).all()
 
 
 with_a_model = ["LunarLander-v3", "BipedalWalker-v3", "Hopper-v5", "Ant-v5"]

@@ -29,7 +29,7 @@ def drawn(tmp_path, monkeypatch):
         path = tmp_path / "learning_curve.png"
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            figures.learning_curve(path, rows, "CartPole-v1, ppo, seed 3", target)
+            path.write_bytes(figures.learning_curve(rows, "CartPole-v1, ppo, seed 3", target))
         height, width, _ = matplotlib.image.imread(path).shape
         assert height > 100 and width > 100
         return seen[-1].axes[0]
@@ -52,13 +52,13 @@ def test_the_learning_curve_plots_return_against_steps_where_an_episode_ended(dr
     assert "steps" in axes.get_xlabel() and "return" in axes.get_ylabel()
 
 
-def test_the_running_mean_is_of_the_updates_before_and_as_many_as_the_legend_says(drawn):
-    returns = np.random.default_rng(0).normal(size=80)
-    axes = drawn(rows_of(returns))
-    steps, smooth = axes.lines[1].get_data()
-    np.testing.assert_array_equal(steps, 100 * np.arange(4, 81))
-    np.testing.assert_allclose(smooth, [returns[k - 4 : k].mean() for k in range(4, 81)])
-    assert axes.lines[1].get_label() == "running mean of 4 updates"
+def test_the_mean_of_the_last_episodes_and_evaluations_are_drawn_where_they_are_known(drawn):
+    rows = rows_of([1.0, 2.0, 3.0])
+    rows[1]["return_100"], rows[2]["return_100"], rows[2]["eval_return_mean"] = 1.5, 2.0, 7.0
+    _, mean, points = drawn(rows).lines
+    np.testing.assert_array_equal(mean.get_xydata(), [[200, 1.5], [300, 2.0]])
+    np.testing.assert_array_equal(points.get_xydata(), [[300, 7.0]])
+    assert mean.get_label() == "training, mean of the last 100 episodes" and points.get_label() == "unseen episodes"
 
 
 def test_the_target_is_a_line(drawn):

@@ -19,7 +19,7 @@ from npg.optimizers import Adam
 from npg.policy import Policy
 from npg.rollout import play
 from npg.runner.environments import make_env, make_envs
-from npg.runner.playing import parallel_play, policy_evaluator
+from npg.runner.playing import act, parallel_play, policy_evaluator
 
 # Candidates of a search
 
@@ -124,17 +124,22 @@ def test_environments_in_worker_processes_give_the_same_bits_moments_included():
 
 def test_an_evaluation_in_parts_is_what_its_parts_are():
     theta = random_theta(MODEL)
-    returns = parallel_play(Here(), functools.partial(make_envs, "CartPole-v1"), MODEL, theta, 7, 3, 11, 2)
+    returns, cost = parallel_play(Here(), functools.partial(make_envs, "CartPole-v1"), actor(theta), "how", 7, 3, 11, 2)
     parts = [
-        play(make_envs("CartPole-v1", n), lambda obs: MODEL.act(theta, obs), n, 11, 2, j)[0]
+        play(make_envs("CartPole-v1", n), lambda obs: MODEL.act(theta, obs), n, 11, 2, j)
         for j, n in enumerate((3, 2, 2))
     ]
-    np.testing.assert_array_equal(returns, np.concatenate(parts))
-    assert len(set(returns)) > 1
+    np.testing.assert_array_equal(returns, np.concatenate([part for part, _ in parts]))
+    assert len(set(returns)) > 1 and cost == max(lengths.sum() for _, lengths in parts)
+
+
+def actor(theta):
+    return lambda how, seeds: functools.partial(act, MODEL, theta, None)
 
 
 @pytest.mark.slow
 def test_an_evaluation_on_dask_is_the_one_here(client):  # noqa: F811
     make, theta = functools.partial(make_envs, "CartPole-v1"), random_theta(MODEL)
-    returns = [parallel_play(executor, make, MODEL, theta, 7, 3, 11, 2) for executor in (Here(), client.get_executor())]
+    executors = Here(), client.get_executor()
+    returns = [parallel_play(executor, make, actor(theta), "how", 7, 3, 11, 2)[0] for executor in executors]
     np.testing.assert_array_equal(*returns)

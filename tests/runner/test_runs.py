@@ -28,7 +28,11 @@ from npg.runner.replaying import (
 )
 from npg.runner.runs import (
     COLUMNS,
+    CONFIRMING,
     FORMAT,
+    GREEDY,
+    MORE_GREEDY,
+    POINT,
     Diverged,
     Run,
     RunError,
@@ -36,13 +40,18 @@ from npg.runner.runs import (
     read_checkpoint,
     read_config,
     read_metrics,
-    recent_return,
     write_atomically,
     write_json,
 )
 
 CONFIG = {"format": FORMAT, "env": "Walk-v0", "algo": "walk", "seed": 3, "steps": 10**6, "target": None, "episodes": 2}
 CONFIG |= {"evaluate_every": 4, "checkpoint_every": "4", "settings": {}}
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Drawing takes longer than these runs."""
+    monkeypatch.setattr(runs.figures, "learning_curve", lambda *args: b"picture")
 
 
 def make_run(folder, period="5", evaluate=lambda k: np.array([1.0, 2.0]), spoil=lambda k, update, arrays: None):
@@ -74,7 +83,8 @@ def make_run(folder, period="5", evaluate=lambda k: np.array([1.0, 2.0]), spoil=
 class Task:
     """A toy: its `state`, and restore(saved), which says whether the environments came back."""
 
-    obs_rms, executor, restarted, replayed = None, None, 0, True
+    obs_rms, executor, restarted, replayed, act = None, None, 0, True, "sampled"
+    script = SimpleNamespace(window=5, searches=("hunt",), solved_by_evaluations=False)
 
     def __init__(self, state, restore):
         self.state, self.take = state, restore
@@ -88,7 +98,7 @@ def new_run(folder, config, updates, arrays, task, evaluate=None):
     learner = SimpleNamespace(theta=arrays["theta"], arrays=arrays, updates=updates)
     learner.anneal, learner.experience, learner.restore = lambda fraction: None, dict, lambda saved: None
     run = Run(folder, config, task, learner)
-    run.evaluate = lambda k, j: evaluate(k)
+    run.player = SimpleNamespace(returns=lambda n, how, k, what_for: (evaluate(k), 0))
     return run
 
 
@@ -265,7 +275,6 @@ def test_a_signal_ends_an_evaluation_at_once_and_that_is_made_when_the_run_is_re
             run.stop(2, None)
 
     run = make_run(tmp_path / "stopped", period="none")
-    del run.evaluate
     run.player = Interrupted()
     run.create()
     with pytest.raises(KeyboardInterrupt):
@@ -418,9 +427,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 def test_metrics_have_one_row_an_update_with_the_columns_promised(tmp_path):
     begin(tmp_path, 9)
     header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    promised = "update env_steps episodes seconds return_mean length_mean eval_return_mean"
-    assert promised.split() == list(COLUMNS)
-    assert header.split(",") == [*COLUMNS, "grad_norm", "entropy"]  # every number that an update yields
+    promised = "update env_steps episodes seconds return_mean length_mean return_5 eval_return_mean"
+    assert header.split(",") == [*promised.split(), "grad_norm", "entropy"]  # every number that an update yields
     assert len(lines) == 9  # on disk at once, though the run is still open
     rows = read_metrics(tmp_path)
     assert [row["update"] for row in rows] == list(range(1, 10))
@@ -439,7 +447,8 @@ def test_a_number_that_is_first_yielded_later_gets_a_column_then_and_no_row_is_l
 
     begin(tmp_path, 7, spoil=spoil)
     header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert header.split(",") == [*COLUMNS, "grad_norm", "entropy", "kl"] and len(lines) == 7
+    assert header.split(",") == [*COLUMNS, "return_5", "eval_return_mean", "grad_norm", "entropy", "kl"]
+    assert len(lines) == 7
     assert [row.get("kl") for row in read_metrics(tmp_path)] == [None, None, *(0.125 * k for k in range(3, 8))]
     advance(resume(tmp_path, spoil=spoil), 4)
     header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
@@ -461,40 +470,140 @@ def test_steps_of_workers_and_how_many_were_replaced_are_columns_and_the_result_
     assert "workers_restarted" not in read_metrics(tmp_path / "alone")[0]
 
 
-def test_a_run_is_over_when_it_reaches_its_target_and_another_evaluation_confirms_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(CONFIG, "target", 10.0)
-    asked, returns = [], {(4, 0): 9.9, (8, 0): 10.0, (8, 1): 9.0, (12, 0): 11.0, (12, 1): 10.5}
-    run = make_run(tmp_path)
-    run.evaluate = lambda k, j: asked.append((k, j)) or np.array([returns[k, j] - 1, returns[k, j] + 1])
+def learning(folder, returns, evaluations, algo="walk", target=10.0, **changes):
+    """A `Run` each of whose updates ends one episode; evaluations: {(update, what for): mean}, and what was asked."""
+    rng, arrays, asked = np.random.default_rng(0), {"theta": np.zeros(3, np.float32)}, []
+
+    def updates():
+        for ret in returns:
+            rollout = SimpleNamespace(env_steps=10, episode_returns=[ret], episode_lengths=[10], obs=rng, rew=rng)
+            yield {"rollout": rollout}
+
+    def played(n, how, k, what_for):
+        asked.append((k, what_for, n, how))
+        mean = evaluations.get((k, what_for), 0.0)
+        return np.array([mean - 1, mean + 1] * (n // 2)), 0
+
+    config = {**CONFIG, "algo": algo, "target": target, "episodes": None, "evaluate_every": 10**6, **changes}
+    task = Task(dict, lambda saved: True)
+    run = new_run(folder, config, updates(), arrays, task)
+    run.player, run.asked = SimpleNamespace(returns=played), asked
+    return run
+
+
+def until_it_is_over(run):
     run.create()
-    over = [run.is_over()]
-    for update in run.learner.updates:
-        run.record(update)
-        over.append(run.is_over())
-        if over[-1]:
-            break
-    assert over == [False] * 12 + [True] and asked == list(returns)
+    while not run.is_over():
+        run.record(next(run.learner.updates))
+    return run
+
+
+def test_a_run_is_solved_when_the_last_episodes_of_training_reach_the_target_and_unseen_ones_confirm_it(tmp_path):
+    returns = [0, 0, 0, 0, 0, 50, *[10] * 20]  # five of them reach 10 at update 6
+    run = until_it_is_over(learning(tmp_path, returns, {(6, CONFIRMING): 9.9, (11, CONFIRMING): 10.0}))
+    confirmations = [(6, CONFIRMING, 100, "sampled"), (11, CONFIRMING, 100, "sampled")]  # five new episodes between
+    assert run.update == 11 and run.asked == confirmations
     result = run.finish()
-    assert asked == list(returns)  # what confirmed the target is the result
-    assert result["solved"] and (result["eval_return_mean"], result["eval_return_std"]) == (10.5, 1.0)
-    assert (result["updates"], result["eval_episodes"], result["target"]) == (12, 2, 10.0)
+    assert [purpose for _, purpose, *_ in run.asked[2:]] == [GREEDY, MORE_GREEDY]  # what confirmed is the result
+    assert result["solved"] and (result["eval_return_mean"], result["eval_return_std"]) == (10.0, 1.0)
+    assert (result["updates"], result["eval_episodes"], result["target"], result["return_5"]) == (11, 100, 10.0, 10.0)
     assert result == json.loads((tmp_path / "result.json").read_text())
 
 
-@pytest.mark.parametrize("last, solved", [(9.0, False), (10.0, True)])
-def test_a_run_is_over_when_its_steps_are_spent_and_a_last_evaluation_says_how_good_it_is(
-    tmp_path, monkeypatch, last, solved
-):
-    monkeypatch.setitem(CONFIG, "target", 10.0)
+def test_before_there_are_enough_episodes_nothing_is_solved_and_their_mean_is_null(tmp_path):
+    run = until_it_is_over(learning(tmp_path, [100] * 4, {}, steps=40))
+    assert run.update == 4 and not [x for x in run.asked if x[1] == CONFIRMING]
+    result = run.finish()
+    assert result["return_5"] is None and result["solved"] is False
+    assert "return_5" not in read_metrics(tmp_path)[-1]
+
+
+def test_without_a_target_nothing_is_solved_or_not(tmp_path):
+    run = until_it_is_over(learning(tmp_path, [100] * 9, {}, target=None, steps=90))
+    assert run.finish()["solved"] is None and run.recent_return == 100
+
+
+def test_passing_by_the_target_once_is_not_enough_at_the_end(tmp_path):
+    run = until_it_is_over(learning(tmp_path, [10] * 7 + [0] * 5, {(5, CONFIRMING): 9.0}, steps=120))
+    assert run.asked == [(5, CONFIRMING, 100, "sampled")] and run.finish()["solved"] is False
+
+
+def test_a_confirmation_that_failed_is_remembered_by_a_checkpoint_and_so_are_the_last_returns(tmp_path):
+    returns, evaluations = [*[10] * 5, *[11] * 20], {(5, CONFIRMING): 9.0, (10, CONFIRMING): 10.0}
+    run = learning(tmp_path, returns, evaluations)
+    run.create()
+    for _ in range(7):
+        run.record(next(run.learner.updates))
+        run.is_over()
+    run.save()
+    again = learning(tmp_path, returns[7:], evaluations)
+    again.resume(), again.replay()
+    assert list(again.returns) == [10, 10, 10, 11, 11]
+    while not again.is_over():
+        again.record(next(again.learner.updates))
+    assert again.update == 10 and again.asked == [(10, CONFIRMING, 100, "sampled")]
+
+
+def test_a_search_is_solved_by_its_evaluations(tmp_path):
+    evaluations = {(2, POINT): 9.0, (4, POINT): 10.0, (4, CONFIRMING): 9.0, (6, POINT): 11.0, (6, CONFIRMING): 10.5}
+    run = until_it_is_over(learning(tmp_path, [100.0] * 20, evaluations, algo="hunt", evaluate_every=2))
+    assert [(k, purpose) for k, purpose, *_ in run.asked] == list(evaluations) and {x[2] for x in run.asked} == {100}
+    assert [row.get("return_5") for row in run.rows] == [None, 9.2, 9.2, 10.2, 10.2, 11.2]  # of the last 5 played
+    assert run.finish()["solved"]
+
+
+def test_evaluations_take_at_most_a_quarter_of_the_steps(tmp_path):
+    costs = iter([30, 20, 5, 1000])
+    run = learning(tmp_path, [0.0] * 40, {}, evaluate_every=2)  # an update makes 10 steps
+    run.player.returns = lambda n, how, k, what_for: (run.asked.append(k), (np.zeros(n), next(costs)))[1]
+    run.create()
+    for _ in range(29):
+        run.record(next(run.learner.updates))
+        run.is_over()
+    assert run.asked == [2, 24, 28]  # the first costs 30: another of 30 may begin at 240 steps, one of 20 at 280
+    assert run.evaluated_steps == 55
+
+
+def test_the_last_evaluations_play_as_many_episodes_as_a_quarter_of_the_time_affords(tmp_path, monkeypatch):
+    now, affordable = [0.0], {}
+    monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
+    for seconds_each in (0.001, 0.05, 0.25, 10):
+        run = learning(tmp_path / str(seconds_each), [0.0] * 4, {}, steps=40)
+        play = run.player.returns
+
+        def spend(n, *args):
+            now[0] += n * seconds_each
+            return play(n, *args)
+
+        run.player.returns = spend
+        until_it_is_over(run)
+        run.seconds = 34.0  # of training: 10 s for evaluations
+        result = run.finish()
+        affordable[seconds_each] = result["eval_episodes"], result["greedy_episodes"]
+        assert result["evaluation_seconds"] <= max(10, 20 * seconds_each) + 1e-9
+    assert affordable == {0.001: (100, 100), 0.05: (100, 100), 0.25: (30, 10), 10: (10, 10)}
+
+
+def test_a_number_of_episodes_that_was_asked_for_is_played(tmp_path):
+    run = until_it_is_over(learning(tmp_path, [10.0] * 9, {(5, CONFIRMING): 10.0}, episodes=4))
+    result = run.finish()
+    assert {n for _, _, n, _ in run.asked} == {4} and (result["eval_episodes"], result["greedy_episodes"]) == (4, 4)
+
+
+def test_a_run_knows_whether_there_was_anything_to_learn_from(tmp_path):
+    same = until_it_is_over(learning(tmp_path / "same", [-200.0] * 9, {}, steps=90))
+    other = until_it_is_over(learning(tmp_path / "other", [*[-200.0] * 8, -199.0], {}, steps=90))
+    assert same.all_returns_are_equal() and not other.all_returns_are_equal()
+
+
+def test_a_run_is_over_when_its_steps_are_spent(tmp_path, monkeypatch):
     monkeypatch.setitem(CONFIG, "steps", 20)
     run = make_run(tmp_path)
-    run.evaluate = lambda k, j: np.array([last if j else 0.0])
     run.create()
     while not run.is_over():
         run.record(next(run.learner.updates))
         assert run.left == pytest.approx(max(0, 1 - run.env_steps / 20))
     assert 20 <= run.env_steps < 20 + 9 and run.left == 0
-    assert run.finish()["solved"] == solved
 
 
 def test_a_resumed_run_has_the_learning_rate_that_is_left(tmp_path, monkeypatch):
@@ -523,24 +632,17 @@ def test_evaluations_come_every_so_many_updates_and_each_is_told_which(tmp_path)
     assert [row["eval_return_mean"] for row in read_metrics(tmp_path) if "eval_return_mean" in row] == [4.5, 8.5, 12.5]
 
 
-def test_the_recent_return_is_that_of_about_the_last_n_episodes(tmp_path):
-    run = begin(tmp_path)
-    assert recent_return(run.rows) == -np.inf
-    advance(run, 24)
-    ended = [(row["episodes"], row["return_mean"]) for row in run.rows if "return_mean" in row]
-    assert run.episodes == ended[-1][0] == 24
-    for n, rows in (1, 1), (3, 2), (6, 4), (100, len(ended)):  # 1, 2, 0, 1, 2, 0, … episodes an update
-        assert recent_return(run.rows, n) == pytest.approx(np.mean([ret for _, ret in ended[-rows:]]))
-
-
 def test_evaluations_wait_until_training_comes_near_the_target(tmp_path, monkeypatch):
     monkeypatch.setitem(CONFIG, "evaluate_from", 0.5)
     asked = []
     run = make_run(tmp_path, evaluate=lambda k: asked.append(k) or np.zeros(2))
     run.create()
-    returns = {4: 0.4, 8: 0.5, 12: 0.6, 16: 0.49}
-    monkeypatch.setattr(runs, "recent_return", lambda rows: returns[run.update])
-    advance(run, 16)
+    run.is_search = True  # so that training adds no returns
+    for ret in (0.4, 0.5, 0.6, 0.49):
+        advance(run, 3)
+        run.returns.clear()
+        run.returns.append(ret)
+        advance(run, 1)
     assert asked == [8, 12]
 
 

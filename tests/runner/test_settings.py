@@ -289,7 +289,7 @@ def test_every_entry_is_a_setting_of_a_script_and_says_what_it_is_for():
 def test_defaults_that_a_script_changes_are_of_settings_that_exist(script):
     SCRIPT = script.SCRIPT
     for algo, changed in SCRIPT.box.items():
-        assert changed.keys() <= {name for function in SCRIPT.algorithms[algo] for name in keyword_only(function)}
+        assert changed.keys() <= SCRIPT.settings_of(algo, True).keys()
     common = set.intersection(*(set(SCRIPT.settings_of(algo, False)) for algo in SCRIPT.algorithms))
     assert SCRIPT.defaults.keys() <= common and set(SCRIPT.playing) <= keyword_only(SCRIPT.make_envs).keys()
 

@@ -63,6 +63,7 @@ POLICY = ("policy", "components", "sigma", "log_std")
 GAUSSIAN = {"sigma": "learned", "log_std": -0.5}
 VARIANTS = [(algo, {}) for algo in SERIAL] + [
     ("ppo", {"shared": True, "importance": "truncated"}),
+    ("ppo", {"scale_rewards": True}),
     ("ppo-ahead", {}),
     ("ppo-ahead", {"ahead": 3}),
     ("a2c", {"shared": True}),
@@ -559,6 +560,11 @@ def test_a_cluster_takes_the_place_of_workers_and_outlives_the_task():
     for exp in (search, alone):
         train(exp, 2)
     assert_equal(search.arrays, alone.arrays)
+
+
+def test_with_workers_rewards_cannot_be_scaled():
+    with pytest.raises(RunError, match="scale_rewards: expected false with workers, got true"):
+        make("a2c", n_workers=2, scale_rewards=True)
 
 
 def test_on_a_cluster_a3c_cannot_normalise_observations():

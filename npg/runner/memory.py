@@ -1,0 +1,75 @@
+"""What a run needs of memory, by a low estimate: settings that cannot fit are refused before anything is made."""
+
+import contextlib
+import math
+import os
+import pathlib
+
+import numpy as np
+
+PROCESS = 30e6  # bytes of a Python process with NumPy and Gymnasium
+ENVIRONMENT = 100  # bytes of one environment, at least, besides its observation
+VECTORS = 3  # of θ's size: θ, its gradient, and what an optimizer remembers or makes on its way
+
+
+def memory_limit(root="/"):
+    """Bytes that this process may use: the machine's memory, or less where its cgroups allow less; None: unknown."""
+    root, limits = pathlib.Path(root), []
+    with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        limits.append(1024 * int(next(line for line in lines if line.startswith("MemTotal:")).split()[1]))
+    if not limits and hasattr(os, "sysconf"):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _number, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            name = "memory.limit_in_bytes" if controllers else "memory.max"
+            place = root / "sys/fs/cgroup" / controllers
+            for folder in (place / path.strip("/"), *(place / path.strip("/")).parents):
+                with contextlib.suppress(OSError, ValueError):
+                    limits.append(int((folder / name).read_text()))  # "max": no number, no limit
+    return min(limits, default=None)
+
+
+def estimate(settings, obs_space, act_space, side_by_side=None):
+    """{setting: bytes that it makes necessary}, from a run's settings and an environment's spaces.
+
+    The bytes of later ones depend on the settings before them.
+
+    side_by_side   episodes of an evaluation at a time; None: all
+    """
+    n_obs = int(np.prod(obs_space.shape))
+    n_act = int(getattr(act_space, "n", 0) or np.prod(act_space.shape))
+    row = n_obs * obs_space.dtype.itemsize
+    envs, n_steps = settings.get("envs", 1), settings.get("n_steps", 1)
+    sizes = [n_obs, *settings.get("hidden", ()), n_act * settings.get("components", 1)]
+    theta = sum((n_in + 1) * n_out for n_in, n_out in zip(sizes, sizes[1:]))  # whole numbers, which do not overflow
+    rollout = envs * n_steps * row
+    rollouts = min(settings.get("capacity", 1), settings["steps"] // (envs * n_steps) + 1)
+    candidates = settings.get("n_candidates", 1)
+    episodes = settings["episodes"] or 100
+    return {
+        "components": 4 * VECTORS * sizes[-1],
+        "hidden": 4 * VECTORS * theta,
+        "envs": envs * (row + ENVIRONMENT),
+        "episodes": 16 * episodes + min(episodes, side_by_side or episodes) * (row + ENVIRONMENT),
+        "n_candidates": candidates * (4 * theta + 16 * envs) if "n_candidates" in settings else 0,
+        "workers": (settings.get("workers") or 0) * PROCESS,
+        "n_steps": rollout,
+        "capacity": rollouts * rollout,
+    }
+
+
+def check_memory(settings, *spaces_and_more, limit=None):
+    """ValueError that names the first setting that makes more memory necessary than there is."""
+    limit = limit or memory_limit() or math.inf
+    for name, needed in estimate(settings, *spaces_and_more).items():
+        if needed <= limit:
+            continue
+        value = settings.get(name, 1)
+        shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        sizes = f"{needed / 1e9:,.0f} GB of memory or more; there are {limit / 1e9:,.0f}"
+        raise ValueError(f"{name}: {shown} needs {sizes}")

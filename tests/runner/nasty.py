@@ -1,0 +1,78 @@
+"""Environments that fail, for the tests: registered as nasty:NAME-v0, where NAME says how and where."""
+
+import os
+import sys
+import time
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+def boom():
+    raise ValueError("the user's mistake\nin two lines")
+
+
+def leave():
+    sys.exit(0)
+
+
+class Odd(Exception):
+    """Cannot be pickled with its arguments."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+def odd():
+    raise Odd(1, 2)
+
+
+ACTS = {"raise": boom, "exit": leave, "odd": odd, "print": lambda: print("hello"), "sleep": lambda: time.sleep(0.01),
+        "fork": lambda: os.fork() or os._exit(0), "none": lambda: None}  # fmt: skip
+CALLS = "init", "reset", "step"
+RETURNS = "shape", "nan", "reward", "tuple", "text", "never", "once"
+
+
+class Nasty(gymnasium.Env):
+    """`act` in a call: "raise" in "step", say; or `returns` what it should not. In a step it waits for the 20th."""
+
+    observation_space = spaces.Box(-1, 1, (3,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, act="none", call="step", returns="", render_mode=None):
+        self.act, self.call, self.returns, self.n, self.t = ACTS[act], call, returns, 0, 0
+        if call == "init":
+            self.act()
+
+    def reset(self, *, seed=None, options=None):
+        """Fails, if it is to."""
+        super().reset(seed=seed)
+        self.t = 0
+        if self.call == "reset":
+            self.act()
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        """Fails at the 20th call, if it is to."""
+        self.n, self.t = self.n + 1, self.t + 1
+        obs, over = np.full(3, self.t % 2, np.float32), self.t >= 10
+        if self.n >= 20:
+            if self.call == "step":
+                self.act()
+            if self.returns == "shape":
+                obs = np.zeros(4, np.float32)
+            if self.returns == "nan":
+                obs = np.full(3, np.nan, np.float32)
+            if self.returns == "tuple":
+                return obs, 0.0
+            if self.returns == "text":
+                return "nothing", 0.0, False, False, {}
+        rew = np.nan if self.returns == "reward" else 1.0
+        return obs, rew, over and self.returns != "never" or self.returns == "once", self.t >= 200, {}
+
+
+IDS = {f"{act}-{call}": {"act": act, "call": call} for act in ACTS for call in CALLS if act != "none"}
+IDS.update((returns, {"returns": returns}) for returns in RETURNS)
+for name, options in IDS.items():
+    gymnasium.register(f"{name}-v0", "nasty:Nasty", kwargs=options)

@@ -1,0 +1,131 @@
+"""A folder belongs to one process at a time; a file is replaced whole, or not at all."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from npg.runner import folder as module
+from npg.runner.folder import LOCK, RunError, one_line, remove_leftovers, taken, write_atomically
+
+HOLD = "import sys, npg.runner.folder as f\nwith f.taken(sys.argv[1]): print('taken', flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that has taken the folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "taken\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_folder_that_another_process_has_is_refused_in_one_line_and_free_once_that_is_killed(holder, tmp_path):
+    with pytest.raises(RunError, match="another run is writing here") as error:
+        with taken(tmp_path):
+            pass
+    assert "\n" not in str(error.value) and os.listdir(tmp_path) == [LOCK]
+    holder.kill()
+    holder.communicate()
+    assert os.listdir(tmp_path) == [LOCK]  # a killed process leaves it
+    with taken(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_free_and_clean_after_its_run(holder, tmp_path):
+    holder.communicate("")
+    assert os.listdir(tmp_path) == []
+    with taken(tmp_path):
+        assert os.listdir(tmp_path) == [LOCK]
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_process_cannot_take_a_folder_twice_whatever_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with taken(tmp_path):
+        for name in (tmp_path, ".", f"../{tmp_path.name}"):
+            with pytest.raises(RunError, match="another run"):
+                with taken(name):
+                    pass
+        process = subprocess.run([sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.DEVNULL,
+                                 capture_output=True, text=True)
+        assert process.returncode == 1 and "another run" in process.stderr  # still locked for others
+    with taken(tmp_path):
+        pass
+
+
+def test_of_threads_that_take_and_free_a_folder_again_and_again_only_one_has_it_at_a_time(tmp_path):
+    inside, most, refused = [0], [0], [0]
+
+    def take():
+        for _ in range(50):
+            try:
+                with taken(tmp_path):
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    inside[0] -= 1
+            except RunError:
+                refused[0] += 1
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] == 1
+
+
+@pytest.mark.skipif(module.fcntl is None, reason="an open file cannot be removed there")
+def test_a_lock_file_that_its_owner_removed_before_it_could_be_locked_is_no_lock(tmp_path, monkeypatch):
+    """Its owner ends between `open` and `lockf`: a third process would make, and lock, another file."""
+    lockf, path = module.fcntl.lockf, tmp_path / LOCK
+    calls = []
+
+    def late(lock, how):
+        calls.append(lock)
+        if len(calls) == 1:
+            path.unlink()
+        lockf(lock, how)
+
+    monkeypatch.setattr(module.fcntl, "lockf", late)
+    with taken(tmp_path):
+        assert len(calls) == 2 and path.exists()
+
+
+def test_a_folder_is_made_and_one_that_cannot_be_is_an_error_of_one_line(tmp_path):
+    with taken(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(RunError, match="cannot be written"):
+        with taken(tmp_path / "file" / "run"):
+            pass
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "config.json"
+    write_atomically(path, lambda file: file.write(b"old"))
+
+    def full(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunError, match="No space"):
+        write_atomically(path, full)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["config.json"]
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path):
+    for name in ("checkpoint.npz.1a2b.tmp", "checkpoint.npz.tmp", "mine.tmp", "checkpoint.npz", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint.npz", "mine.tmp", "notes.txt"]
+
+
+def test_a_message_is_one_line():
+    assert one_line(ValueError("a\nb  c")) == "a b c"

@@ -1,0 +1,70 @@
+"""Ctrl-C is one line and exit code 130; a stream that cannot be written ends nothing."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from npg.runner import interrupts
+from npg.runner.interrupts import Forgiving
+
+IMPORTING = (
+    "import os, signal\nfrom npg.runner import interrupts\ninterrupts.leave_at_once()\n"
+    "os.kill(os.getpid(), signal.SIGINT)\nraise SystemExit('went on')"
+)
+
+
+@pytest.fixture
+def handler():
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_during_imports_is_one_line():
+    done = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\ninterrupted\n")
+
+
+def test_ctrl_c_in_a_scripts_work_is_one_line_and_a_second_one_is_ignored(handler, capsys):
+    def work():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert interrupts.run(work) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("result, code", [(None, 0), (2, 2), ((1, 2), 0), (0.5, 0)])
+def test_a_scripts_exit_code_is_what_its_work_returns_if_that_is_one(handler, result, code):
+    assert interrupts.run(lambda: result) == code
+
+
+@pytest.mark.parametrize("stream", ["none", "closed", "full", "broken pipe"])
+def test_a_stream_that_cannot_be_written_is_forgiven(stream):
+    if stream == "none":
+        file = None
+    elif stream == "closed":
+        file = io.StringIO()
+        file.close()
+    elif stream == "full":
+        file = open("/dev/full", "w")
+    else:
+        end, beginning = os.pipe()
+        os.close(end)
+        file = open(beginning, "w")
+    forgiving = Forgiving(file)
+    assert not forgiving.isatty()
+    for _ in range(3):
+        print("hello", file=forgiving, flush=True)
+    if file is not None:
+        file.close()  # and the end of the process does not try to write it again
+
+
+def test_a_stream_that_works_is_written():
+    file = io.StringIO()
+    print("hello", file=Forgiving(file))
+    assert file.getvalue() == "hello\n"
