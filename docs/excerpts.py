@@ -56,10 +56,10 @@ def definitions(path):
 
 
 @functools.cache
-def tests():
+def tests(root):
     """{name of a test: the files that have it}."""
     found = {}
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+    for path in sorted((root / "tests").rglob("test_*.py")):
         for name in definitions(path):
             if name.startswith("test_"):
                 found.setdefault(name, []).append(path)
@@ -118,7 +118,7 @@ def rewritten(text, folder):
         return f"[`{match['name']}`]({match['path']}#L{number})"
 
     def write_test(match):
-        paths = tests().get(match["name"], [])
+        paths = tests(ROOT).get(match["name"], [])
         path = next((path for path in paths if relative(path) == match["path"]), None) or (paths or [None])[0]
         if path is None or (len(paths) > 1 and relative(path) != match["path"]):
             raise ValueError(f"{match['name']}: it stands in {len(paths)} files, so the link needs the file")
