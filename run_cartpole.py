@@ -98,9 +98,14 @@ def actor_and_critic(task, hidden, activation, shared):
 
 
 def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=1e-3,
-                 optimizer="adam", anneal=True, critic_learning_rate=1e-3,
+                 optimizer="adam", anneal=True, critic_learning_rate: float | None = None,
                  estimation="td", max_grad_norm: float | None = 0.5, **settings):
-    """The lecture's five steps: fit V, then one-step advantages."""
+    """The lecture's five steps: fit V, then one-step advantages.
+
+    The critic's steps are longer than the policy's: 1e-2. In a shared network they would ruin what the policy needs, so
+    there both have one learning rate.
+    """
+    critic_learning_rate = critic_learning_rate or (learning_rate if shared else 1e-2)
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))  # one vector: the actor's and the critic's parameters; two optimizers step it

@@ -62,7 +62,7 @@ VOCABULARY = {
     "gamma": Setting("discount γ", low=0, high=1),
     "lam": Setting("λ of the generalised advantage estimate", low=0, high=1),
     "learning_rate": Setting("step size for θ", above=0),
-    "critic_learning_rate": Setting("step size for the critic", above=0, only_with=STATE),
+    "critic_learning_rate": Setting("step size for the critic; none: what suits the network", above=0, only_with=STATE),
     "optimizer": Setting(
         "rule that turns a gradient into a step", choices=tuple(OPTIMIZERS), only_with={"scheme": tuple(SCHEMES)}
     ),
