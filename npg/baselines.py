@@ -55,7 +55,7 @@ def time_dependent(policy, theta, rollout, psi):
 
 
 class StateBaseline:
-    """b(s) = V_φ(s), regressed on the weights Ψ that each state was followed by (slide "Monte Carlo estimation").
+    """b(s) = V_φ(s), fitted to the weights Ψ that followed each state (slide "Monte Carlo estimation").
 
     Each call returns V_φ as the trajectories before have taught it, then fits φ to the present ones: b never depends
     on the actions that it corrects, so ĝ stays unbiased.

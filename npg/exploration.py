@@ -1,4 +1,4 @@
-"""Different exploration strategies: policies that act otherwise than π, and are scored as what they did.
+"""Different exploration strategies: policies that act with b, not π, and whose score is that of b.
 
 Slide "Asynchronous Deep RL for on policy learning": workers that differ in how they explore see different parts of the
 environment. A policy that explores acts with a distribution b, not π, so its score is ∇ log b(a|s).

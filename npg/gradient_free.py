@@ -53,8 +53,8 @@ def evaluate_each(f, thetas, rng, common, executor=None):
 class HillClimbing:
     """x ← the best of P − 2 candidates x + σε, ε ~ N(0, I), if it beats x; σ widens on success and narrows on failure.
 
-    After `patience` failures in a row x restarts at x_0 + σ_0 ε. θ is the best of all climbs: x takes its place when it
-    beats it on fresh noise, both being evaluated again in every iteration.
+    After `patience` failures in a row x restarts at x_0 + σ_0 ε. θ is the best of all climbs. Both θ and x are
+    evaluated again in every iteration, and x replaces θ when it is better.
     """
 
     def __init__(self, theta, sigma, *, n_candidates=10, widen=1.5, narrow=0.8, patience=20):

@@ -182,7 +182,7 @@ def _cut_at_points(rollout):
 
 
 class LitMLP(MLP):
-    """An MLP that reads only the inputs that are lit somewhere in the batch: the others are 0, and so is their dW.
+    """An MLP that skips inputs that are 0 in the whole batch. Their dW is 0.
 
     The same function and gradient, many times faster where few of many inputs are ever lit. Large batches go through
     `chunk` rows at a time, and rows that light the same inputs go together. There is no dx.

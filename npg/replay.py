@@ -50,7 +50,7 @@ def clipped_surrogate(ratio, psi, epsilon=0.2):
 def clipped_weight(ratio, psi, epsilon=0.2):
     """ρ Ψ, but 0 where π has already moved further than ε in the direction that Ψ asks for.
 
-    A way to stop, not an estimate of ∇U: of the steps beyond 1 ± ε nothing is left.
+    It stops the update. It does not estimate ∇U: steps beyond 1 ± ε count as 0.
     """
     return np.where(_is_clipped(ratio, psi, epsilon), 0, ratio * psi)
 

@@ -11,7 +11,7 @@ Rewards of rows between episodes (`Rollout.valid` false) are 0, and what is comp
 
 import numpy as np
 
-ROUNDING = 1e-6  # of the largest number: a spread that is no greater may be nothing but rounding
+ROUNDING = 1e-6  # relative to the largest number: a smaller spread may be rounding alone
 
 def discounted_sum(x, discount):
     """y_t = x_t + discount_t · y_{t+1}, y_T = 0, backwards over [T, N]; a discount of 0 separates two episodes.

@@ -36,7 +36,7 @@ class FiniteMDP:
     """S states, A actions, H = `horizon` steps, and all K trajectories s_0, a_0, …, a_{H−1}, s_H that can happen.
 
     P [S, A, S], R [S, A], rho0 [S]    P(s'|s, a), R(s, a), P(s_0)
-    terminal [S]                       optional, bool: states in which an episode is over early; P and R are void there
+    terminal [S]                       optional, bool: states that end the episode. P and R are ignored there
 
     states [K, H+1], actions [K, H]    the trajectories, ended ones padded with the terminal state and action 0
     rewards, valid [K, H]              r_t, and whether step t is still within the episode
