@@ -25,7 +25,7 @@ from tqdm import tqdm
 import run_cartpole
 import run_pong
 from npg.runner.figures import figure_path
-from npg.runner.workers import available_cores
+from npg.runner.machine import available_cores
 
 PAPER = {1: 1.0, 2: 2.1, 4: 3.7, 8: 6.9, 16: 12.5}  # speed-up in time to score, Mnih et al. 2016, Table 2
 STARTS = 10  # measurements of how long workers take to start

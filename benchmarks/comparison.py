@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import run_cartpole
 from npg.runner.figures import figure_path
-from npg.runner.workers import available_cores
+from npg.runner.machine import available_cores
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 import quadruped

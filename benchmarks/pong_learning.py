@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 
 import run_pong
 from npg.runner.figures import figure_path
-from npg.runner.runs import read_metrics, recent_return
-from npg.runner.workers import available_cores
+from npg.runner.machine import available_cores
+from npg.runner.runs import read_metrics
 
 ROWS = {  # flags of run_pong.py, seeds fixed beforehand and not used in tuning, colour
     "default": ("", range(230, 235), "#08519c"),
@@ -52,11 +52,10 @@ def run(folder, flags, seed):
     return json.loads(path.read_text())
 
 
-def recent_scores(folder, n=30):
-    """Minutes of training, and the mean score of the last `n` training games, at every update that ended a game."""
-    rows = [row for row in read_metrics(folder) if "return_mean" in row]
-    minutes = [row["seconds"] / 60 for row in rows]
-    return minutes, [recent_return(rows[: k + 1], n) for k in range(len(rows))]
+def recent_scores(folder):
+    """Minutes of training, and the mean score of the last 30 training games, at every update from the 30th game on."""
+    rows = [row for row in read_metrics(folder) if "return_30" in row]
+    return [row["seconds"] / 60 for row in rows], [row["return_30"] for row in rows]
 
 
 def draw(path, results):

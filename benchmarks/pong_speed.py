@@ -35,7 +35,7 @@ def a3c(seconds):
     """Steps a second of `python run_pong.py --algo a3c`, likewise."""
     from timing import training_rate
 
-    from npg.runner.workers import available_cores
+    from npg.runner.machine import available_cores
     from run_pong import SCRIPT
 
     return training_rate(SCRIPT, "a3c", seconds, workers=available_cores())

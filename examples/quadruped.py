@@ -33,7 +33,8 @@ from tqdm import tqdm
 from npg.gradient_free import EvolutionStrategy, Genetic, HillClimbing, KohlStone, evaluator, search
 from npg.optimizers import SGD, Adam
 from npg.runner import figures
-from npg.runner.workers import Pool, available_cores
+from npg.runner.machine import available_cores
+from npg.runner.workers import Pool
 
 
 class Number(NamedTuple):

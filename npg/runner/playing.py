@@ -14,6 +14,7 @@ from npg.rollout import play
 from npg.runner.environments import freeze_normaliser
 from npg.runner.workers import kept
 
+CALL = 4  # training takes 16 to 25 µs for a step of CartPole, an evaluation 70 to 100 µs for a step of 10 or 100
 EVALUATE = 2  # what a stream of random numbers is for; see `npg.runner.task`
 ACT = {"most-likely": 0.0, "sharpened": 0.6, "sampled": 1.0}  # temperature of the policy where it only plays
 
@@ -40,7 +41,7 @@ class Player:
 
         how   what the policy does: a value of the setting `act`
 
-        n copies of an environment that are computed at once take hardly more time than one: only the longest counts.
+        Where all n environments are computed at once, a call counts as `CALL` steps, however many they are.
         """
         task, seeds = self.task, (self.task.seed, EVALUATE, *stream)
         if task.cluster and not task.obs_rms:
@@ -51,7 +52,7 @@ class Player:
             freeze_normaliser(envs, task.obs_rms)
         with np.errstate(all="ignore"):  # what is not finite ends a run with a message of its own
             returns, lengths = play(envs, self.actor(how, seeds), n, *seeds)
-        return returns, int(lengths.sum() if task.at_a_time else lengths.max())
+        return returns, int(lengths.sum() if task.at_a_time else CALL * lengths.max())
 
     def frames(self, mode):
         """One episode, played and rendered: yields what `render` gives before each step, and the frames a second."""

@@ -510,7 +510,7 @@ def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp
         envs.reset = spy
         return envs
 
-    flags = tiny(more="--steps 600 --episodes 5 --checkpoint-every 2 --evaluate-every 3").split()
+    flags = tiny(more="--steps 9000 --episodes 5 --checkpoint-every 9 --evaluate-every 3").split()
     assert command_line.main(SCRIPT._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
     trained, evaluated = ([seed for run in seeds[n] for seed in run] for n in (2, 5))
     assert len(trained) == 2 and len(evaluated) > 20  # training's episodes follow one another unseeded
