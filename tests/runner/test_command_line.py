@@ -429,7 +429,8 @@ SLIDES = {  # the flags with which an algorithm is the slide's
 def test_the_slides_own_flags_are_named_and_train(call, tmp_path, algo):
     flags, more = SLIDES[algo], " --workers 2" if algo == "a3c" else ""
     assert f"The slide's: {flags}" in " ".join(SCRIPT.algorithms[algo][0].__doc__.split())
-    assert f"--algo {algo} {flags}" in " ".join((PATH.parent / "docs" / "lecture.md").read_text().split())
+    page = (PATH.parent / "docs" / "lecture.md").read_text().replace("\\\n", "")
+    assert f"--algo {algo} {flags}" in " ".join(page.split())
     assert flags.split()[-1] in command_line.make_parser(SCRIPT, algo).format_help()
     result = call(f"--algo {algo} {flags}{more} --quiet --steps 300 --episodes 2", out=tmp_path / "run")
     settings = read_config(tmp_path / "run")["settings"]
@@ -452,7 +453,8 @@ def test_the_metrics_have_a_row_for_every_update(finished):
     assert [row["update"] for row in rows] == list(range(1, len(rows) + 1))
     for name in ("env_steps", "episodes", "seconds"):
         assert [row[name] for row in rows] == sorted(row[name] for row in rows)
-    assert [row["update"] for row in rows if "eval_return_mean" in row] == list(range(7, len(rows) + 1, 7))
+    evaluated = [row["update"] for row in rows if "eval_return_mean" in row]
+    assert evaluated and evaluated == list(range(7, len(rows) + 1, 7))[: len(evaluated)]  # up to a quarter of the steps
     assert all(0 < row["entropy"] <= 0.6932 and row["grad_norm"] > 0 for row in rows)
     assert any("return_mean" in row for row in rows) and any("explained_variance" in row for row in rows)
 
@@ -1502,7 +1504,7 @@ def other_values(parameter, value):
         return [tuple(2 * x or 0.5 for x in value)]
     if of is int:
         return [2 * value]
-    return [value / 2 if value and value / 2 >= allowed.low else 2 * value or 0.5]
+    return [value / 2 if value and value / 2 >= allowed.low else 2 * (value or 0) or 0.5]
 
 
 def as_flags(values):
