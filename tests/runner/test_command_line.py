@@ -868,12 +868,12 @@ def test_pong_is_the_same_however_often_it_is_saved_and_goes_on_bit_for_bit(tmp_
     monkeypatch.syspath_prepend(PATH.parent)
     import run_pong
 
-    flags = f"--quiet --envs 4 --ahead {ahead} --n-steps 32 --evaluate-every 1000 --episodes 1 --algo ppo"
+    flags = f"--quiet --envs 4 --ahead {ahead} --n-steps 64 --evaluate-every 1000 --episodes 1 --algo ppo"
     for name, more in ("1", "--checkpoint-every 1"), ("7", "--checkpoint-every 7"), ("none", ""), ("half", ""):
-        steps = 20 * 4 * 32 if name == "half" else 40 * 4 * 32
+        steps = 10 * 4 * 64 if name == "half" else 20 * 4 * 64
         argv = [*flags.split(), *more.split(), "--steps", str(steps), "--out", str(tmp_path / name), "--no-anneal"]
         assert command_line.main(run_pong.SCRIPT, argv) == 0
-    resume = ["--quiet", "--resume", str(tmp_path / "half"), "--steps", str(40 * 4 * 32)]
+    resume = ["--quiet", "--resume", str(tmp_path / "half"), "--steps", str(20 * 4 * 64)]
     assert command_line.main(run_pong.SCRIPT, resume) == 0
     for name in ("7", "none", "half"):
         assert_same_run(tmp_path / name, tmp_path / "1")
@@ -1390,7 +1390,7 @@ def test_workers_that_normalise_observations_train_and_go_on(call, tmp_path, alg
     first = read_checkpoint(run)
     assert first["obs_count"] >= 1000
     assert call("--quiet --steps 2000", resume=run).code == 0
-    assert read_checkpoint(run)["obs_count"] >= first["obs_count"] + 1000
+    assert read_checkpoint(run)["obs_count"] >= 2000
 
 
 def test_a_cluster_needs_its_package_and_a_scheduler(call, tmp_path, monkeypatch):
@@ -1489,7 +1489,8 @@ def refused_by(algo, is_box):
     if algo != "a3c":
         return {}
     discrete_only = {"epsilons": "Categorical", "temperatures": "Categorical"}
-    return {"normalise_obs": "normalise_obs", **(discrete_only if is_box else {})}
+    refused = {"normalise_obs": "normalise_obs", "scale_rewards": "scale_rewards: expected false with workers"}
+    return {**refused, **(discrete_only if is_box else {})}
 
 
 def other_values(parameter, value):

@@ -14,7 +14,10 @@ from npg.runner.runs import read_metrics
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 import run_cartpole
 
-FLAGS = "--algo a2c --gamma 0 --lam 0 --n-steps 20 --envs 16 --hidden --learning-rate 0.01 --entropy-coef 0"
+FLAGS = (
+    "--algo a2c --gamma 0 --lam 0 --n-steps 20 --envs 16 --hidden --learning-rate 0.01 --entropy-coef 0 "
+    "--value-coef 0.05 --standardise --no-anneal"
+)
 RUN = "--log-std -0.7 --steps 100000 --evaluate-every 1000 --episodes 1 --quiet"
 
 
