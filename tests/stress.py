@@ -210,7 +210,7 @@ def main():
                 here.update(runs=1, kills=kills, replaced=replaced)
             print(f"synchronous, {method}: {dict(here)}, every θ as without", flush=True)
         for fault in FAULTS if sys.platform == "linux" else FAULTS[:1]:
-            methods = [("fork", "forkserver", "spawn")[k % 3] for k in range(args.parents)]
+            methods = [("fork", "spawn")[k % 2] for k in range(args.parents)]  # another's parent is the fork server
             for method in methods:
                 alarm = threading.Timer(LIMIT, watchdog)
                 alarm.start()

@@ -28,7 +28,7 @@ import numpy as np
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 START_SECONDS = 60  # more time for the first call of a process, which has to import what it needs
 KEPT = 16  # objects a worker remembers
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, SIGKILL = 1, 9  # of Linux
 
 
 class WorkerError(Exception):
@@ -88,8 +88,8 @@ class Pool:
 
     Processes start with the first call. They ignore Ctrl-C, which is the parent's to handle; they use one BLAS thread
     each (by environment variables; after "fork", where NumPy is loaded already, as many as the parent). They end when
-    their parent does, however it ends: on Linux the kernel kills them (not if the thread that started them is not the
-    main thread), elsewhere they notice, unless they are stopped or do not let Python run.
+    their parent does, however it ends: on Linux the kernel kills them. Elsewhere, after "forkserver", and where another
+    thread than the main one started them, they notice it themselves, unless they are stopped or do not let Python run.
     """
 
     def __init__(self, n, start_method="spawn", timeout=None, retries=3, initializer=None, initargs=()):
@@ -281,7 +281,7 @@ def _work(connection, by_main_thread, initializer, initargs):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if by_main_thread and sys.platform == "linux":  # the kernel also ends a process that is stopped or holds the GIL
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
     with contextlib.suppress(EOFError, OSError):
         while True:
             message = connection.recv_bytes()

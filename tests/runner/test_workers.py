@@ -491,7 +491,7 @@ def script(method, folder, *its_faults):
 
 
 @on_linux
-@at_least_fork
+@pytest.mark.parametrize("method", ["fork", slow("spawn")])  # the parent of others is the fork server
 @pytest.mark.parametrize("fault", ["stop", "hold_gil"])
 def test_a_worker_that_cannot_run_python_ends_with_its_parent_all_the_same(method, fault, tmp_path):
     with script(method, tmp_path, fault, fault) as process:
