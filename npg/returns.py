@@ -13,6 +13,7 @@ import numpy as np
 
 ROUNDING = 1e-6  # relative to the largest number: a smaller spread may be rounding alone
 
+
 def discounted_sum(x, discount):
     """y_t = x_t + discount_t · y_{t+1}, y_T = 0, backwards over [T, N]; a discount of 0 separates two episodes.
 

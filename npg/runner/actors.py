@@ -15,7 +15,7 @@ import numpy as np
 from npg.a3c import mean_of
 from npg.optimizers import clip_norm, state
 from npg.rollout import Rollout, joined
-from npg.runner.environments import Log
+from npg.runner.environments import Log, merge
 from npg.runner.replaying import packed, restore, state_of
 from npg.runner.workers import Pool, kept, shared_array
 
@@ -118,13 +118,6 @@ class Gradients:
     def states(self):
         """Where all samplers stand; None of those that are at the beginning."""
         return [self._as_it_stands(k).state for k in range(len(self.actors))]
-
-
-def merge(obs_rms, seen):
-    """Add (mean, variance, number) of a worker's observations to the running moments; neither may be there."""
-    if seen:
-        mean, var, count = seen
-        obs_rms.update_from_moments(mean.astype(obs_rms.mean.dtype), var.astype(obs_rms.mean.dtype), count)
 
 
 def memory_of(actor, age):

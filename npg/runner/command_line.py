@@ -229,7 +229,7 @@ def _train(script, config, folder, given, parser):
             if executor is None and not isinstance(error, WorkerError):
                 raise
             where = "" if executor is None else f"{type(error).__name__} on the cluster: "
-            message = where + " ".join(str(error).split())
+            message = where + one_line(error)
             print(f"{parser.prog}: {message}; {run.last_checkpoint()}", file=sys.stderr)
             return 2
     if run.stopped:

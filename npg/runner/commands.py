@@ -5,8 +5,8 @@ import sys
 
 from npg.runner import figures
 from npg.runner.folder import RunError, write_atomically
+from npg.runner.playing import COMMAND
 from npg.runner.runs import (
-    COMMAND,
     MANY,
     PRETRAINED,
     Run,

@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import NormalizeObservation, NormalizeReward
 
 from npg.pong import PongEnv, PongVectorEnv
+from npg.runner.folder import one_line
 
 LOG_BYTES = 64e6
 REMEMBERING = "gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_racing"  # one world for all episodes
@@ -41,7 +42,7 @@ def _call(what, *others):
     except (KeyboardInterrupt, EnvironmentFailed, *others):
         raise
     except BaseException as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        said = one_line(f"{type(error).__name__}: {error}").removesuffix(":")
         raise EnvironmentFailed(f"{what} raised {said}", traceback.format_exc()) from error
 
 
@@ -74,7 +75,7 @@ def _make(make, env_id, *args, **kwargs):
     except gymnasium.error.DependencyNotInstalled as error:
         raise UnsupportedEnvironment(f"environment {env_id}: {str(error).splitlines()[0]}") from error
     except (gymnasium.error.Error, ImportError) as error:
-        raise UnsupportedEnvironment(f"environment {env_id!r}: {' '.join(str(error).split())}") from error
+        raise UnsupportedEnvironment(f"environment {env_id!r}: {one_line(error)}") from error
 
 
 def _wrappers_for(env_id):
@@ -351,12 +352,24 @@ class NormalisedElsewhere(gymnasium.vector.VectorObservationWrapper):
     def observations(self, obs):
         """Normalised."""
         self.seen.append(np.array(obs))
-        return (obs - self.mean) / np.sqrt(self.var + 1e-8)
+        return normalised(obs, self.mean, self.var)
 
     def take(self):
         """(mean, variance, number) of the observations since the last `take`."""
         seen, self.seen = np.concatenate(self.seen), []
         return seen.mean(axis=0), seen.var(axis=0), len(seen)
+
+
+def normalised(obs, mean, var):
+    """Observations with this mean and variance removed, as Gymnasium's wrapper does it."""
+    return (obs - mean) / np.sqrt(var + 1e-8)
+
+
+def merge(obs_rms, seen):
+    """Add (mean, variance, number) of other observations to the running moments; neither may be there."""
+    if seen:
+        mean, var, count = seen
+        obs_rms.update_from_moments(mean.astype(obs_rms.mean.dtype), var.astype(obs_rms.mean.dtype), count)
 
 
 def moments(obs_rms):

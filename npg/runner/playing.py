@@ -11,10 +11,11 @@ import numpy as np
 from npg.exploration import exploring
 from npg.gradient_free import evaluate_each
 from npg.rollout import play
-from npg.runner.environments import freeze_normaliser
+from npg.runner.environments import freeze_normaliser, merge, normalised
 from npg.runner.workers import kept
 
 CALL = 4  # training takes 16 to 25 µs for a step of CartPole, an evaluation 70 to 100 µs for a step of 10 or 100
+POINT, CONFIRMING, COMMAND, FILM, FINAL, MORE, GREEDY, MORE_GREEDY = range(8)  # what is played for: its random numbers
 EVALUATE = 2  # what a stream of random numbers is for; see `npg.runner.task`
 ACT = {"most-likely": 0.0, "sharpened": 0.6, "sampled": 1.0}  # temperature of the policy where it only plays
 
@@ -34,7 +35,7 @@ class Player:
         temperature = ACT[how]
         policy = exploring(self.learner.policy, temperature=temperature) if temperature else self.learner.policy
         rng = np.random.default_rng([*seeds, 1]) if temperature else None
-        return functools.partial(act, policy, self.learner.theta, rng)
+        return functools.partial(policy.act, self.learner.theta, rng=rng)
 
     def returns(self, n, how, *stream):
         """(returns [n] of unseen episodes, their cost in steps): they follow from the run's seed and `stream`.
@@ -57,21 +58,16 @@ class Player:
     def frames(self, mode):
         """One episode, played and rendered: yields what `render` gives before each step, and the frames a second."""
         env, moments, over = self.task.make_env(mode), self.task.obs_rms, False
-        seeds = self.task.seed, EVALUATE, 0, 3
+        seeds = self.task.seed, EVALUATE, 0, FILM
         act = self.actor(self.task.act, seeds)
         obs, _ = env.reset(seed=int(np.random.default_rng(seeds).integers(2**31)))
         while not over:
             yield env.render(), env.metadata.get("render_fps", 30)
             if moments:
-                obs = (obs - moments.mean) / np.sqrt(moments.var + 1e-8)
+                obs = normalised(obs, moments.mean, moments.var)
             obs, _, terminated, truncated, _ = env.step(act(obs))
             over = terminated or truncated
         env.close()
-
-
-def act(policy, theta, rng, obs):
-    """The actions for observations [N, n_obs], or the action for one [n_obs]."""
-    return policy.act(theta, obs, rng)
 
 
 def play_chunk(make_envs, act, n, seeds):
@@ -117,9 +113,8 @@ def policy_evaluator(policy, make_env, n_episodes, rng, obs_rms=None, common=Tru
         f = functools.partial(play, policy, n_episodes, obs_rms and (obs_rms.mean, obs_rms.var))
         rew, lengths, mean, var, count = map(np.array, zip(*evaluate_each(f, thetas, rng, common, executor)))
         if obs_rms:
-            mean, var = mean.astype(obs_rms.mean.dtype), var.astype(obs_rms.mean.dtype)
             for of_one_candidate in zip(mean, var, count.tolist()):
-                obs_rms.update_from_moments(*of_one_candidate)
+                merge(obs_rms, of_one_candidate)
         rollout = Evaluations(mean, rew, rew.ravel().tolist(), lengths.ravel().tolist(), int(lengths.sum()))
         return rew.mean(axis=1), {"rollout": rollout}
 
@@ -138,7 +133,7 @@ def play_episodes(env, policy, n, moments, theta, seed):
         while not over:
             seen.append(obs)
             if moments:
-                obs = (obs - moments[0]) / np.sqrt(moments[1] + 1e-8)
+                obs = normalised(obs, *moments)
             obs, rew, terminated, truncated, _ = env.step(policy.act(theta, obs))
             over = terminated or truncated
             returns[i] += rew

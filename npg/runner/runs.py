@@ -29,14 +29,13 @@ from npg.runner import figures
 from npg.runner.environments import moments, set_moments
 from npg.runner.folder import RunError, remove_leftovers, write_atomically, write_json
 from npg.runner.machine import process_seconds
-from npg.runner.playing import Player
+from npg.runner.playing import CONFIRMING, FINAL, GREEDY, MORE, MORE_GREEDY, POINT, Player
 
 PRETRAINED = "pretrained"  # goes where a run's folder goes
 FORMAT, EARLIER_FORMAT = "npg run 2", "npg run 1"
 COUNTERS = ("update", "env_steps", "episodes", "seconds")
 COLUMNS = (*COUNTERS, "return_mean", "length_mean")  # and one for each number that an update yields
 CLOCKS = ("evaluation_seconds", "process_seconds")
-POINT, CONFIRMING, COMMAND, FILM, FINAL, MORE, GREEDY, MORE_GREEDY = range(8)  # purposes of random numbers
 FEW, MANY = 10, 100  # episodes
 PICTURE_SECONDS = 30  # between two pictures of a learning curve
 # settings of the format before: {name: its name now}

@@ -19,7 +19,7 @@ from npg.optimizers import Adam
 from npg.policy import Policy
 from npg.rollout import play
 from npg.runner.environments import make_env, make_envs
-from npg.runner.playing import act, parallel_play, policy_evaluator
+from npg.runner.playing import parallel_play, policy_evaluator
 
 # Candidates of a search
 
@@ -134,7 +134,7 @@ def test_an_evaluation_in_parts_is_what_its_parts_are():
 
 
 def actor(theta):
-    return lambda how, seeds: functools.partial(act, MODEL, theta, None)
+    return lambda how, seeds: functools.partial(MODEL.act, theta)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from gymnasium.wrappers.vector import NormalizeObservation
 from npg.rollout import Sampler
 from npg.runner import runs
 from npg.runner.environments import ReplayableVectorEnv, make_envs, moments
+from npg.runner.playing import CONFIRMING, GREEDY, MORE_GREEDY, POINT
 from npg.runner.replaying import (
     below,
     flat,
@@ -28,11 +29,7 @@ from npg.runner.replaying import (
 )
 from npg.runner.runs import (
     COLUMNS,
-    CONFIRMING,
     FORMAT,
-    GREEDY,
-    MORE_GREEDY,
-    POINT,
     Diverged,
     Run,
     RunError,
