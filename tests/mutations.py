@@ -251,8 +251,10 @@ BUGS = {
         ("the temporary files of a killed process stay", "path.unlink(missing_ok=True)\n\n\ndef write_json",
          "pass\n\n\ndef write_json"),
     ],
-    "runner/memory": [
+    "runner/machine": [
         ("the cgroups around ours do not count", ", *(place / path.strip(\"/\")).parents)", ",)"),
+    ],
+    "runner/memory": [
         ("a network's layers are added, not multiplied", "(n_in + 1) * n_out", "(n_in + 1) + n_out"),
         ("candidates cost nothing", "candidates * (4 * theta + 16 * envs)", "0 * (4 * theta + 16 * envs)"),
     ],

@@ -29,21 +29,27 @@ def available_cores(root="/"):
 
 def _cgroup_limits(root):
     """Cores allowed by each cgroup this process is in and by the cgroups around those."""
+    for is_first_version, folder in cgroups("cpu", root):
+        with contextlib.suppress(OSError, ValueError):
+            if is_first_version:
+                names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+                quota, period = ((folder / name).read_text() for name in names)
+            else:
+                quota, period = (folder / "cpu.max").read_text().split()
+            if int(quota) > 0:
+                yield int(quota) / int(period)
+
+
+def cgroups(controller, root):
+    """(whether it is of version 1, its folder) of each cgroup this process is in, and of the cgroups around those."""
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
     for line in memberships:
         _number, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         place = root / "sys/fs/cgroup" / controllers
         for folder in (place / path.strip("/"), *(place / path.strip("/")).parents):
-            with contextlib.suppress(OSError, ValueError):
-                if controllers:
-                    names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
-                    quota, period = ((folder / name).read_text() for name in names)
-                else:
-                    quota, period = (folder / "cpu.max").read_text().split()
-                if int(quota) > 0:
-                    yield int(quota) / int(period)
+            yield bool(controllers), folder

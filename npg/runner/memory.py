@@ -7,6 +7,8 @@ import pathlib
 
 import numpy as np
 
+from npg.runner.machine import cgroups
+
 PROCESS = 30e6  # bytes of a Python process with NumPy and Gymnasium
 ENVIRONMENT = 100  # bytes of one environment, at least, besides its observation
 VECTORS = 3  # of θ's size: θ, its gradient, and what an optimizer remembers or makes on its way
@@ -21,16 +23,11 @@ def memory_limit(root="/"):
     if not limits and hasattr(os, "sysconf"):
         with contextlib.suppress(OSError, ValueError):
             limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with contextlib.suppress(OSError, ValueError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _number, controllers, path = line.split(":", 2)
-            if controllers and "memory" not in controllers.split(","):
-                continue
-            name = "memory.limit_in_bytes" if controllers else "memory.max"
-            place = root / "sys/fs/cgroup" / controllers
-            for folder in (place / path.strip("/"), *(place / path.strip("/")).parents):
-                with contextlib.suppress(OSError, ValueError):
-                    limits.append(int((folder / name).read_text()))  # "max": no number, no limit
+    with contextlib.suppress(ValueError):
+        for is_first_version, folder in cgroups("memory", root):
+            name = "memory.limit_in_bytes" if is_first_version else "memory.max"
+            with contextlib.suppress(OSError, ValueError):
+                limits.append(int((folder / name).read_text()))  # "max": no number, no limit
     return min(limits, default=None)
 
 
