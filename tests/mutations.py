@@ -194,7 +194,8 @@ BUGS = {
         ("covariance of one trajectory for N", "/ (1 if callable(weight) else n)", ""),
     ],
     "runner/playing": [
-        ("observations normalised without the root", "/ np.sqrt(moments[1] + 1e-8)", "/ (moments[1] + 1e-8)"),
+        ("observations normalised without the root", "obs = normalised(obs, *moments)",
+         "obs = (obs - moments[0]) / (moments[1] + 1e-8)"),
         ("moments of the last candidate alone", "in zip(mean, var, count.tolist()):",
          "in list(zip(mean, var, count.tolist()))[-1:]:"),
         ("moments in another precision", "zip(mean, var, count.tolist())", "zip(mean, var, count)"),
