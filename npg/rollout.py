@@ -112,12 +112,13 @@ class Sampler:
             valid = ~self.ended
             self.obs, rew, terminated, truncated, info = self.envs.step(act)
             own = np.array(info.get("reward", rew), np.float64)  # the environment's, where a wrapper scales rewards
-            rows.append((obs, act, np.array(rew, np.float32), terminated & valid, truncated & valid, valid, own))
-            self.ended = rows[-1][3] | rows[-1][4]
+            terminated, truncated = terminated & valid, truncated & valid
+            rows.append((obs, act, np.array(rew, np.float32), terminated, truncated, own, valid))
+            self.ended = terminated | truncated
             finished |= self.ended
         obs, *columns = zip(*rows)
         obs = np.stack([*obs, self.obs])
-        act, rew, terminated, truncated, valid, own = map(np.stack, columns)
+        act, rew, terminated, truncated, own, valid = map(np.stack, columns)
         rew[~valid] = own[~valid] = 0
         returns, lengths = self._finished_episodes(own, terminated | truncated, valid)
         return Rollout(obs, act, rew, terminated, truncated, valid, returns, lengths, int(valid.sum()), theta), own
@@ -160,6 +161,8 @@ class AheadSampler:
 
     def steps(self, policy, theta, n_steps):
         """As `Sampler.steps`, environments side by side; the actions are those of the θ of the call before."""
+        if n_steps < 2:  # all environments of one sampler may end at once, and the next row is no step
+            raise ValueError(f"n_steps: expected at least 2 where rollouts are drawn ahead, got {n_steps}")
         rollouts = [part.result() for part in self.ahead or self._draw(policy, theta, n_steps)]
         self.ahead = self._draw(policy, theta, n_steps)
         return joined(rollouts, axis=1)

@@ -100,6 +100,17 @@ def test_the_rows_by_hand():
     assert rollout.act.shape == (6, 2)
 
 
+def test_there_are_n_steps_rows_also_where_nothing_is_earned():
+    late = Counter(reward=lambda t: float(t > 20))
+    sampler = Sampler(side_by_side(late, Counter(3, reward=lambda t: 0.0)), 0)
+    assert [len(sampler.steps(STILL, None, n).rew) for n in (1, 5, 2)] == [1, 5, 2]
+
+
+def test_there_is_one_more_row_where_the_only_one_is_no_step():
+    sampler = Sampler(side_by_side(Counter(2), Counter(2)), 0)
+    assert [len(sampler.steps(STILL, None, 1).rew) for _ in range(5)] == [1, 1, 2, 1, 2]
+
+
 def test_obs_keep_their_dtype_rewards_are_float32_and_flags_bool():
     rollout = Sampler(two_counters(), 0).steps(STILL, None, 4)
     assert rollout.obs.dtype == rollout.rew.dtype == np.float32
@@ -406,6 +417,13 @@ def test_samplers_that_draw_ahead_stand_side_by_side_and_each_draws_from_its_own
 def test_the_learner_of_what_is_drawn_ahead_has_random_numbers_of_its_own():
     rngs = [AheadSampler([Sampler(two_counters(), 1)] * n, 1).rng for n in (1, 2)] + [Sampler(two_counters(), 1).rng]
     assert len({rng.random() for rng in rngs}) == 3
+
+
+def test_what_is_drawn_ahead_has_at_least_two_rows_for_one_may_be_no_step():
+    sampler = AheadSampler([Sampler(side_by_side(Counter(n)), 1) for n in (2, 3)], 1)
+    assert [sampler.steps(STILL, np.zeros(1), 2).rew.shape for _ in range(6)] == [(2, 2)] * 6
+    with pytest.raises(ValueError, match="n_steps: expected at least 2 where rollouts are drawn ahead, got 1"):
+        sampler.steps(STILL, np.zeros(1), 1)
 
 
 def test_an_error_while_drawing_ahead_reaches_the_learner():
