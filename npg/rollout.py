@@ -35,7 +35,7 @@ class Rollout(NamedTuple):
         return self.terminated | self.truncated
 
     def flatten(self, *arrays):
-        """obs, act and further `arrays` [T, N, …] as [B, …]: the valid steps only, time and environments in one axis."""
+        """obs, act and further `arrays` [T, N, …] as [B, …]: only valid steps, time and environments in one axis."""
         return tuple(x[self.valid] for x in (self.obs[:-1], self.act, *arrays))
 
 
@@ -77,7 +77,7 @@ class Sampler:
         return self._collect(policy, theta, lambda rows, finished: len(rows) >= n_steps and something(rows))[0]
 
     def segment(self, policy, theta, t_max):
-        """Algorithm S3's rollout: it stops after t_max steps, or earlier when every environment has ended an episode."""
+        """Algorithm S3's rollout: it stops after t_max steps, or when an episode has ended in every environment."""
         if t_max < 1:
             raise ValueError(f"t_max: expected at least 1, got {t_max}")
         n_rows = t_max + bool(self.ended.all())  # the row of a reset is not a step
