@@ -3,18 +3,20 @@
 
     python examples/estimators.py
 
-An episode shows n random signs s, then T actions a_t ~ N(θᵀs, 1) are drawn, and their mean ā earns −(ā − θ*ᵀs)²:
+In each episode the policy sees n random signs s and draws T actions a_t ~ N(θᵀs, 1). The return is −(ā − θ*ᵀs)², where
+ā is the mean of the actions:
 
     U(θ) = −‖θ − θ*‖² − 1/T,     ∇U(θ) = −2 (θ − θ*)
 
 Likelihood ratio, evolution strategies and finite differences estimate ∇U at ‖θ − θ*‖ = 1 from equally many episodes.
-U is quadratic, so none of them is biased; perturbations of length 1 are about the best for both that use them.
+U is quadratic, so no estimate is biased. Evolution strategies and finite differences perturb θ. Perturbations of length
+1 are about the best for both.
 """
 
 from npg.runner import interrupts
 
 if __name__ == "__main__":
-    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+    interrupts.leave_at_once()  # Ctrl-C during the imports ends the program at once
 
 import argparse
 
@@ -27,7 +29,7 @@ from npg.policy import Policy
 from npg.runner.figures import figure_path
 from npg.score_function import score_function_gradient
 
-SIZES, FIXED = 2 ** np.arange(1, 9), 16  # of n and T in turn, the other one being FIXED
+SIZES, FIXED = 2 ** np.arange(1, 9), 16  # values of n while T is FIXED, and of T while n is FIXED
 COLORS = {"likelihood ratio": "#08519c", "evolution strategies": "#a63603", "finite differences": "#756bb1"}
 
 
@@ -44,7 +46,7 @@ class Task:
         return -((act.mean(axis=1) - s @ self.best) ** 2)
 
     def play(self, thetas):
-        """One return each for policies θ [N, n]."""
+        """The returns [N] of N policies θ [N, n], from one episode each."""
         s = self.signs(len(thetas))
         return self.returns(s, (thetas * s).sum(axis=1)[:, None] + self.rng.standard_normal((len(s), self.T)))
 
@@ -62,14 +64,14 @@ class Task:
         return score_function_gradient(Gaussian(self.n), params, self.play, N, self.rng)[0][: self.n]
 
     def finite_differences(self, N):
-        """∂U/∂θ_k ≈ ½ (U(θ + u_k) − U(θ − u_k)), each U by the mean of N / 2n episodes."""
+        """∂U/∂θ_k ≈ ½ (U(θ + u_k) − U(θ − u_k)); each U is the mean return of N / 2n episodes."""
         step = np.repeat(np.eye(self.n), N // (2 * self.n), axis=0)
         difference = self.play(self.theta + step) - self.play(self.theta - step)
         return difference.reshape(self.n, -1).mean(axis=1) / 2
 
 
 def estimates(n, T, rng, repeats, N):
-    """{method: [repeats, n]} from N episodes each, and ∇U."""
+    """{method: estimates of ∇U [repeats, n], each from N episodes}, and the exact ∇U."""
     task = Task(n, T, rng)
     methods = task.likelihood_ratio, task.evolution_strategies, task.finite_differences
     return {name: np.array([g(N) for _ in range(repeats)]) for name, g in zip(COLORS, methods)}, 2 * task.best

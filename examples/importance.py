@@ -3,15 +3,16 @@
 
     python examples/importance.py
 
-Random MDPs of 3 states, 2 actions and 4 steps, every trajectory enumerated: bias and variance are exact. Estimated is
-∇U of π, by 1/N Σ_i Σ_t w(ρ_t, Ψ_t) ∇ log π(a_t|s_t) from b's trajectories, Ψ_t = G_t − V_b(s_t). ρ_t is that of the
-whole trajectory, as unbiasedness demands, or of the one step, as PPO has it; w is one of the weights of `npg.replay`.
+The random MDPs have 3 states, 2 actions and 4 steps. All trajectories are enumerated, so bias and variance are exact.
+The estimate of π's ∇U is 1/N Σ_i Σ_t w(ρ_t, Ψ_t) ∇ log π(a_t|s_t), from b's trajectories, with Ψ_t = G_t − V_b(s_t).
+w is one of the weights of `npg.replay`. The ratio ρ_t is that of the whole trajectory, which an unbiased estimate
+needs, or that of the single step, which PPO uses.
 """
 
 from npg.runner import interrupts
 
 if __name__ == "__main__":
-    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+    interrupts.leave_at_once()  # Ctrl-C during the imports ends the program at once
 
 import argparse
 
@@ -34,7 +35,7 @@ N = 100
 
 
 def at_distance(mdp, policy, theta_b, direction, distance):
-    """θ_b + x · direction, where KL(b ‖ π) = distance: by bisection for x."""
+    """θ_b + x · direction with KL(b ‖ π) = distance; bisection finds x."""
     prob_b = mdp.prob(policy, theta_b)
     kl = lambda x: prob_b @ np.log(prob_b / mdp.prob(policy, theta_b + x * direction))
     low, high = 0.0, 1.0
@@ -47,7 +48,10 @@ def at_distance(mdp, policy, theta_b, direction, distance):
 
 
 def compare(seed, distance):
-    """{kind of ratio: {"ess": exact, "sampled": of N, weight: (bias, std)}}, the last two relative to ‖∇U‖."""
+    """{kind of ratio: {"ess": exact, "sampled": ESS of N trajectories, name of the weight: (bias, std)}}.
+
+    "ess" and "sampled" are effective sample sizes divided by the number of samples. Bias and std are relative to ‖∇U‖.
+    """
     rng = np.random.default_rng(seed)
     mdp = FiniteMDP(rng.dirichlet(np.ones(3), (3, 2)), rng.random((3, 2)), np.full(3, 1 / 3), horizon=4)
     policy = Policy(MLP((3, 2)), Categorical(2))
@@ -88,7 +92,7 @@ def main(argv=None):
 
     figure = Figure(figsize=(11.5, 6.8), layout="constrained")
     panels = figure.subplots(2, 3, sharex=True, sharey="col")
-    lift = {"plain": 7, "clipped": 3, "no weight": -5, "truncated": -4}  # of the labels, to keep them apart
+    lift = {"plain": 7, "clipped": 3, "no weight": -5, "truncated": -4}  # moves the labels apart
     for row, (kind, text) in zip(panels, RATIOS.items()):
         curves = [(row[0], "", "k", pick(kind, "ess"))]
         for name, color in COLORS.items():

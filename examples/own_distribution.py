@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A distribution of one's own: a Beta policy, whose actions never leave their bounds (Chou et al. 2017).
+"""How to write your own distribution: a Beta policy, whose actions never leave their bounds (Chou et al. 2017).
 
     π(a) = a^{α−1} (1−a)^{β−1} / B(α, β) on (0, 1),     α = 1 + e^{h_1},  β = 1 + e^{h_2}
 
@@ -8,13 +8,13 @@
     python examples/own_distribution.py
 
 A policy needs `sample`, `mode`, `log_prob`, `grad_log_prob` and `entropy`; with an entropy bonus also `grad_entropy`.
-NumPy has neither ψ, the derivative of log Γ, nor ψ': here they are asymptotic series.
+ψ is the derivative of log Γ. NumPy has neither ψ nor ψ', so this file computes them by asymptotic series.
 """
 
 from npg.runner import interrupts
 
 if __name__ == "__main__":
-    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+    interrupts.leave_at_once()  # Ctrl-C during the imports ends the program at once
 
 import math
 
@@ -58,11 +58,11 @@ class Beta:
         self.n, self.n_params = n, 2 * n
 
     def shapes(self, params):
-        """α and β, both above 1: the density has one peak."""
+        """α and β. Both are above 1, so the density has one peak."""
         return 1 + np.exp(params[..., : self.n]), 1 + np.exp(params[..., self.n :])
 
     def sample(self, params, rng):
-        """a ~ Beta(α, β), not nearer to a bound than 1e-6."""
+        """a ~ Beta(α, β), clipped to [1e-6, 1 − 1e-6]."""
         return np.clip(rng.beta(*self.shapes(params)), 1e-6, 1 - 1e-6)
 
     def mode(self, params):
@@ -89,14 +89,14 @@ class Beta:
         return (common - (alpha - 1) * digamma(alpha) - (beta - 1) * digamma(beta)).sum(axis=-1)
 
     def grad_entropy(self, params):
-        """∂H/∂α = (α+β−2) ψ'(α+β) − (α−1) ψ'(α), likewise ∂H/∂β; times α − 1 and β − 1, as above."""
+        """∂H/∂h_1 = ∂H/∂α · (α − 1), with ∂H/∂α = (α+β−2) ψ'(α+β) − (α−1) ψ'(α). Likewise ∂/∂h_2, with β."""
         alpha, beta = self.shapes(params)
         common = (alpha + beta - 2) * trigamma(alpha + beta)
         return np.concatenate([(common - (x - 1) * trigamma(x)) * (x - 1) for x in (alpha, beta)], axis=-1)
 
 
 class Dose(gymnasium.Env):
-    """One action an episode, between 0 and 1: the best one is 0.8 of what is seen."""
+    """One action per episode, between 0 and 1. The best action is 0.8 times the observation."""
 
     observation_space, action_space = spaces.Box(0, 1, (1,), np.float32), spaces.Box(0, 1, (1,), np.float32)
 
@@ -110,7 +110,10 @@ class Dose(gymnasium.Env):
 
 
 def train(updates=300, seed=0):
-    """Mean return of the last 1,000 episodes; a perfect policy has 0, the uniform one about −1.2."""
+    """Trains a Beta policy; returns the mean return of the last 1,000 episodes.
+
+    A perfect policy has a mean return of 0, the uniform policy about −1.2.
+    """
     policy = Policy(MLP((1, 16, 2)), Beta(1))
     theta, returns = policy.init(np.random.default_rng(seed)), []
     sampler = Sampler(gymnasium.vector.SyncVectorEnv([Dose] * 64), seed)

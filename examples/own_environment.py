@@ -1,15 +1,16 @@
 #!/usr/bin/env python
-"""An environment of one's own, as from a notebook: a class, eight copies side by side, and A2C.
+"""How to use your own environment, for example in a notebook: a class, eight copies side by side, and A2C.
 
     python examples/own_environment.py
 
-Nothing is registered and no command line is needed. The lecture's generator improves θ in place; the loop is yours.
+You need not register the environment, and you need no command line. The generator `a2c` improves θ in place. You write
+the loop over its updates.
 """
 
 from npg.runner import interrupts
 
 if __name__ == "__main__":
-    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+    interrupts.leave_at_once()  # Ctrl-C during the imports ends the program at once
 
 import gymnasium
 import numpy as np
@@ -24,7 +25,7 @@ from npg.rollout import Sampler
 
 
 class Corridor(gymnasium.Env):
-    """Ten places in a row: a step costs 0.1, the last place ends the episode and pays 1. After 50 steps time is up."""
+    """Ten places in a row. A step costs 0.1. The last place pays 1 and ends the episode. The time limit is 50 steps."""
 
     observation_space, action_space = spaces.Box(0, 1, (1,), np.float32), spaces.Discrete(2)
 
@@ -35,12 +36,12 @@ class Corridor(gymnasium.Env):
 
     def step(self, action):
         self.place, self.time = max(0, self.place + (1 if action == 1 else -1)), self.time + 1
-        terminated = self.place == 9  # the task is over; running out of time is `truncated`
+        terminated = self.place == 9  # the task is over; the time limit is `truncated`
         return np.array([self.place / 9], np.float32), float(terminated) - 0.1, terminated, self.time == 50, {}
 
 
 def train(updates=200, seed=0):
-    """Mean return of the last 100 episodes."""
+    """Trains with A2C; returns the mean return of the last 100 episodes."""
     sampler = Sampler(gymnasium.vector.SyncVectorEnv([Corridor] * 8), seed)
     model = ActorCritic(Policy(MLP((1, 16, 2)), Categorical(2)), Critic(MLP((1, 16, 1))))
     theta, returns = model.init(np.random.default_rng(seed)), []

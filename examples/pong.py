@@ -3,18 +3,19 @@
 
     python examples/pong.py            three pictures in docs/figures; needs pip install -e ".[atari]"
 
-`pong.gif`         the player that comes with the package, on the right, for its first points.
-`pong_units.png`   the hidden units that move its decision most: first-layer weights, 80 × 80 and slightly smoothed, and
-                   below them how active the unit is, in play, with the ball here or there.
-`pong_labels.png`  "Pretend every action we took here was the correct label": what an untrained player does in a few
-                   rallies and which labels we pretend, beside how often those agree with the trained player's moves in
-                   the same states.
+`pong.gif`         the first points of a game. The player on the right is the trained player that comes with the
+                   package.
+`pong_units.png`   the hidden units that change the player's decision most. Above: the first-layer weights, 80 × 80 and
+                   slightly smoothed. Below: the mean activity of the unit in play, by the place of the ball.
+`pong_labels.png`  "Pretend every action we took here was the correct label". Left: the actions of an untrained player
+                   in a few rallies, and the labels that we pretend. Right: how often these labels agree with the
+                   trained player's actions in the same states.
 """
 
 from npg.runner import interrupts
 
 if __name__ == "__main__":
-    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+    interrupts.leave_at_once()  # Ctrl-C during the imports ends the program at once
 
 import argparse
 import os
@@ -37,19 +38,19 @@ from npg.runner.commands import load
 from npg.runner.runs import PRETRAINED
 from run_pong import SCRIPT
 
-GAMES, ROWS, WINDOWS = 32, 256, 16  # side by side, steps of each in a rollout, rollouts
-LABEL_WINDOWS = 64  # rollouts of the untrained player, who wins so few rallies
+GAMES, ROWS, WINDOWS = 32, 256, 16  # games side by side, steps of each game in a rollout, number of rollouts
+LABEL_WINDOWS = 64  # rollouts of the untrained player: many, because it wins few rallies
 UP, DOWN = "#08519c", "#e6550d"
 
 
 def trained_player():
-    """(model, θ) of the player that comes with the package."""
+    """(model, θ) of the trained player that comes with the package."""
     run = load(SCRIPT, PRETRAINED)
     return run.learner.policy, run.learner.theta
 
 
 def first_points(model, theta, n_points, seed=0):
-    """Frames [210, 160, 3] of a game until `n_points` have been made."""
+    """Frames [210, 160, 3] of a game until `n_points` points have been scored."""
     env = PongEnv("rgb_array")
     obs, _ = env.reset(seed=seed)
     frames, points = [], 0
@@ -62,7 +63,7 @@ def first_points(model, theta, n_points, seed=0):
 
 
 def smooth(picture, width=1.5):
-    """A Gaussian blur, so that what neighbouring pixels have in common stands out from each one's noise."""
+    """Blurs the picture with a Gaussian, which reduces the noise of single pixels."""
     bell = np.exp(-0.5 * (np.arange(-6, 7) / width) ** 2)
     for axis in (0, 1):
         picture = np.apply_along_axis(np.convolve, axis, picture, bell / bell.sum(), "same")
@@ -70,7 +71,7 @@ def smooth(picture, width=1.5):
 
 
 def ball_and_activity(model, theta, seed=0):
-    """Ball pixels [B] of states in the trained player's games, and what the hidden units put out there [B, 200]."""
+    """For B states of the trained player's games: the pixel of the ball [B], and the hidden units' outputs [B, 200]."""
     (W1, b1), _ = model.network.layers(theta)
     envs = PongVectorEnv(GAMES)
     sampler, balls, hidden = RallySampler(envs, seed), [], []
@@ -87,7 +88,7 @@ def ball_and_activity(model, theta, seed=0):
 
 
 def draw_units(path, model, theta, n=8):
-    """Weights, and mean activity with the ball here or there, of the `n` units whose output moves the logit most."""
+    """Draws the weights of the `n` units that change the logit most, and their mean activity by the ball's place."""
     (W1, _), (W2, _) = model.network.layers(theta)
     balls, hidden = ball_and_activity(model, theta)
     times = smooth(np.bincount(balls, minlength=6400).reshape(80, 80))
@@ -109,7 +110,7 @@ def draw_units(path, model, theta, n=8):
 
 
 def whole_rallies(rollout):
-    """The steps [T, N] of rallies that both begin and end in these rows."""
+    """True [T, N] at the steps of rallies that both begin and end in these rows."""
     ends = rollout.terminated
     begun_here = np.cumsum(ends, axis=0) - ends > 0
     ends_here = np.cumsum(ends[::-1], axis=0)[::-1] > 0
@@ -117,8 +118,12 @@ def whole_rallies(rollout):
 
 
 def pretended_labels(seed=0):
-    """Rollouts of an untrained player, and of their whole rallies' steps: k steps before the point, who won, is the
-    pretended label (what it did, if it won; the opposite, if it lost) what the trained player would do [B] each."""
+    """Rollouts of an untrained player, and three arrays [B] over the steps of their whole rallies.
+
+    The arrays are: the number of steps before the point; whether the untrained player won the point; whether the
+    pretended label is the action of the trained player. The label is the player's own action if it won the point, else
+    the other action.
+    """
     policy, (teacher, taught) = Policy(LitMLP((6400, 200, 1), "relu"), Bernoulli()), trained_player()
     theta, envs = policy.init(np.random.default_rng(seed)), PongVectorEnv(GAMES)
     sampler, rollouts, columns = RallySampler(envs, seed), [], []
@@ -135,7 +140,7 @@ def pretended_labels(seed=0):
 
 
 def draw_rallies(axes, rollout, n=8):
-    """`n` rallies of the untrained player, won ones among them if there are any, with the labels that we pretend."""
+    """Draws `n` rallies of the untrained player, with the labels that we pretend. Up to n / 2 are won rallies."""
     ends = list(zip(*np.nonzero(rollout.terminated & whole_rallies(rollout))))
     won = [end for end in ends if rollout.rew[end] > 0][: n // 2]
     for row, (t, i) in enumerate(won + [end for end in ends if rollout.rew[end] < 0][: n - len(won)]):
@@ -150,7 +155,7 @@ def draw_rallies(axes, rollout, n=8):
 
 
 def draw_labels(path, rollouts, steps_left, won, agrees):
-    """Rallies with their labels, and how often the labels are right, k steps before the point."""
+    """Draws rallies with their labels, and how often the labels agree with the trained player before the point."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_rallies(left, max(rollouts, key=lambda rollout: rollout.rew.max(axis=0).sum()))

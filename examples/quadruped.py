@@ -5,14 +5,14 @@
     python examples/quadruped.py --method kohl-stone es hill-climbing genetic     the figure in docs/figures
 
 Slide "Learning an AIBO running policy", after Kohl & Stone 2004, "Policy Gradient Reinforcement Learning for Fast
-Quadrupedal Locomotion", on Gymnasium's Ant-v5 in place of the AIBO: 15 policies an iteration, about 1,000 walks in all.
-Writes the learning curves, and with each method's gait a GIF: initial, in training, final.
+Quadrupedal Locomotion", on Gymnasium's Ant-v5 instead of the AIBO. An iteration tries 15 policies; the whole run makes
+about 1,000 walks. The script writes the learning curves and a GIF of the first method's gait: initial, training, final.
 """
 
 from npg.runner import interrupts
 
 if __name__ == "__main__":
-    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+    interrupts.leave_at_once()  # Ctrl-C during the imports ends the program at once
 
 import argparse
 import contextlib
@@ -23,7 +23,7 @@ import sys
 import time
 from typing import NamedTuple
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the other cores are for walking
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported; the other cores simulate walks
 
 import gymnasium
 import numpy as np
@@ -38,7 +38,7 @@ from npg.runner.workers import Pool
 
 
 class Number(NamedTuple):
-    """One of the twelve: what it is, and in its unit the value set by hand, a step to try, and its range."""
+    """One of the twelve numbers: its meaning and unit, the initial value set by hand, a step to try, and its range."""
 
     meaning: str
     unit: str
@@ -48,8 +48,9 @@ class Number(NamedTuple):
     high: float
 
 
-# An AIBO's leg has three joints and the Ant's two, so how far out a foot goes follows from the rest: in place of Kohl
-# & Stone's two sideways positions the rear locus has its own length, and the rear feet may tread earlier or later.
+# An AIBO's leg has three joints, the Ant's leg has two. So the sideways position of a foot follows from the other
+# numbers. Two other numbers replace Kohl & Stone's two sideways positions: the length of the rear locus, and the lag of
+# the rear feet.
 GAIT = {
     "front_lift": Number("front feet: height of the locus", "m", 0.04, 0.02, 0.0, 0.25),
     "front_place": Number("front feet: middle of the locus ahead of the hip", "m", 0.45, 0.03, 0.1, 0.75),
@@ -66,25 +67,25 @@ GAIT = {
 }
 INITIAL, STEP, LOW, HIGH = np.array([(n.initial, n.step, n.low, n.high) for n in GAIT.values()]).T
 
-# The Ant's legs, front left, rear left, rear right, front right: a hip swings each, a knee lowers its foot.
+# The Ant's legs: front left, rear left, rear right, front right. A hip swings the leg, and a knee lowers the foot.
 FRONT, LEFT = np.array([True, False, False, True]), np.array([True, True, False, False])
 TROT = np.array([0, 0.5, 0, 0.5])  # diagonal legs move together
 UPPER, LOWER = 0.2 * np.sqrt(2), 0.4 * np.sqrt(2)  # m: hip to knee (horizontal), knee to foot
-HIP, KNEE = np.pi / 6, (np.pi / 6, 7 * np.pi / 18)  # ranges: the hip's either side of 45° from ahead or behind
-DT = 0.05  # s between torques
-STIFFNESS, DAMPING = 1.0, 0.08  # full torque at 1 rad from the target, and at 12.5 rad/s
+HIP, KNEE = np.pi / 6, (np.pi / 6, 7 * np.pi / 18)  # ranges; the hip's: on both sides of 45° from ahead or behind
+DT = 0.05  # s from one torque to the next
+STIFFNESS, DAMPING = 1.0, 0.08  # full torque at 1 rad from the target, or at a speed of 12.5 rad/s
 ANGLES, SPEEDS, MOTORS = slice(5, 13), slice(19, 27), [6, 7, 0, 1, 2, 3, 4, 5]  # in the observation, in the action
 
 
 def gait(theta):
-    """The twelve numbers [12] in their units: θ [12] counts the steps from the hand-set gait."""
+    """The twelve numbers [12] in their units. θ [12] is the distance from the gait set by hand, in steps."""
     return np.clip(INITIAL + STEP * theta, LOW, HIGH)
 
 
 def feet(numbers, t):
-    """Where each foot should be at times t [T], from its hip: metres ahead and metres below, both [T, 4].
+    """The target of each foot at times t [T], relative to its hip: metres ahead and metres below, both [T, 4].
 
-    A half ellipse: straight back along the ground, and forward again through the air.
+    A foot moves along a half ellipse: straight back on the ground, then forward through the air.
     """
     g = dict(zip(GAIT, numbers))
     of_pair = lambda name: np.where(FRONT, g[f"front_{name}"], g[f"rear_{name}"])
@@ -98,7 +99,7 @@ def feet(numbers, t):
 
 
 def joints(ahead, below):
-    """The joint angles [T, 8], hip and knee of each leg, that bring the feet there, or as near as the joints go."""
+    """The joint angles [T, 8] (hip and knee of each leg) that bring the feet as near to their targets as possible."""
     knee = np.clip(np.arcsin(np.clip(below / LOWER, -1, 1)), *KNEE)
     reach = UPPER + LOWER * np.cos(knee)
     hip = np.arccos(np.clip(ahead / reach, -1, 1)) - np.where(FRONT, 1, 3) * np.pi / 4
@@ -108,12 +109,12 @@ def joints(ahead, below):
 
 @functools.cache
 def ant(**options):
-    """One Ant-v5, kept by each process."""
+    """The Ant-v5 environment. Each process creates it once and keeps it."""
     return gymnasium.make("Ant-v5", include_cfrc_ext_in_observation=False, disable_env_checker=True, **options)
 
 
 def walk(theta, seed, seconds=10.0, env=None, see=lambda env: None):
-    """Mean speed ahead in m/s; who falls stays where it fell. see(env) is called after every step."""
+    """Mean forward speed in m/s. After a fall, the Ant stays where it fell. see(env) is called after every step."""
     env = env or ant()
     obs, info = env.reset(seed=seed)
     start, steps = info["x_position"], round(seconds / DT)
@@ -132,13 +133,14 @@ METHODS = {
     "hill-climbing": lambda theta: HillClimbing(theta, sigma=1.0),
     "genetic": lambda theta: Genetic(theta, sigma=1.0),
 }
-TRAIN, TEST = 0, 1  # what a stream of random numbers is for
+TRAIN, TEST = 0, 1  # purposes of the random numbers
 
 
 def learn(name, budget, seed, executor=None, quiet=True):
-    """θ before and after each iteration [K + 1, 12], walks made until then [K + 1], and seconds that it took.
+    """θ before and after each iteration [K + 1, 12], the number of walks until then [K + 1], and the time in seconds.
 
-    A learning rate falls linearly to 0 over the budget: steps of constant length never settle.
+    The learning rate, if the method has one, falls linearly to 0 over the budget. Steps of constant length would never
+    settle.
     """
     rng = np.random.default_rng([seed, TRAIN])
     method = METHODS[name](np.zeros(len(GAIT)))
@@ -158,14 +160,14 @@ def learn(name, budget, seed, executor=None, quiet=True):
 
 
 def test(thetas, n, seed, executor=None):
-    """Speeds [K, n] in m/s over n unseen walks with each of thetas [K, 12]."""
+    """Speeds [K, n] in m/s of n unseen walks with each of thetas [K, 12]."""
     seeds = np.random.default_rng([seed, TEST]).integers(2**63, size=n).tolist()
     speeds = (executor.map if executor else map)(walk, np.repeat(thetas, n, axis=0), seeds * len(thetas))
     return np.reshape(list(speeds), (len(thetas), n))
 
 
 def draw(path, curves):
-    """Learning curves: each method's walks [K] and speeds [K, n], the mean with its standard error."""
+    """Draws learning curves: the mean speed with its standard error, from each method's walks [K] and speeds [K, n]."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for name, (walks, speeds) in curves.items():
@@ -180,13 +182,13 @@ def draw(path, curves):
 
 
 def film(path, thetas, titles, seed, seconds=5.0):
-    """GIF of one walk with each of thetas, side by side."""
+    """Writes a GIF of one walk with each of thetas, side by side."""
     from PIL import Image, ImageDraw  # Pillow comes with Matplotlib
 
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("MUJOCO_GL", "egl")
     env = ant(render_mode="rgb_array", width=240, height=180, camera_name="track")
-    env.unwrapped.model.light_castshadow[:] = 0  # shadows and reflections take most of a CPU's time for a picture
+    env.unwrapped.model.light_castshadow[:] = 0  # on a CPU, shadows and reflections take most of the rendering time
     env.unwrapped.model.mat_reflectance[:] = 0
     lanes = []
     for theta, title in zip(thetas, titles):
@@ -204,7 +206,7 @@ def film(path, thetas, titles, seed, seconds=5.0):
 
 
 def report(name, learned, before, after, walks, seconds):
-    """What a method learned, for the terminal."""
+    """Prints what a method learned."""
     print(
         f"{name}: {before.mean():.2f} → {after.mean():.2f} ± {after.std(ddof=1):.2f} m/s over {after.size} unseen "
         f"walks of 10 s each, after {walks:,} walks and {seconds:.0f} s"
@@ -214,7 +216,7 @@ def report(name, learned, before, after, walks, seconds):
 
 
 def at_least(low):
-    """An argparse type: a whole number from `low` on."""
+    """An argparse type: a whole number, at least `low`."""
 
     def whole_number(text):
         if int(text) < low:
@@ -252,7 +254,7 @@ def main(argv=None):
     titles = [f"{stage}: {speeds[k]:.2f} m/s" for stage, k in stages.items()]
     try:
         film(args.out.with_suffix(".gif"), thetas[list(stages.values())], titles, args.seed)
-    except Exception as error:  # a missing graphics library raises almost anything
+    except Exception as error:  # a missing graphics library can raise almost any exception
         print(f"no GIF, for nothing can be rendered here: {error!r}; try MUJOCO_GL=egl, osmesa or glfw")
     return curves
 

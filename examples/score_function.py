@@ -3,13 +3,14 @@
 
     python examples/score_function.py
 
-∇E[f(x)] from nothing but values of f, printed beside its closed form and the reparameterised gradient, which needs f'.
+The script estimates ∇E[f(x)] from values of f only. It prints the estimate next to the closed form and next to the
+reparameterised gradient, which needs f'.
 """
 
 from npg.runner import interrupts
 
 if __name__ == "__main__":
-    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+    interrupts.leave_at_once()  # Ctrl-C during the imports ends the program at once
 
 import argparse
 
@@ -36,13 +37,13 @@ def df(x):
 
 
 def expectation(params):
-    """E[f(x)] for x ~ N(μ, diag σ²) in closed form: two Gaussians convolved."""
+    """E[f(x)] for x ~ N(μ, diag σ²) in closed form: a convolution of two Gaussians."""
     mean, var = params[:2], WIDTH**2 + np.exp(2 * params[2:])
     return 2 * np.prod(WIDTH / np.sqrt(var) * np.exp(-0.5 * (mean - CENTER) ** 2 / var)) - 1
 
 
 def ascend(params, steps, n, rng, learning_rate=0.3):
-    """params along the way [steps+1, 4], going up score-function gradients of n samples each."""
+    """params after each step [steps+1, 4]. Each step goes up a score-function gradient from n samples."""
     path = [params.copy()]
     for _ in range(steps):
         SGD(params, learning_rate).step(params, score_function_gradient(Gaussian(2), params, f, n, rng)[0])

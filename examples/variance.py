@@ -3,14 +3,15 @@
 
     python examples/variance.py
 
-Var(ĝ) = tr Cov(ĝ) (slide "Variance") falls as 1/N: the variances of two estimators from equally many episodes are to
-each other as the numbers of episodes that they need for equal precision. Exact on random MDPs, measured on CartPole.
+Var(ĝ) = tr Cov(ĝ) (slide "Variance") falls as 1/N. So, if one estimator has k times the variance of another from
+equally many episodes, it needs k times as many episodes for equal precision. The variances are exact on random MDPs and
+measured on CartPole.
 """
 
 from npg.runner import interrupts
 
 if __name__ == "__main__":
-    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
+    interrupts.leave_at_once()  # Ctrl-C during the imports ends the program at once
 
 import argparse
 
@@ -45,7 +46,7 @@ RUNGS = {
 
 
 def weights(rollout, val, mean):
-    """Ψ [T, N] by rung. `val` is V(s) [T+1, N]; `mean` takes x [T, N] to E[x_t] over the trajectories [T, 1]."""
+    """{rung: Ψ [T, N]}. `val` is V(s) [T+1, N]. `mean` maps x [T, N] to E[x_t] over the trajectories [T, 1]."""
     R, G = (WEIGHTS[name](rollout, 1.0) for name in ("total", "reward-to-go"))
     b_t = mean(G)
     adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, 1.0, LAM)
@@ -53,7 +54,7 @@ def weights(rollout, val, mean):
 
 
 def exact(seed, sigma=0.3):
-    """{rung: tr Cov} with the exact V, and the relative bias of ES, on a random MDP with one parameter a state."""
+    """{rung: tr Cov} with the exact V, and the relative bias of ES, on a random MDP with one parameter per state."""
     rng, size = np.random.default_rng(seed), 3
     mdp = FiniteMDP(rng.dirichlet(np.ones(3), (size, 2)), rng.random((size, 2)), np.full(size, 1 / size), horizon=4)
     policy = Policy(LinearPreferences(lambda s: np.stack([0 * s, s], axis=-2), 2, size), Categorical(2))
@@ -71,7 +72,7 @@ def exact(seed, sigma=0.3):
     eps = np.stack(np.meshgrid(*[node] * size), axis=-1).reshape(-1, size)
     w = np.prod(np.meshgrid(*[w / w.sum()] * size), axis=0).ravel()
     U, square = return_moments(theta + sigma * eps)
-    half_difference_squared = (square + square[::-1] - 2 * U * U[::-1]) / 4  # reversed, the grid is −ε
+    half_difference_squared = (square + square[::-1] - 2 * U * U[::-1]) / 4  # the reversed grid is −ε
     score_squared, mean = (eps**2).sum(axis=1) / sigma**2, (w * U) @ eps / sigma
     variance["es"] = (w @ (square * score_squared) - mean @ mean) / n_episodes
     variance["mirrored es"] = (w @ (half_difference_squared * score_squared) - mean @ mean) / (n_episodes / 2)
@@ -83,7 +84,7 @@ def exact(seed, sigma=0.3):
 
 
 class Population:
-    """A policy with one hidden layer, and a θ of its own in every environment: thetas [N, size]."""
+    """A policy with one hidden layer. Each environment has its own θ: thetas [N, size]."""
 
     def __init__(self, policy, thetas):
         layers = zip(*map(policy.network.layers, thetas))
@@ -100,7 +101,7 @@ def cartpole(n, *seeds):
 
 
 def measured(seed, n_estimates, updates, sigma=0.05):
-    """{rung: n_estimates of ĝ}, and of the policy at which they are made: mean return, episodes an estimate."""
+    """{rung: n_estimates of ĝ at one policy}, the mean return of this policy, and the episodes per estimate."""
     rng = np.random.default_rng(seed)
     policy, critic = Policy(MLP((4, 8, 2)), Categorical(2)), Critic(MLP((4, 32, 1)))
     theta, phi, size = policy.init(rng, np.float64), critic.init(rng, np.float64), policy.size
@@ -133,7 +134,7 @@ def measured(seed, n_estimates, updates, sigma=0.05):
 
 
 def relative_variance(estimates, rng):
-    """{rung: (tr Cov relative to the trajectory return's, low and high end of its 95 % bootstrap interval)}."""
+    """{rung: (tr Cov relative to that of the trajectory return, low end, high end)}; 95 % bootstrap interval."""
     n = len(estimates["total"])
     resampled = rng.integers(n, size=(1000, n))
     trace = lambda g: np.array([g[k].var(axis=0).sum() for k in resampled])

@@ -1,34 +1,34 @@
-"""npg: NumPy policy gradients. Every formula of the lecture as a few lines of NumPy.
+"""npg: policy gradients in NumPy. Every formula of the lecture is a few lines of NumPy.
 
-The whole lecture is one line, and every algorithm a choice of the weight Ψ in it:
+The whole lecture is one equation. Each algorithm chooses the weight Ψ in it:
 
     ĝ = 1/N  Σᵢ Σₜ  Ψₜ⁽ⁱ⁾ ∇θ log πθ(aₜ⁽ⁱ⁾ | sₜ⁽ⁱ⁾)
 
 Read the modules in this order; each imports only from those before it.
 
-    gradcheck        is a hand-written gradient right?
+    gradcheck        checks a hand-written gradient against a numerical one
     network          forward and backward passes over one parameter vector θ
-    distributions    log π beside ∇ log π
-    score_function   ∇E[f(x)] from samples, of any distribution and any f
+    distributions    log π and its gradient ∇ log π
+    score_function   estimates ∇E[f(x)] from samples, for any distribution and any f
     policy           network + distribution: Σ w ∇θ log πθ(a|s), and the two actor-critic designs
-    exploration      policies that act with another distribution than π, and are scored by it
-    rollout          experience from Gymnasium's vector environments
+    exploration      policies that act with a distribution b other than π; their score is ∇ log b
+    rollout          collects experience from Gymnasium's vector environments
     returns          the weights Ψ that need no learning
-    optimizers       from a gradient to a step, uphill
-    baselines        what may be subtracted from Ψ
+    optimizers       steps along a gradient, uphill
+    baselines        baselines b, which are subtracted from Ψ
     reinforce        REINFORCE
     actor_critic     the lecture's five steps, A2C, Q actor-critic
-    replay           the experience buffer and importance weights; PPO
-    a3c              A3C, Algorithm S3; A2C with several workers
-    gradient_free    search that knows only f(θ): hill climbing, genetic, finite differences, evolution strategies
-    tabular          every trajectory of a small MDP enumerated: exact gradients, and the exact moments of estimators
-    pong             Pong from pixels: what the player sees, many games side by side
+    replay           the experience buffer, importance weights, PPO
+    a3c              A3C (Algorithm S3), and A2C with several workers
+    gradient_free    search with values f(θ) only: hill climbing, genetic, finite differences, evolution strategies
+    tabular          enumerates all trajectories of a small MDP: exact gradients, exact moments of estimators
+    pong             Pong from pixels: the player's observations, many games side by side
 
-The scripts run_cartpole.py and run_pong.py put these parts together, one function an algorithm. What a run needs
-besides (command line, run folders, evaluations, environments, worker processes) is in `npg.runner`. Nothing above
-imports it.
+The scripts run_cartpole.py and run_pong.py combine these parts, with one function per algorithm. The rest of a run
+(command line, run folders, evaluations, environments, worker processes) is in `npg.runner`. No module above imports
+`npg.runner`.
 
-Importing `npg` imports nothing: take what you need, e.g. `from npg.network import MLP`.
+`import npg` imports no module. Import what you need, e.g. `from npg.network import MLP`.
 """
 
 __version__ = "0.1.0"

@@ -1,14 +1,14 @@
-"""Algorithm S3, A3C (Mnih et al. 2016): actor-learners in parallel; and A2C, its synchronous twin.
+"""A3C, Algorithm S3 (Mnih et al. 2016): parallel actor-learners. Also A2C, the synchronous version of A3C.
 
 `algorithm_s3` is the slide, line by line. The functions below it compute their gradient with
-`npg.actor_critic.advantage_gradient`. They differ in one thing only: who applies the gradient, and when.
+`npg.actor_critic.advantage_gradient`. They differ in one thing only: who applies which gradient, and when.
 
-    actor_critic.a2c         the gradient of one rollout
-    parallel_a2c             the mean of N workers' gradients, all at the same θ
-    actor_learner            Algorithm S3: each worker's own, at once, to a θ in shared memory
-    asynchronous_gradients   each worker's as it arrives, at the θ that was current when the worker began
+    actor_critic.a2c         applies the gradient of one rollout
+    parallel_a2c             applies the mean of N workers' gradients, all computed at the same θ
+    actor_learner            Algorithm S3: each worker applies its own gradient immediately, to a θ in shared memory
+    asynchronous_gradients   applies each worker's gradient on arrival; the worker computed it at an earlier θ
 
-Where a gradient is computed, here, in a process or on a cluster, is the runner's: see `npg.runner.actors`.
+`npg.runner.actors` decides where a gradient is computed: in this process, in another process, or on a cluster.
 """
 
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -21,19 +21,19 @@ from npg.rollout import joined
 
 
 def algorithm_s3(env, model, theta, rng, *, t_max, learning_rate, gamma=0.99, value_coef=0.5, entropy_coef=0.0):
-    """Algorithm S3 as it stands on the slide: one worker, one environment, one step at a time; yields T.
+    """Algorithm S3 as on the slide: one worker, one environment, one step at a time. Yields T after each update.
 
     env     a `gymnasium.Env`
     model   an `ActorCritic` or `SharedActorCritic`
-    theta   the shared vector of θ and θ_v, changed in place
+    theta   the shared vector that contains θ and θ_v; changed in place
 
     Differences from the slide:
 
-    - The critic's error has to fall, so its gradient is subtracted, not added. Its factor is `value_coef` / 2.
-    - The step is the mean over the segment, not the sum.
-    - The entropy term of the slide's note, and of the paper's §4, is there: `entropy_coef`.
-    - At a time limit, which is not a terminal state, R = V(s_t).
-    - t − t_start is `len(segment)`. The caller stops when T > T_max.
+    - The critic's error must fall, so its gradient is subtracted, not added. Its factor is `value_coef` / 2.
+    - The update is the mean over the segment, not the sum.
+    - `entropy_coef` adds the entropy term of the slide's note and of the paper's §4.
+    - A time limit is not a terminal state, so R = V(s_t) there.
+    - `len(segment)` is t − t_start. The caller stops when T > T_max.
     """
     T = 0  # global shared counter T = 0
     s, _ = env.reset()
@@ -73,17 +73,18 @@ def actor_learner(
     standardise=False,
     max_grad_norm: float | None = 0.5,
 ):
-    """Algorithm S3: what one worker does, for ever, on a θ that all share; yields after each asynchronous update.
+    """Algorithm S3 for one worker; all workers share θ. Yields after each asynchronous update. Never ends.
 
-    theta   θ and θ_v, in shared memory: other workers read and change it meanwhile, without a lock (Recht et al. 2011)
+    theta   θ and θ_v in shared memory. Other workers read and change it at the same time, without a lock (Recht et
+            al. 2011)
     model   an `ActorCritic` or `SharedActorCritic`
 
     Differences from the slide, besides those of `algorithm_s3`:
 
-    - `sampler` may have several environments. A segment ends after t_max = `n_steps` steps, or when each environment
-      has met a terminal state.
-    - R − V is the advantage of `advantage_gradient`: the slide's for λ = 1, not standardised.
-    - dθ and dθ_v are one vector, and `max_grad_norm` limits its norm.
+    - `sampler` may have several environments. A segment ends after t_max = `n_steps` steps, or earlier when an episode
+      has ended in every environment.
+    - `advantage_gradient` computes the advantage. With λ = 1, not standardised, it is the slide's R − V.
+    - dθ and dθ_v are one vector. `max_grad_norm` limits its norm.
     """
     copied = np.empty_like(theta)
     while True:
@@ -101,19 +102,19 @@ def actor_learner(
 def rollout_gradient(
     sampler, model, theta, *, n_steps=16, gamma=0.99, lam=0.95, value_coef=0.5, entropy_coef=0.0, standardise=False
 ):
-    """One worker's part of `parallel_a2c`: its gradient at θ [size], the rollout that it is of, and measures."""
+    """One worker's part of `parallel_a2c`: returns the gradient at θ [size], its rollout, and measures."""
     rollout = sampler.steps(model, theta, n_steps)
     dtheta, measures = advantage_gradient(rollout, model, theta, gamma, lam, value_coef, entropy_coef, standardise)
     return dtheta, rollout, measures
 
 
 def parallel_a2c(gradients, theta, optimizer, *, max_grad_norm: float | None = 0.5):
-    """A2C with N workers: θ ← θ + α 1/N Σ_k g_k, the gradients g_k all at the same θ.
+    """A2C with N workers: θ ← θ + α 1/N Σ_k g_k. All gradients g_k are computed at the same θ.
 
-    gradients   gradients(theta) → [(g_k, rollout, measures)], what `rollout_gradient` gives for each worker k
+    gradients   gradients(theta) → [(g_k, rollout, measures)], the result of `rollout_gradient` for each worker k
 
-    With one worker it is `a2c` of the same seeds, bit for bit. θ is improved in place; yields the measures of each
-    update.
+    With one worker, the result is that of `a2c` with the same seeds, bit for bit. θ is improved in place; yields the
+    measures of each update.
     """
     while True:
         dthetas, rollouts, measures = zip(*gradients(theta))
@@ -129,13 +130,13 @@ def parallel_a2c(gradients, theta, optimizer, *, max_grad_norm: float | None = 0
 
 
 def asynchronous_gradients(submit, n, theta, optimizer, *, max_grad_norm: float | None = 0.5):
-    """A3C where no memory is shared: the learner applies each worker's gradient as it arrives, and sends it the new θ.
+    """A3C without shared memory: the learner applies each gradient on arrival and sends the new θ to its worker.
 
-    submit   submit(k, theta, number of the update) → the future of worker k's (g_k, rollout, measures)
+    submit   submit(k, theta, number of the update) → a future with worker k's result (g_k, rollout, measures)
     n        number of workers
 
-    `staleness` is the number of updates by others since the θ at which a gradient was computed. θ is improved in place;
-    yields the measures of each update.
+    `staleness` is the number of updates from other workers between the start of a worker and the arrival of its
+    gradient. θ is improved in place; yields the measures of each update.
     """
     updates = 0
     calls = {submit(k, theta.copy(), updates): (k, updates) for k in range(n)}
@@ -158,7 +159,7 @@ def asynchronous_gradients(submit, n, theta, optimizer, *, max_grad_norm: float 
 
 
 def mean_of(measures):
-    """[{name: number}] → {name: mean}; a segment whose targets are all the same has no explained variance to count."""
+    """[{name: number}] → {name: mean}. The mean explained variance skips NaN (a segment with a constant target)."""
     numbers = {name: [m[name] for m in measures] for name in measures[0]}
     explained = numbers["explained_variance"]
     numbers["explained_variance"] = [x for x in explained if not np.isnan(x)] or explained

@@ -1,11 +1,11 @@
-"""Actor-critic: a learned value in place of a single rollout's return. Each algorithm is a small change to the last.
+"""Actor-critic: a learned value replaces the return of a single rollout.
 
-`actor_critic`    the five steps of the slide "Actor-Critic": fit V, then one-step advantages
-`a2c`             actor and critic in one gradient, GAE(λ) advantages (λ = 1: as many steps as there are), entropy bonus
-`q_actor_critic`  Q_w(s, a) in place of the return
+`actor_critic`    the five steps of the slide "Actor-Critic": fit V, then compute one-step advantages
+`a2c`             one gradient for actor and critic, GAE(λ) advantages (λ = 1: the longest n-step ones), entropy bonus
+`q_actor_critic`  Q_w(s, a) replaces the return
 
-All of them drop the γᵗ of `returns.discounted_reward_to_go`, as everybody does, and divide by the number of steps where
-the lecture divides by N trajectories, since a batch of rows holds no whole number of those.
+All of them drop the γᵗ of `returns.discounted_reward_to_go`, as most code does. They divide by the number of steps. The
+lecture divides by N trajectories, but the rows of a rollout are usually not a whole number of trajectories.
 """
 
 import numpy as np
@@ -34,13 +34,13 @@ def actor_critic(
     entropy_coef=0.0,
     max_grad_norm: float | None = None,
 ):
-    """The lecture's five steps, for ever, θ improved in place; yields the measures of each update.
+    """The lecture's five steps, repeated. θ is improved in place; yields the measures of each update. Never ends.
 
-    model       `ActorCritic`, or `SharedActorCritic`, where step 2 moves the policy too, through what it shares with V:
-                the gradient of step 4 is then slightly off-policy
-    estimation  of V by "mc": `epochs` passes of regression, in minibatches of `batch_size`, on the return (bootstrapped
-                where the rows end); or by "td": `epochs` fitted V iterations of `gradient_steps` steps on all the data,
-                with the term λ = `proximal` that holds θ near its last value
+    model       `ActorCritic` or `SharedActorCritic`. In the shared design, step 2 also changes the policy, through the
+                shared parameters. The gradient of step 4 is then slightly off-policy
+    estimation  how V is fitted. "mc": regression on the return (bootstrapped where the rows end), with `epochs` passes
+                in minibatches of `batch_size`. "td": `epochs` fitted V iterations, each with `gradient_steps` steps on
+                all the data; the term with λ = `proximal` keeps θ near its last value
     """
     if estimation not in ("mc", "td"):
         raise ValueError(f"estimation: expected 'mc' or 'td', got {estimation!r}")
@@ -71,8 +71,8 @@ def actor_critic(
 def advantage_gradient(rollout, model, theta, gamma, lam, value_coef, entropy_coef, standardise):
     """∇_θ of 1/B Σ [ log π(a|s) Â + β H − c ½ (R − V(s))² ] over a rollout's B steps [size], and measures at θ.
 
-    Â by GAE(λ) and R = Â + V, both held fixed. λ = 1 is Algorithm S3's R − V: the longest n-step advantage that the
-    rollout allows. β is `entropy_coef`, c `value_coef`.
+    Â is the GAE(λ) advantage, and R = Â + V. Both are held fixed. With λ = 1, Â is Algorithm S3's R − V: the longest
+    n-step advantage that the rollout allows. β is `entropy_coef`, and c is `value_coef`.
     """
     params, val = model.params_and_value(theta, rollout.obs)
     adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)
@@ -98,9 +98,9 @@ def a2c(
     standardise=False,
     max_grad_norm: float | None = 0.5,
 ):
-    """Synchronous advantage actor-critic (Mnih et al. 2016, without the asynchrony): one gradient a rollout.
+    """Synchronous advantage actor-critic (Mnih et al. 2016, without asynchronous updates): one gradient per rollout.
 
-    `npg.a3c` has the same with several workers, and with the asynchrony.
+    `npg.a3c` has the version with several workers and the asynchronous version.
     """
     while True:
         rollout = sampler.steps(model, theta, n_steps)
@@ -113,13 +113,13 @@ def a2c(
 
 
 class DiscreteQ:
-    """Q_w(s, a) for |A| actions: a network with one output an action."""
+    """Q_w(s, a) for |A| actions: a network with one output per action."""
 
     def __init__(self, network):
         self.network, self.size = network, network.size
 
     def init(self, rng, dtype=np.float32):
-        """A fresh w [size] whose values are near 0."""
+        """A new w [size], for which Q_w(s, a) is near 0."""
         return self.network.init(rng, output_gain=0.01, dtype=dtype)
 
     def value(self, w, obs, act):
@@ -143,7 +143,7 @@ class DiscreteQ:
 
 
 class ContinuousQ:
-    """Q_w(s, a) for actions in Rⁿ: a network of the pair (s, a) with one output."""
+    """Q_w(s, a) for actions in Rⁿ: a network with the pair (s, a) as input and one output."""
 
     def __init__(self, network, n_samples=8):
         self.network, self.size, self.n_samples = network, network.size, n_samples
@@ -155,7 +155,7 @@ class ContinuousQ:
         return self.network.forward(w, np.concatenate([obs, act], axis=-1))[0][..., 0]
 
     def state_value(self, w, obs, policy, theta, rng):
-        """V(s) = E_{a∼π_θ(·|s)} Q_w(s, a) [...], by the mean over `n_samples` fresh actions a state."""
+        """V(s) = E_{a∼π_θ(·|s)} Q_w(s, a) [...], estimated by the mean over `n_samples` new actions per state."""
         return np.mean([self.value(w, obs, policy.act(theta, obs, rng)) for _ in range(self.n_samples)], axis=0)
 
     def grad_loss(self, w, obs, act, target):
@@ -183,10 +183,11 @@ def q_actor_critic(
     entropy_coef=0.0,
     max_grad_norm: float | None = None,
 ):
-    """Q actor-critic: Δθ = α ∇log π(a|s) Q_w(s, a), with Q_w learned on-policy by TD; θ and w improved in place.
+    """Q actor-critic: Δθ = α ∇log π(a|s) Q_w(s, a). TD learns Q_w on-policy. θ and w are improved in place.
 
-    The TD target r + γ V(s'), V(s') = Σ_b π(b|s') Q_w(s', b) (expected Sarsa), is recomputed and held fixed in each
-    of `iterations` regressions. `subtract_value` uses Q_w(s, a) − V(s): a state-dependent baseline, same mean.
+    The TD target is r + γ V(s'), with V(s') = Σ_b π(b|s') Q_w(s', b) (expected Sarsa). Each of `iterations` regressions
+    recomputes the target and holds it fixed. With `subtract_value` the weight is Q_w(s, a) − V(s). V is a
+    state-dependent baseline, so the mean of the gradient does not change.
     """
     while True:
         rollout = sampler.steps(policy, theta, n_steps)

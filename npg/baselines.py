@@ -1,15 +1,16 @@
-"""Baselines b, subtracted from the weight Ψ: independent of the actions that they correct, they leave the mean of ĝ;
-good ones lower its variance.
+"""Baselines b, which are subtracted from the weight Ψ to lower the variance of ĝ.
+
+A baseline that is independent of the actions whose weight it corrects leaves the mean of ĝ unchanged:
 
     ĝ = 1/N Σ_i Σ_t ∇_θ log π_θ(a_t|s_t) (Ψ_t − b),     since E[∇ log P(τ) b] = b ∇ Σ_τ P(τ) = 0
 
-Slides "Reducing variance by subtracting a baseline" and "Baseline choices". Each is a function
-`baseline(policy, theta, rollout, psi)` of N complete episodes (`Sampler.episodes`) and their weights psi [T, N]; it
-returns b, broadcastable to [T, N].
+Slides "Reducing variance by subtracting a baseline" and "Baseline choices". Each baseline is a function
+`baseline(policy, theta, rollout, psi)`. It takes N complete episodes (`Sampler.episodes`) and their weights psi [T, N].
+It returns b, which broadcasts to [T, N].
 
-A baseline computed from the same N trajectories that it corrects is correlated with them. With the mean of all N
-the estimate shrinks, in expectation, to (N−1)/N of the gradient: every trajectory subtracts 1/N of itself.
-`leave_one_out` and `StateBaseline` avoid that.
+A baseline computed from the same N trajectories that it corrects is correlated with them. If b is the mean of all N,
+the expected estimate is only (N−1)/N of the gradient, because every trajectory subtracts 1/N of itself.
+`leave_one_out` and `StateBaseline` avoid this bias.
 """
 
 import numpy as np
@@ -21,9 +22,9 @@ def none(policy, theta, rollout, psi):
 
 
 def constant(policy, theta, rollout, psi):
-    """b = 1/N Σ_i Ψ_0⁽ⁱ⁾, which estimates E[R(τ)]: the first step's weight is the whole trajectory's return.
+    """b = 1/N Σ_i Ψ_0⁽ⁱ⁾, an estimate of E[R(τ)]: the weight of the first step is the return of the whole trajectory.
 
-    The slide subtracts it from G_t too, where it is right at t = 0 alone: later it can do more harm than good.
+    The slide also subtracts this b from G_t. There b is right only at t = 0. Later it can do more harm than good.
     """
     return psi[0].mean()
 
@@ -39,8 +40,9 @@ def leave_one_out(policy, theta, rollout, psi):
 def optimal_constant(policy, theta, rollout, psi):
     """b = E[‖g‖² Ψ_0] / E[‖g‖²],  g = ∇_θ log P(τ) = Σ_t ∇_θ log π_θ(a_t|s_t): the constant of least variance.
 
-    It minimises tr Cov of ∇ log P(τ) (R(τ) − b), Ψ being R(τ) (Greensmith et al. 2004; Peters & Schaal 2008). Estimated
-    from the same trajectories it leaves a bias of order 1/N. It costs N small backward passes, one score a trajectory.
+    For Ψ = R(τ), this b minimises tr Cov of ∇ log P(τ) (R(τ) − b) (Greensmith et al. 2004; Peters & Schaal 2008). Here
+    b is estimated from the same trajectories, so ĝ has a bias of order 1/N. The cost is N small backward passes, one
+    score per trajectory.
     """
     squares = np.array([
         np.sum(policy.grad_log_prob(theta, rollout.obs[:-1, i][on], rollout.act[:, i][on], np.ones(on.sum())) ** 2)
@@ -50,15 +52,15 @@ def optimal_constant(policy, theta, rollout, psi):
 
 
 def time_dependent(policy, theta, rollout, psi):
-    """b_t = 1/N Σ_i Ψ_t⁽ⁱ⁾, an ended trajectory counting as 0 (the slide's sum lacks its 1/N)."""
+    """b_t = 1/N Σ_i Ψ_t⁽ⁱ⁾. A trajectory that has already ended counts as 0. (The slide's sum lacks the factor 1/N.)"""
     return np.where(rollout.valid, psi, 0).mean(axis=1, keepdims=True)
 
 
 class StateBaseline:
     """b(s) = V_φ(s), fitted to the weights Ψ that followed each state (slide "Monte Carlo estimation").
 
-    Each call returns V_φ as the trajectories before have taught it, then fits φ to the present ones: b never depends
-    on the actions that it corrects, so ĝ stays unbiased.
+    Each call first computes b with the φ fitted to earlier trajectories. Then it fits φ to the present trajectories.
+    So b never depends on the actions whose weight it corrects, and ĝ stays unbiased.
     """
 
     def __init__(self, critic, phi, optimizer, rng, epochs=5, batch_size=512):
@@ -73,22 +75,22 @@ class StateBaseline:
 
 
 def fit_value(critic, phi, optimizer, obs, target, rng, epochs, batch_size):
-    """φ ← argmin_φ 1/B Σ (V_φ(s) − target)², by minibatch gradient steps on φ in place.
+    """φ ← argmin_φ 1/B Σ (V_φ(s) − target)², by minibatch gradient steps that change φ in place.
 
-    obs [B, n_obs], target [B]: Monte-Carlo returns, or bootstrapped ones held fixed.
+    obs [B, n_obs]; target [B], Monte-Carlo returns or bootstrapped returns, held fixed.
     """
     for batch in minibatches(len(obs), batch_size, epochs, rng):
         optimizer.step(phi, -critic.grad_loss(phi, obs[batch], target[batch]) / len(batch))
 
 
 def fitted_v_iteration(critic, phi, optimizer, rollout, gamma, proximal, iterations, steps):
-    """TD estimation of V: `iterations` of the slide "Fitted V iteration", φ changed in place.
+    """TD estimation of V: `iterations` times the slide "Fitted V iteration". φ is changed in place.
 
         φ_{l+1} = argmin_φ 1/B Σ_{(s,r,s')} (r + γ V_{φ_l}(s') − V_φ(s))² + λ ‖φ − φ_l‖²,     λ = `proximal`
 
-    (the slide has no 1/B and γ = 1, so its λ is B times ours).
+    The slide has no 1/B, so its λ is B times our λ. The slide has γ = 1.
 
-    The target is computed from φ_l and held fixed while `steps` gradient steps look for the argmin.
+    Each iteration computes the target from φ_l and holds it fixed. Then `steps` gradient steps approach the argmin.
     """
     for _ in range(iterations):
         target = rollout.rew + gamma * ~rollout.terminated * critic.value(phi, rollout.obs[1:])
@@ -100,6 +102,9 @@ def fitted_v_iteration(critic, phi, optimizer, rollout, gamma, proximal, iterati
 
 
 def minibatches(n, size, epochs, rng):
-    """Shuffled indices: each of range(n) once an epoch, in `round(n / size)` ≥ 1 batches of nearly equal length."""
+    """Yields batches of shuffled indices. Each epoch uses every index of range(n) once.
+
+    An epoch has `round(n / size)` batches, at least 1, of nearly equal length.
+    """
     for _ in range(epochs):
         yield from np.array_split(rng.permutation(n), max(1, round(n / size)))

@@ -1,30 +1,30 @@
-"""What a policy draws its actions from: each log-probability beside its hand-written gradient.
+"""Distributions of actions: each log-probability, and next to it its hand-written gradient.
 
-Every distribution is a set of functions of `params` [..., n_params], the numbers that a network puts out for a batch
-of states, and of `act`, the actions [...] (discrete) or [..., n] (continuous):
+Every distribution is a set of functions of `params` and `act`. `params` [..., n_params] are the outputs of a network
+for a batch of states. `act` are the actions, [...] (discrete) or [..., n] (continuous):
 
     sample(params, rng)          a ~ π(·|params)
-    mode(params)                 the most likely action (of the mixture: the mean of its heaviest component)
+    mode(params)                 the most likely action (of a mixture: the mean of its most probable component)
     log_prob(params, act)        log π(a)                 [...]
     grad_log_prob(params, act)   ∇_params log π(a)        [..., n_params]
-    entropy(params)              H = −E[log π(a)]         [...] (of the mixture: a lower bound)
+    entropy(params)              H = −E[log π(a)]         [...] (of a mixture: a lower bound)
     grad_entropy(params)         ∇_params H               [..., n_params]
     kl(params, other)            KL(π_params ‖ π_other)   [...], where it has a closed form
 
-From the lecture's slides "∇_θ log π_θ(a) for softmax policy" and "… for Gaussian policy". The network's `backward`
-carries ∇_params on to ∇_θ. Scales are parametrised by their logarithm, probabilities by logits, so that every real
-vector is a valid `params`. Nothing here overflows at logits of ±1e4 or σ of 1e-6, and everything runs on complex
-numbers, so that the complex step can check it.
+Slides "∇_θ log π_θ(a) for softmax policy" and "… for Gaussian policy". The network's `backward` computes ∇_θ from
+∇_params. The parameter of a scale is its logarithm, and the parameters of probabilities are logits. So every real
+vector is a valid `params`. Nothing here overflows at logits of ±1e4 or σ of 1e-6. All functions accept complex
+numbers, so that the complex step can check them.
 """
 
 import numpy as np
 
-LOG_2PI = float(np.log(2 * np.pi))  # a Python float, which leaves float32 arrays float32
+LOG_2PI = float(np.log(2 * np.pi))  # a Python float: float32 arrays stay float32
 TINY = np.finfo(np.float32).tiny
 
 
 def logsumexp(x):
-    """log Σ_j e^{x_j} over the last axis: the largest x is taken out first, so that no e^x overflows."""
+    """log Σ_j e^{x_j} over the last axis. The largest x is subtracted first, so that no e^x overflows."""
     shift = x.real.max(axis=-1, keepdims=True)
     return np.log(np.exp(x - shift).sum(axis=-1)) + shift[..., 0]
 
@@ -46,7 +46,7 @@ def sigmoid(z):
 
 
 def draw_index(probs, rng):
-    """Index j with probability probs[..., j]: how many cumulated probabilities lie at or below a uniform number."""
+    """Draws the index j with probability probs[..., j]: the number of cumulated probabilities ≤ a uniform number."""
     cumulated = probs.cumsum(axis=-1)
     u = rng.random(probs.shape[:-1] + (1,), probs.dtype) * cumulated[..., -1:]
     return np.minimum((cumulated <= u).sum(axis=-1), probs.shape[-1] - 1)
@@ -73,9 +73,9 @@ class Categorical:
         self.n = self.n_params = n
 
     def sample(self, params, rng):
-        """a = argmax_a (h_a − log E_a), E_a ~ Exp(1), integers [...]: the Gumbel-max trick, a ~ π without π(a)."""
+        """a = argmax_a (h_a − log E_a), E_a ~ Exp(1), integers [...]: a ~ π by the Gumbel-max trick."""
         _check("params", params, self.n)
-        exponential = rng.standard_exponential(params.shape, params.dtype) + TINY  # once in millions it is 0
+        exponential = rng.standard_exponential(params.shape, params.dtype) + TINY  # one draw in millions is 0
         return (params - np.log(exponential)).argmax(axis=-1)
 
     def mode(self, params):
@@ -112,7 +112,7 @@ class Categorical:
 
 
 class Bernoulli:
-    """Two actions from one logit, Pong's UP or not: π(1) = σ(z) = 1 / (1 + e^{−z}), params = z [..., 1]."""
+    """Two actions from one logit z, as UP and DOWN in Pong: π(1) = σ(z) = 1 / (1 + e^{−z}), params = z [..., 1]."""
 
     n, n_params = 2, 1
 
@@ -153,7 +153,7 @@ class Bernoulli:
 class Gaussian:
     """N(μ, diag σ²) over actions in Rⁿ, params = [μ (n), log σ (n)].
 
-    Whether σ is fixed, learned, or a function of the state σ_θ(s) is the policy's choice (see `npg.policy.Policy`).
+    The policy decides whether σ is fixed, learned, or a function of the state, σ_θ(s) (see `npg.policy.Policy`).
     """
 
     def __init__(self, n):
@@ -180,7 +180,7 @@ class Gaussian:
         return -(0.5 * z * z + log_std + 0.5 * LOG_2PI).sum(axis=-1)
 
     def grad_log_prob(self, params, act):
-        """∂/∂μ = (a − μ) / σ²  (the slide's "const." is 1);  ∂/∂ log σ = (a − μ)² / σ² − 1."""
+        """∂/∂μ = (a − μ) / σ²  (so the slide's "const." is 1);  ∂/∂ log σ = (a − μ)² / σ² − 1."""
         mean, log_std = self._split(params)
         _check("act", act, self.n)
         inv_std = np.exp(-log_std)
@@ -208,7 +208,8 @@ class Gaussian:
 class MultivariateGaussian:
     """N(μ, Σ) over actions in Rⁿ with Σ = L Lᵀ, params = [μ (n), ℓ (n(n+1)/2)].
 
-    ℓ holds the lower triangle of the Cholesky factor L row by row, its diagonal as logarithms: L_kk = e^{ℓ_kk}.
+    ℓ holds the lower triangle of the Cholesky factor L, row by row. The diagonal is stored as logarithms:
+    L_kk = e^{ℓ_kk}.
     """
 
     def __init__(self, n):
@@ -265,7 +266,7 @@ class MultivariateGaussian:
         return params[..., self.n :][..., self._on_diagonal].sum(axis=-1) + 0.5 * self.n * (LOG_2PI + 1)
 
     def grad_entropy(self, params):
-        """1 for each log L_kk, 0 elsewhere."""
+        """∂H/∂ log L_kk = 1; the derivative with respect to every other parameter is 0."""
         _check("params", params, self.n_params)
         return np.broadcast_to(np.append(np.zeros(self.n, bool), self._on_diagonal), params.shape).astype(params.dtype)
 
@@ -281,14 +282,14 @@ class MultivariateGaussian:
 class GaussianMixture:
     """Σ_j w_j N(μ_j, diag σ_j²) over actions in Rⁿ with m components: the lecture's multimodal continuous policy.
 
-    params = [logits of w (m), μ (m·n), log σ (m·n)], components in rows.
+    params = [logits of w (m), μ (m·n), log σ (m·n)]; μ and log σ are stored row by row, one row per component.
 
-    spread   the means are μ_j + s_j, with constants s_j evenly from −spread to spread. Components that start the same
-             get the same gradient, and stay the same; with a spread they start apart.
+    spread   the means are μ_j + s_j. The constants s_j are evenly spaced from −spread to spread. Components that start
+             equal get equal gradients and stay equal. With a spread they start different.
 
-    The entropy of a mixture has no closed form. `entropy` is here another name of `entropy_lower_bound`:
-    H ≥ −Σ_i w_i log Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²) (Huber et al. 2008, theorem 2). Raising it raises what H is
-    at least. It equals ½ log 4π per dimension (and not ½ log 2πe) plus log σ for one component.
+    The entropy H of a mixture has no closed form. So `entropy` is another name for `entropy_lower_bound`:
+    H ≥ −Σ_i w_i log Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²) (Huber et al. 2008, theorem 2). An entropy bonus raises this
+    bound. For one component the bound is ½ log 4π + log σ per dimension, while H is ½ log 2πe + log σ.
     """
 
     def __init__(self, n, m, spread=0.0):
@@ -315,18 +316,18 @@ class GaussianMixture:
         return log_w - (0.5 * z * z + log_std + 0.5 * LOG_2PI).sum(axis=-1), z, inv_std, log_w
 
     def _pick(self, values, component):
-        """Row `component` [...] of values [..., m, n]."""
+        """Row number `component` [...] of values [..., m, n]: [..., n]."""
         return np.take_along_axis(values, component[..., None, None], axis=-2)[..., 0, :]
 
     def sample(self, params, rng):
-        """First the component j ~ w, then a ~ N(μ_j, σ_j²)."""
+        """Draws first the component j ~ w, then a ~ N(μ_j, σ_j²)."""
         log_w, mean, log_std = self._split(params)
         component = draw_index(np.exp(log_w), rng)
         mean, std = self._pick(mean, component), np.exp(self._pick(log_std, component))
         return mean + std * rng.standard_normal(mean.shape, params.dtype)
 
     def mode(self, params):
-        """The mean of the heaviest component, argmax_j w_j: the mixture's true mode has no closed form."""
+        """The mean of the most probable component, argmax_j w_j. The mixture's true mode has no closed form."""
         log_w, mean, _ = self._split(params)
         return self._pick(mean, log_w.argmax(axis=-1))
 
@@ -351,7 +352,7 @@ class GaussianMixture:
         return log_w, log_overlap, difference, v, var
 
     def entropy_lower_bound(self, params):
-        """B = −Σ_i w_i log S_i,  S_i = Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²): at most the entropy, by Jensen."""
+        """B = −Σ_i w_i log S_i,  S_i = Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²). B ≤ H by Jensen's inequality."""
         log_w, log_overlap, *_ = self._overlaps(params)
         return -(np.exp(log_w) * logsumexp(log_overlap)).sum(axis=-1)
 
@@ -371,27 +372,27 @@ class GaussianMixture:
         dlog_std = var * (C * (1 - difference**2 / v) / v).sum(axis=-2)
         return self._join(dlogits, dmean, dlog_std)
 
-    # What a policy's entropy bonus asks for. Of a mixture it gets the bound.
+    # A policy's entropy bonus uses these two names. For a mixture they are the bound and its gradient.
     entropy, grad_entropy = entropy_lower_bound, grad_entropy_lower_bound
 
 
 class Deterministic:
     """a = π_θ(s), the lecture's first kind of policy: params are the action in Rⁿ.
 
-    It has no density, hence no score: of this lecture's methods only the gradient-free ones train it. (∇_a Q would:
-    Silver et al. 2014.)
+    A deterministic policy has no density, so it has no score. Among the lecture's methods, only the gradient-free ones
+    can train it. (A method that uses ∇_a Q can train it, too: Silver et al. 2014.)
     """
 
     def __init__(self, n):
         self.n = self.n_params = n
 
     def sample(self, params, rng=None):
-        """The action itself; nothing is drawn."""
+        """params, which are the action. Nothing is random."""
         _check("params", params, self.n)
         return params
 
     def mode(self, params):
-        """The action itself."""
+        """params, which are the action."""
         return self.sample(params)
 
     def _no_density(self, params, act=None):

@@ -1,7 +1,7 @@
-"""Different exploration strategies: policies that act with b, not π, and whose score is that of b.
+"""Different exploration strategies: policies that act with a distribution b instead of π, and use the score of b.
 
-Slide "Asynchronous Deep RL for on policy learning": workers that differ in how they explore see different parts of the
-environment. A policy that explores acts with a distribution b, not π, so its score is ∇ log b(a|s).
+Slide "Asynchronous Deep RL for on policy learning": workers with different exploration strategies see different parts
+of the environment. An exploring policy draws its actions from b, not from π. So its score is ∇ log b(a|s).
 """
 
 import copy
@@ -20,7 +20,8 @@ def _check_discrete(distribution):
 class Tempered:
     """π(a) ∝ e^{h_a / T}: a `Categorical` or `Bernoulli` whose logits are divided by a temperature T > 0.
 
-    T > 1 explores more than the logits ask for, T < 1 less; the most likely action is the same.
+    With T > 1 the policy explores more than with the logits alone, with T < 1 less. The most likely action does not
+    change.
     """
 
     def __init__(self, distribution, temperature):
@@ -43,7 +44,7 @@ class Tempered:
         return self.distribution.log_prob(params / self.temperature, act)
 
     def grad_log_prob(self, params, act):
-        """∇ log π(a) at h / T, over T."""
+        """∇ log π(a) at h / T, divided by T."""
         return self.distribution.grad_log_prob(params / self.temperature, act) / self.temperature
 
     def entropy(self, params):
@@ -51,7 +52,7 @@ class Tempered:
         return self.distribution.entropy(params / self.temperature)
 
     def grad_entropy(self, params):
-        """∇H at h / T, over T."""
+        """∇H at h / T, divided by T."""
         return self.distribution.grad_entropy(params / self.temperature) / self.temperature
 
     def kl(self, params, other):
@@ -60,10 +61,10 @@ class Tempered:
 
 
 class Exploring:
-    """b(a) = (1−ε) π(a) + ε/n: what an agent acts by that takes π's action, but a random one with probability ε.
+    """b(a) = (1−ε) π(a) + ε/n: with probability ε the action is uniformly random, else it is drawn from π.
 
-    π is a `Categorical` or `Bernoulli` (also `Tempered`) over n actions and 0 < ε ≤ 1. The score of what it did is b's,
-    not π's (slide "A3C": "different exploration strategies", where workers differ in ε).
+    π is a `Categorical` or `Bernoulli` (also `Tempered`) over n actions, and 0 < ε ≤ 1. The score is that of b, not
+    that of π (slide "A3C": "different exploration strategies", where workers differ in ε).
     """
 
     def __init__(self, distribution, epsilon):
@@ -79,7 +80,7 @@ class Exploring:
         return np.where(rng.random(act.shape) < self.epsilon, rng.integers(self.n, size=act.shape), act)
 
     def mode(self, params):
-        """The most likely action, π's."""
+        """The most likely action of π."""
         return self.distribution.mode(params)
 
     def log_prob(self, params, act):
@@ -92,7 +93,7 @@ class Exploring:
         return share[..., None] * self.distribution.grad_log_prob(params, act)
 
     def _every_action(self, params):
-        """log b(a) [n, ...] and params, broadcast, for each of the n actions a [n, ...]."""
+        """log b(a) [n, ...] of each of the n actions, params broadcast to [n, ..., n_params], the actions [n, ...]."""
         act = np.broadcast_to(np.arange(self.n).reshape(-1, *[1] * (params.ndim - 1)), (self.n, *params.shape[:-1]))
         params = np.broadcast_to(params, (self.n, *params.shape))
         return self.log_prob(params, act), params, act
@@ -114,7 +115,10 @@ class Exploring:
 
 
 def exploring(model, epsilon=0.0, temperature=1.0):
-    """The same policy or actor-critic, over the same θ, that acts by logits / T and with probability ε at random."""
+    """A copy of the policy or actor-critic that explores: logits / T, and a random action with probability ε.
+
+    The copy uses the same θ.
+    """
     distribution = model.distribution
     if temperature != 1:
         distribution = Tempered(distribution, temperature)

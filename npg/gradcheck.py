@@ -1,12 +1,12 @@
-"""Is a hand-written gradient right? Compare it with two numerical ones.
+"""Checks a hand-written gradient: compares it with one of two numerical derivatives.
 
     central differences   ∂f/∂θ_k ≈ (f(θ + h u_k) − f(θ − h u_k)) / 2h     error O(h²) + O(ε/h)
     complex step          ∂f/∂θ_k ≈ Im f(θ + i h u_k) / h                  error O(h²), no subtraction
 
-Central differences need only that f runs; in float64 they agree with the truth to about 1e-10. The complex step
-(Squire & Trapp, "Using complex variables to estimate derivatives of real functions", 1998) never subtracts two
-nearly equal numbers, so h may be 1e-30 and the agreement is that of the last bit; f must then be written without
-`abs`, without comparisons of complex values (branch on `.real`) and without conjugation.
+Central differences need only values of f. In float64 their error is about 1e-10. The complex step (Squire & Trapp,
+"Using complex variables to estimate derivatives of real functions", 1998) never subtracts two nearly equal numbers.
+So h may be 1e-30, and the result is right to the last bit. For the complex step, f must not use `abs`, comparisons of
+complex values (branch on `.real`) or conjugation.
 
     >>> import numpy as np
     >>> theta = np.array([0.5, -1.0])
@@ -15,15 +15,15 @@ nearly equal numbers, so h may be 1e-30 and the agreement is that of the last bi
 
 import numpy as np
 
-FULL_JACOBIAN_LIMIT = 1000  # above this many parameters, random directions instead of every coordinate
+FULL_JACOBIAN_LIMIT = 1000  # for more parameters, random directions are compared instead of every coordinate
 TOLERANCE = {"central": 1e-7, "complex": 1e-12}
 
 
 def numerical_derivative(f, theta, direction, relative_step=6e-6):
     """Derivative of f at θ along a direction u, by central differences: (f(θ + hu) − f(θ − hu)) / 2h.
 
-    θ and u are float64 arrays of one shape; the result has f(θ)'s shape. h = 6e-6 · max(1, |θ| where u ≠ 0): the
-    cube root of the machine epsilon balances truncation (h²) against rounding (ε/h).
+    θ and u are float64 arrays of the same shape. The result has f(θ)'s shape. h = 6e-6 · max(1, |θ| where u ≠ 0).
+    6e-6 is the cube root of the machine epsilon ε. It balances the truncation error (h²) and the rounding error (ε/h).
     """
     h = relative_step * max(1.0, np.max(np.abs(theta[direction != 0]), initial=0.0))
     return (np.asarray(f(theta + h * direction)) - np.asarray(f(theta - h * direction))) / (2 * h)
@@ -45,33 +45,35 @@ def _jacobian(derivative, f, theta):
 
 
 def numerical_gradient(f, theta):
-    """∇f at θ by central differences, one pair of evaluations a coordinate.
+    """∇f at θ by central differences, with two evaluations per coordinate.
 
-    f maps a float64 array of θ's shape to a number or an array; the result has shape f(θ).shape + θ.shape
-    (a gradient for a scalar f, the full Jacobian otherwise).
+    f maps a float64 array of θ's shape to a number or an array. The result has shape f(θ).shape + θ.shape: the
+    gradient of a scalar f, else the full Jacobian.
     """
     return _jacobian(numerical_derivative, f, theta)
 
 
 def complex_step_gradient(f, theta):
-    """∇f at θ by the complex step, one evaluation a coordinate; shapes as in `numerical_gradient`."""
+    """∇f at θ by the complex step, with one evaluation per coordinate; shapes as in `numerical_gradient`."""
     return _jacobian(complex_step_derivative, f, theta)
 
 
 def check_gradient(f, theta, gradient, method="central", tolerance=None, n_directions=20, seed=0):
-    """Assert that `gradient` is ∇f(θ); return the largest relative error found.
+    """Asserts that `gradient` is ∇f(θ); returns the largest relative error.
 
     f          maps a float64 array of θ's shape to a number, or to an array (then `gradient` is its Jacobian)
-    gradient   the analytic one, shape f(θ).shape + θ.shape
+    gradient   the analytic gradient, shape f(θ).shape + θ.shape
     method     "central" or "complex"
-    tolerance  on |analytic − numeric| / max(max|analytic|, max|numeric|, 1e-3 max|f|): by default 1e-7 for "central",
-               1e-12 for "complex". (Where the gradient vanishes the rounding of f is all that is left to compare.)
+    tolerance  limit of |analytic − numeric| / max(max|analytic|, max|numeric|, 1e-3 max|f|). The default is 1e-7 for
+               "central" and 1e-12 for "complex". The term with max|f| matters where the gradient is zero: there the
+               numeric value is only the rounding error of f.
 
-    Up to 1000 parameters every coordinate is compared. Above that `n_directions` random unit directions u are:
-    ∇f·u against the derivative of f along u, relative to the norm of the gradient over √(number of parameters), a
-    typical |∇f·u|.
+    With up to 1000 parameters, every coordinate is compared. With more, ∇f·u is compared with the derivative of f
+    along u, for `n_directions` random unit directions u. The error is then relative to the norm of the gradient
+    divided by √(number of parameters), which is a typical |∇f·u|.
 
-    Raises AssertionError naming the worst coordinate with both values; ValueError for a gradient of the wrong shape.
+    Raises AssertionError, which names the worst coordinate and both values. Raises ValueError for a gradient of the
+    wrong shape.
     """
     if method not in DERIVATIVE:
         raise ValueError(f"method: expected one of {sorted(DERIVATIVE)}, got {method!r}")
@@ -99,7 +101,7 @@ def check_gradient(f, theta, gradient, method="central", tolerance=None, n_direc
     scale = max(scale, 1e-3 * np.max(np.abs(value), initial=0.0), np.finfo(np.float64).tiny)
     with np.errstate(invalid="ignore"):
         error = np.abs(analytic - numeric) / scale
-    error = np.where(np.isfinite(error), error, np.inf)  # a NaN on either side is the worst error of all
+    error = np.where(np.isfinite(error), error, np.inf)  # a NaN counts as the worst error
     worst = np.unravel_index(np.argmax(error), error.shape)
     if error[worst] > tolerance:
         raise AssertionError(

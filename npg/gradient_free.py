@@ -1,18 +1,19 @@
-"""Search that knows nothing but f(θ): the lecture's alternatives to the policy gradient, and what they share with it.
+"""Search with values f(θ) only: the lecture's alternatives to the policy gradient.
 
-    HillClimbing        the best of some candidates near the last one (slide "General alternatives")
-    Genetic             a population, its best ones' mutated children (same slide)
+    HillClimbing        moves to the best of several candidates nearby (slide "General alternatives")
+    Genetic             mutates the best members of a population (same slide)
     FiniteDifference    ∂f/∂θ_k ≈ (f(θ + εu_k) − f(θ)) / ε (slide "Computing Gradients By Finite Differences")
-    KohlStone           all ∂f/∂θ_k at once from random ±ε (slide "Learning an AIBO running policy")
-    EvolutionStrategy   ∇_μ E_{θ∼N(μ,σ²)}[f(θ)], by the score of the same `Gaussian` as a policy's
+    KohlStone           estimates all ∂f/∂θ_k at once from random ±ε (slide "Learning an AIBO running policy")
+    EvolutionStrategy   ∇_μ E_{θ∼N(μ,σ²)}[f(θ)], from the score of `Gaussian`, which Gaussian policies use, too
 
-Each is a pair of methods; `search` drives them all:
+Each class has two methods, which `search` calls in turn:
 
     thetas = method.ask(rng)       [P, n], the candidates of this iteration
-    method.tell(thetas, values)    their values [P], higher is better: improves method.theta [n] in place
+    method.tell(thetas, values)    values [P] of the candidates, higher is better; improves method.theta [n] in place
 
-`method.theta` is the current best guess; what else a method remembers are arrays too (`npg.optimizers.state`). f may be
-noisy: where one candidate is preferred to another, it has to win again on fresh noise before it becomes `theta`.
+`method.theta` is the current best guess. The rest of a method's state is in arrays too (`npg.optimizers.state`). f may
+be noisy. So a method that chooses the better of two candidates evaluates the winner again, with new noise. The winner
+becomes `theta` only if it wins again.
 """
 
 import numpy as np
@@ -22,9 +23,9 @@ from npg.returns import standardise
 
 
 def search(method, evaluate, rng):
-    """Improve method.theta in place, for ever; yields the measures of each iteration.
+    """Improves method.theta in place; yields the measures of each iteration. Never ends; the caller stops.
 
-    evaluate(thetas)   → values [P] and a dict of further measures; see `evaluator` and `npg.runner.playing`
+    evaluate(thetas)   returns values [P] and a dict of further measures; see `evaluator` and `npg.runner.playing`
     """
     while True:
         thetas = method.ask(rng)
@@ -36,16 +37,16 @@ def search(method, evaluate, rng):
 
 
 def evaluator(f, rng, common=True, executor=None):
-    """evaluate(thetas) for `search`: f(θ, seed) → number, once a candidate, here or by an `Executor`'s workers.
+    """Returns evaluate(thetas) for `search`. It calls f(θ, seed) → number once per candidate.
 
-    common     all candidates of an iteration get the same seed (common random numbers: what differs is θ alone)
-    executor   any `concurrent.futures.Executor`; f must then be picklable
+    common     all candidates of an iteration get the same seed (common random numbers), so they differ only in θ
+    executor   any `concurrent.futures.Executor`, whose workers call f; f must then be picklable
     """
     return lambda thetas: (np.array(evaluate_each(f, thetas, rng, common, executor), np.float64), {})
 
 
 def evaluate_each(f, thetas, rng, common, executor=None):
-    """[f(θ_1, seed_1), …, f(θ_P, seed_P)], seeds drawn from `rng`: one for all where `common`."""
+    """[f(θ_1, seed_1), …, f(θ_P, seed_P)]. The seeds are drawn from `rng`; with `common` they are all the same."""
     seeds = np.broadcast_to(rng.integers(2**63, size=1 if common else len(thetas)), len(thetas))
     return list((executor.map if executor else map)(f, thetas, seeds.tolist()))
 
@@ -53,8 +54,8 @@ def evaluate_each(f, thetas, rng, common, executor=None):
 class HillClimbing:
     """x ← the best of P − 2 candidates x + σε, ε ~ N(0, I), if it beats x; σ widens on success and narrows on failure.
 
-    After `patience` failures in a row x restarts at x_0 + σ_0 ε. θ is the best of all climbs. Both θ and x are
-    evaluated again in every iteration, and x replaces θ when it is better.
+    After `patience` failures in a row, x restarts at x_0 + σ_0 ε. θ is the best x of all climbs. Every iteration
+    evaluates both θ and x again, and x replaces θ if x is better.
     """
 
     def __init__(self, theta, sigma, *, n_candidates=10, widen=1.5, narrow=0.8, patience=20):
@@ -73,10 +74,10 @@ class HillClimbing:
         return np.stack([self.theta, self.x, *(self.x + steps).astype(self.x.dtype)])
 
     def tell(self, thetas, values):
-        """θ ← x if x is better; x ← the best candidate if that is better than x."""
+        """θ ← x if x is better than θ; x ← the best candidate if this candidate is better than x."""
         if values[1] > values[0]:
             self.theta[...] = self.x
-        best = 1 + np.argmax(values[1:])  # x itself comes first, so a tie is a failure
+        best = 1 + np.argmax(values[1:])  # x itself comes first, so a tie counts as a failure
         self.x[...] = thetas[best]
         self.failures[...] = 0 if best > 1 else self.failures + 1
         self.sigma *= self.widen if best > 1 else self.narrow
@@ -84,10 +85,11 @@ class HillClimbing:
 
 
 class Genetic:
-    """Truncation selection: the `n_parents` best of a generation have all the children of the next, by mutation.
+    """Truncation selection: only the `n_parents` best of a generation have children. Children are mutated parents.
 
-    A child is a parent (with `crossover` each of its parameters comes from one of two parents) plus σε, ε ~ N(0, I).
-    Elitism: the `n_elite` best live on unchanged and are evaluated again; θ is the best of them by that second value.
+    A child is a parent plus σε, ε ~ N(0, I). With `crossover`, each parameter of a child comes from one of two parents,
+    plus σε. Elitism: the `n_elite` best survive unchanged and are evaluated again. θ is the elite member with the best
+    new value.
     """
 
     def __init__(self, theta, sigma, *, n_candidates=16, n_parents=4, n_elite=2, crossover=False):
@@ -98,7 +100,7 @@ class Genetic:
         self.sigma, self.n_candidates, self.n_elite, self.crossover = sigma, n_candidates, n_elite, crossover
 
     def ask(self, rng):
-        """The elite, then its and the other parents' children: [P, n]."""
+        """The elite, then the children of all parents (the elite are parents, too): [P, n]."""
         n_children = self.n_candidates - self.n_elite
         mother, father = self.parents[rng.integers(len(self.parents), size=(2, n_children))]
         children = np.where(rng.random(mother.shape) < 0.5, mother, father) if self.crossover else mother
@@ -138,7 +140,10 @@ SCHEMES = {"forward": (forward_points, forward_difference), "central": (central_
 
 
 class FiniteDifference:
-    """A step of an optimizer along ∂f/∂θ_k ≈ (f(θ + εu_k) − f(θ)) / ε, k = 1 … n: n + 1 evaluations, "central" 2n."""
+    """Optimizer steps along ∂f/∂θ_k ≈ (f(θ + εu_k) − f(θ)) / ε, k = 1 … n.
+
+    A step needs n + 1 evaluations; with scheme "central" it needs 2n.
+    """
 
     def __init__(self, theta, optimizer, *, epsilon, scheme="forward"):
         if scheme not in SCHEMES:
@@ -147,7 +152,7 @@ class FiniteDifference:
         self.points, self.difference = SCHEMES[scheme]
 
     def ask(self, rng):
-        """The points of the scheme; `rng` goes unused."""
+        """The points of the scheme; `rng` is not used."""
         return self.points(self.theta, self.epsilon)
 
     def tell(self, thetas, values):
@@ -158,9 +163,10 @@ class FiniteDifference:
 
 
 def kohl_stone_direction(signs, values):
-    """A_k = 0 if Avg₀ > Avg₊ and Avg₀ > Avg₋, else Avg₊ − Avg₋: means of values [P] by the signs [P, n] of the steps.
+    """A_k = 0 if Avg₀ > Avg₊ and Avg₀ > Avg₋, else Avg₊ − Avg₋.
 
-    0 also where no candidate went up, or none down.
+    Avg₊, Avg₀ and Avg₋ are means of the values [P] of the candidates whose step in coordinate k was +ε, 0 or −ε.
+    signs [P, n] are the signs of the steps. A_k is also 0 if no candidate had +ε, or none had −ε.
     """
     with np.errstate(invalid="ignore"):  # the mean of no value is NaN
         plus, zero, minus = (values @ group / group.sum(axis=0) for group in (signs > 0, signs == 0, signs < 0))
@@ -170,8 +176,8 @@ def kohl_stone_direction(signs, values):
 class KohlStone:
     """Kohl & Stone 2004, "Policy Gradient Reinforcement Learning for Fast Quadrupedal Locomotion", figure 3.
 
-    Each of `n_candidates` policies changes every parameter by +ε, 0 or −ε at random; the step is the unit vector along
-    A (`kohl_stone_direction`) times η, the learning rate of an `SGD`. `epsilon` is a number or an array [n].
+    Each of `n_candidates` policies changes every parameter by +ε, 0 or −ε at random. The step is η A / ‖A‖, with A
+    from `kohl_stone_direction` and η the learning rate of an `SGD`. `epsilon` is a number or an array [n].
     """
 
     def __init__(self, theta, optimizer, *, epsilon, n_candidates=15):
@@ -192,7 +198,10 @@ class KohlStone:
 
 
 def centred_ranks(values):
-    """½ (the share of values [P] below minus the share above): between −½ and ½, mean 0, equal where values are."""
+    """½ (share of values [P] below it − share of values above it), for each value.
+
+    The ranks are between −½ and ½, and their mean is 0. Equal values get equal ranks.
+    """
     return 0.5 * np.sign(values[:, None] - values).mean(axis=1)
 
 
@@ -208,10 +217,10 @@ def evolution_gradient(params, thetas, values):
 
 
 class EvolutionStrategy:
-    """Ascend E_{θ∼N(μ, diag σ²)}[f(θ)] in μ, and in log σ too where `sigma_optimizer` is given; `theta` is μ.
+    """Ascends E_{θ∼N(μ, diag σ²)}[f(θ)] in μ and, with a `sigma_optimizer`, also in log σ. `theta` is μ.
 
-    Candidates come in pairs μ ± σε (antithetic: what f's mean adds to ∇_μ cancels). `shaping` of the values: "none"
-    (unbiased), "standardise", or "ranks" (blind to outliers and to the scale of f).
+    Candidates come in antithetic pairs μ ± σε, so a constant part of f cancels in ∇_μ. `shaping` transforms the values:
+    "none" (unbiased), "standardise", or "ranks" (the size of outliers and the scale of f have no effect).
     """
 
     def __init__(self, theta, optimizer, sigma, sigma_optimizer=None, *, n_candidates=16, shaping="ranks"):

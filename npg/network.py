@@ -1,8 +1,8 @@
-"""Function approximators whose parameters are one vector θ.
+"""Function approximators. All parameters of a network are one vector θ.
 
-A network is only a description: `forward(theta, x)` and `backward(theta, cache, dy)` are functions of θ, and the
-weight matrices are views into it. Its dtype follows θ's: float32 to train, float64 to check, complex128 for the
-complex step.
+A network object does not contain θ: `forward(theta, x)` and `backward(theta, cache, dy)` take θ as an argument. The
+matrices W and the biases b are views of θ. A network computes in θ's dtype: float32 to train, float64 to check,
+complex128 for the complex step.
 """
 
 import numpy as np
@@ -29,10 +29,13 @@ def _sigmoid_backward(dh, h):
     dh *= 1 - h
 
 
-# name: (h = a(z) computed in z's own memory, dz = dh a'(z) written in terms of h and computed in dh's own memory,
-# gain that keeps the size of h of order 1). In large batches fresh memory would cost more than the arithmetic.
-# NumPy orders complex numbers by their real parts, so the complex step passes the ReLU.
-# The gains are those of He et al. 2015 (ReLU), for tanh the usual 5/3, for the sigmoid 1 / a'(0).
+# name: (activation, its backward pass, gain)
+#     activation      h = a(z), written into z's own memory
+#     backward pass   dz = dh a'(z), computed from h, written into dh's own memory
+#     gain            the factor of W that keeps h of order 1
+# For large batches, new memory would cost more time than the arithmetic.
+# NumPy compares complex numbers by their real parts first, so the complex step works with the ReLU.
+# The gains: He et al. 2015 for the ReLU, the usual 5/3 for tanh, 1 / a'(0) for the sigmoid.
 ACTIVATIONS = {
     "tanh": (lambda z: np.tanh(z, out=z), _tanh_backward, 5 / 3),
     "relu": (lambda z: np.maximum(z, 0, out=z), _relu_backward, np.sqrt(2)),
@@ -44,8 +47,8 @@ ACTIVATIONS = {
 def orthogonal(rng, n_in, n_out, gain):
     """A random n_in × n_out matrix with orthonormal rows or columns, times `gain` (Saxe et al. 2013, §3).
 
-    It keeps the length of every signal that it can keep, forwards and backwards, so depth neither blows up nor
-    damps it.
+    With gain 1, the matrix keeps the length of a signal where its shape allows that, forwards and backwards. So signals
+    neither grow nor shrink with the depth of the network.
     """
     a = rng.standard_normal((max(n_in, n_out), min(n_in, n_out)))
     q, r = np.linalg.qr(a)
@@ -59,7 +62,7 @@ class MLP:
     sizes       numbers of units from input to output, e.g. (4, 64, 64, 2)
     activation  of the hidden layers: "tanh", "relu", "sigmoid" or "identity"
 
-    `size` is the number of parameters; θ is laid out as W_1, b_1, W_2, b_2, …, each W [n_in, n_out] row by row.
+    `size` is the number of parameters. θ = [W_1, b_1, W_2, b_2, …], each W [n_in, n_out] row by row.
     """
 
     def __init__(self, sizes, activation="tanh"):
@@ -78,15 +81,15 @@ class MLP:
         self.size = start
 
     def layers(self, theta):
-        """[(W_1, b_1), …, (W_L, b_L)]: views into θ, nothing copied; writing into them writes into θ."""
+        """[(W_1, b_1), …, (W_L, b_L)]: views of θ, not copies. Writing into them changes θ."""
         if theta.shape != (self.size,):
             raise ValueError(f"theta: expected shape ({self.size},) for layers {self.sizes}, got {theta.shape}")
         return [(theta[w].reshape(shape), theta[b]) for w, shape, b in self._slices]
 
     def init(self, rng, output_gain=1.0, dtype=np.float32):
-        """A fresh θ: orthogonal weights scaled by the activation's gain, the last layer's by `output_gain`; biases 0.
+        """A new θ: orthogonal matrices times the activation's gain (the last one times `output_gain`), biases 0.
 
-        A small `output_gain` (0.01) starts a policy near uniform and a critic near 0.
+        With a small `output_gain` (0.01), a policy starts near uniform and a critic starts near 0.
         """
         theta = np.zeros(self.size, dtype)
         *hidden, last = self.layers(theta)
@@ -96,14 +99,14 @@ class MLP:
         return theta
 
     def forward(self, theta, x):
-        """y [..., n_out] for inputs x [..., n_in] (any number of leading axes, or none), and the cache for `backward`.
+        """Returns y [..., n_out] for x [..., n_in] (with any leading axes, or none), and the cache for `backward`.
 
             h_0 = x,   z_l = h_{l−1} W_l + b_l,   h_l = a(z_l),   y = z_L
 
         The cache is [h_0, …, h_{L−1}], each [B, n_l], and x's shape.
         """
         x = np.asarray(x)
-        if not np.iscomplexobj(x):  # a complex x is kept: dx can then be checked by the complex step
+        if not np.iscomplexobj(x):  # a complex x stays complex, so that the complex step can check dx
             x = x.astype(theta.dtype, copy=False)
         if x.ndim == 0 or x.shape[-1] != self.n_in:
             raise ValueError(f"x: expected shape [..., {self.n_in}], got {x.shape}")
@@ -112,7 +115,7 @@ class MLP:
         h = x.reshape(-1, self.n_in)
         cache = [h]
         for W_l, b_l in hidden:
-            z = h.dot(W_l)  # not @: the same product, but slower for small matrices and for single rows
+            z = h.dot(W_l)  # @ gives the same product, but it is slower for small matrices and single rows
             z += b_l
             h = activate(z)
             cache.append(h)
@@ -121,12 +124,12 @@ class MLP:
         return y.reshape(*x.shape[:-1], self.n_out), (cache, x.shape)
 
     def backward(self, theta, cache, dy, want_dx=True):
-        """Gradient of Σ dy·y with respect to θ and x: the chain rule, from the last layer to the first.
+        """Gradient of Σ dy·y with respect to θ and x, by the chain rule from the last layer to the first.
 
             dz_L = dy,   dW_l = h_{l−1}ᵀ dz_l,   db_l = Σ_batch dz_l,   dh_{l−1} = dz_l W_lᵀ,   dz_l = dh_l a'(z_l)
 
-        dy has y's shape; returns (dtheta [size], dx with x's shape). The batch is summed, not averaged. With
-        `want_dx=False` dx is None and its product, which a policy gradient never needs, is skipped.
+        dy has y's shape. Returns (dtheta [size], dx with x's shape). The gradient is the sum over the batch, not the
+        mean. With `want_dx=False`, dx is None and is not computed; a policy gradient never needs dx.
         """
         hs, x_shape = cache
         if np.shape(dy) != (*x_shape[:-1], self.n_out):
@@ -150,19 +153,19 @@ class LinearPreferences:
 
     features  maps observations [..., n_obs] to x [..., n_actions, n_features], the features of every action
 
-    It has an MLP's interface, so `Policy(LinearPreferences(...), Categorical(n_actions))` is the softmax policy whose
-    score is the book's x(s, a) − Σ_b π(b|s) x(s, b) (eq. 13.9).
+    The class has the interface of `MLP`. So `Policy(LinearPreferences(...), Categorical(n_actions))` is the softmax
+    policy with the book's score x(s, a) − Σ_b π(b|s) x(s, b) (eq. 13.9).
     """
 
     def __init__(self, features, n_actions, n_features):
         self.features, self.n_out, self.size = features, n_actions, n_features
 
     def init(self, rng, output_gain=1.0, dtype=np.float32):
-        """θ = 0: every action equally preferred (a linear function has no symmetry to break; `rng` goes unused)."""
+        """θ = 0: all actions have equal preference. A linear function has no symmetry to break; `rng` is not used."""
         return np.zeros(self.size, dtype)
 
     def forward(self, theta, x):
-        """Preferences [..., n_actions] and the cache, the features [..., n_actions, n_features]."""
+        """Preferences [..., n_actions], and the features [..., n_actions, n_features] as the cache for `backward`."""
         features = np.asarray(self.features(x), theta.dtype)
         if features.shape[-2:] != (self.n_out, self.size):
             raise ValueError(f"features(x): expected shape [..., {self.n_out}, {self.size}], got {features.shape}")
@@ -171,7 +174,7 @@ class LinearPreferences:
         return features @ theta, features
 
     def backward(self, theta, cache, dy, want_dx=False):
-        """Gradient of Σ dy·h with respect to θ: Σ dy_a x(s, a). Features are given, so there is no dx: None."""
+        """Gradient of Σ dy·h with respect to θ: Σ dy_a x(s, a). The features have no gradient here: dx is None."""
         if np.shape(dy) != cache.shape[:-1]:
             raise ValueError(f"dy: expected shape {cache.shape[:-1]}, got {np.shape(dy)}")
         return np.asarray(dy, theta.dtype).reshape(-1) @ cache.reshape(-1, self.size), None

@@ -1,12 +1,12 @@
-"""From a gradient to a step. The lecture ascends, and so does every `step(theta, dtheta)`: θ ← θ + …, in place.
+"""Optimizers: a step along a gradient. Every `step(theta, dtheta)` ascends, as in the lecture: θ ← θ + …, in place.
 
-θ is one vector, so no optimizer loops over layers, and a learning rate may be an array of θ's shape. What an optimizer
-remembers lies in arrays that are its attributes: `state(optimizer)` is all that a checkpoint needs.
+θ is one vector, so no optimizer loops over layers. A learning rate is a number or an array of θ's shape. An optimizer
+keeps its state in arrays, which are its attributes. A checkpoint needs only `state(optimizer)`.
 """
 
 import numpy as np
 
-BLOCK = 32768  # numbers: a few arrays of so many stay in a core's own cache
+BLOCK = 32768  # numbers in a block; a few arrays of this length fit into a core's own cache
 
 
 class SGD:
@@ -16,7 +16,7 @@ class SGD:
         self.learning_rate = learning_rate
 
     def step(self, theta, dtheta):
-        """One step up the gradient dtheta, in place."""
+        """One step up the gradient dtheta; changes theta in place."""
         theta += self.learning_rate * dtheta
 
 
@@ -28,7 +28,7 @@ class RMSProp:
         self.v = np.zeros_like(theta)
 
     def step(self, theta, dtheta):
-        """One step up the gradient dtheta, in place."""
+        """One step up the gradient dtheta; changes theta in place."""
         for part, g, v, rate in _blocks(theta, dtheta, self.v, self.learning_rate):
             v *= self.rho
             v += (1 - self.rho) * g**2
@@ -38,7 +38,7 @@ class RMSProp:
 class Adam:
     """m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,  θ ← θ + α m̂ / (√v̂ + ε) (Kingma & Ba 2015, Algorithm 1).
 
-    m̂ = m / (1 − β₁ᵗ) and v̂ = v / (1 − β₂ᵗ) undo the start from zero.
+    m̂ = m / (1 − β₁ᵗ) and v̂ = v / (1 − β₂ᵗ) correct the bias of m and v, which start at zero.
     """
 
     def __init__(self, theta, learning_rate, beta1=0.9, beta2=0.999, epsilon=1e-8):
@@ -46,7 +46,7 @@ class Adam:
         self.m, self.v, self.t = np.zeros_like(theta), np.zeros_like(theta), np.zeros((), np.int64)
 
     def step(self, theta, dtheta):
-        """One step up the gradient dtheta, in place."""
+        """One step up the gradient dtheta; changes theta in place."""
         self.t += 1
         t = int(self.t)
         m_scale, v_scale = 1 / (1 - self.beta1**t), (1 - self.beta2**t) ** -0.5
@@ -58,25 +58,26 @@ class Adam:
             part += (rate * m_scale) * m / (v_scale * np.sqrt(v) + self.epsilon)
 
 
-OPTIMIZERS = {"adam": Adam, "rmsprop": RMSProp, "sgd": SGD}  # by their names on the command line
+OPTIMIZERS = {"adam": Adam, "rmsprop": RMSProp, "sgd": SGD}  # by name on the command line
 
 
 def _blocks(theta, *others):
-    """Views of a stretch of θ and of the same stretch of the others, the next, …; single numbers stay as they are."""
+    """Yields views of one block of θ and of the same block of the others, block by block. Single numbers are yielded
+    unchanged."""
     for start in range(0, len(theta), BLOCK):
         yield (x[start : start + BLOCK] if np.ndim(x) else x for x in (theta, *others))
 
 
 def state(optimizer):
-    """{name: array} of everything the optimizer remembers; write into the arrays to restore it."""
+    """{name: array}: the optimizer's whole state. Write into these arrays to restore a state."""
     arrays = {name: value for name, value in vars(optimizer).items() if isinstance(value, np.ndarray)}
     return {name: array for name, array in arrays.items() if name != "learning_rate"}
 
 
 def clip_norm(dtheta, limit):
-    """Scale dtheta in place so that ‖dtheta‖₂ ≤ limit (Pascanu et al. 2013); returns the norm it had before.
+    """Scales dtheta in place so that ‖dtheta‖₂ ≤ limit (Pascanu et al. 2013); returns the norm before the scaling.
 
-    The norm is taken over the whole vector: the direction stays.
+    The norm is taken over the whole vector, so the direction does not change. A limit of None means no limit.
     """
     norm = float(np.sqrt(np.dot(dtheta, dtheta)))
     if limit is not None and norm > limit:

@@ -1,21 +1,22 @@
-"""π_θ(a|s): a network whose outputs are the parameters of a distribution, and the one function of the lecture.
+"""The policy π_θ(a|s): the outputs of a network are the parameters of a distribution. The lecture needs one function:
 
     ĝ = Σ w ∇_θ log π_θ(a|s)        `grad_log_prob(theta, obs, act, weight)`
 
-Every policy gradient is this sum with some choice of the weight w. Two designs put a critic V beside it (slide
-"Actor-Critic": "two network design" and "shared network design"); both keep all their parameters in one vector θ, so
-that algorithms need not know which one they train.
+Every policy gradient is this sum, with its own choice of the weight w. Two designs add a critic V to the policy (slide
+"Actor-Critic": "two network design" and "shared network design"). Both keep all their parameters in one vector θ. So
+the same algorithm trains both designs.
 """
 
 import numpy as np
 
 
 class Policy:
-    """A stochastic policy: `network` maps observations to (the first of) the parameters of `distribution`.
+    """A stochastic policy: `network` maps observations to the parameters of `distribution`.
 
-    If the network has fewer outputs than the distribution has parameters, the missing last ones, the tail, are the
-    same in every state: entries at the end of θ that start at `tail` where `learn_tail`, else the constants `tail`
-    (a number, or an array [n_tail]). For a Gaussian in Rⁿ, whose parameters are [μ, log σ]:
+    The network may have fewer outputs than the distribution has parameters. The missing last parameters are called the
+    tail, and they are the same in every state. With `learn_tail` the tail is the last part of θ and starts at `tail`.
+    Without, the tail is the constant `tail`. `tail` is a number or an array [n_tail]. For a Gaussian in Rⁿ, whose
+    parameters are [μ, log σ]:
 
         Policy(MLP((n_obs, 64, 2 * n)), Gaussian(n))                               σ_θ(s), a function of the state
         Policy(MLP((n_obs, 64, n)), Gaussian(n), tail=-0.5)                        σ learned, from e^−0.5
@@ -35,7 +36,7 @@ class Policy:
         self.size = network.size + (n_tail if learn_tail else 0)
 
     def init(self, rng, dtype=np.float32):
-        """A fresh θ [size]: the network's own start with small outputs (near-uniform actions), then the tail."""
+        """A new θ [size]: random network parameters with small outputs (near-uniform actions), then the tail."""
         theta = np.zeros(self.size, dtype)
         theta[: self.network.size] = self.network.init(rng, output_gain=0.01, dtype=dtype)
         theta[self.network.size :] = self.tail[: self.size - self.network.size]
@@ -49,50 +50,50 @@ class Policy:
         return self.append_tail(theta, y), cache
 
     def append_tail(self, theta, y):
-        """The network's outputs y [..., n_out] made complete: params [..., n_params]."""
+        """Appends the tail to the network's outputs y [..., n_out]: params [..., n_params]."""
         if self.tail.size == 0:
             return y
         tail = theta[self.network.size :] if self.learn_tail else self.tail.astype(theta.dtype)
         return np.concatenate([y, np.broadcast_to(tail, y.shape[:-1] + tail.shape)], axis=-1)
 
     def backward(self, theta, cache, dparams):
-        """∇_θ of Σ dparams · params [size]."""
+        """Gradient of Σ dparams · params with respect to θ [size]."""
         dy = dparams[..., : self.network.n_out]
         dnetwork, _ = self.network.backward(theta[: self.network.size], cache, dy, want_dx=False)
         return self.append_tail_gradient(dnetwork, dparams)
 
     def append_tail_gradient(self, dnetwork, dparams):
-        """The network's gradient made complete: a learned tail's is dparams summed over the batch."""
+        """Appends the gradient of a learned tail to the network's gradient: dparams, summed over the batch."""
         if self.size == self.network.size:
             return dnetwork
         dtail = dparams[..., self.network.n_out :].reshape(-1, self.tail.size).sum(axis=0)
         return np.concatenate([dnetwork, dtail], dtype=dnetwork.dtype, casting="same_kind")
 
     def act(self, theta, obs, rng=None):
-        """a ~ π_θ(·|obs); with no `rng` the most likely action. Single observations and batches alike."""
+        """a ~ π_θ(·|obs), or the most likely action if `rng` is None. obs is one observation or a batch."""
         params, _ = self.params(theta, obs)
         return self.distribution.mode(params) if rng is None else self.distribution.sample(params, rng)
 
     def log_prob(self, theta, obs, act):
-        """log π_θ(a|s), shape [...] of the batch."""
+        """log π_θ(a|s), with the shape [...] of the batch."""
         return self.distribution.log_prob(self.params(theta, obs)[0], act)
 
     def entropy(self, theta, obs):
-        """H(π_θ(·|s)), shape [...] of the batch."""
+        """H(π_θ(·|s)), with the shape [...] of the batch."""
         return self.distribution.entropy(self.params(theta, obs)[0])
 
     def grad_log_prob(self, theta, obs, act, weight, entropy_coef=0.0):
-        """The one function of the lecture: Σ w ∇_θ log π_θ(a|s) [size], plus β Σ ∇_θ H(π_θ(·|s)) where β is given.
+        """The one function of the lecture: Σ w ∇_θ log π_θ(a|s) + β Σ ∇_θ H(π_θ(·|s)) [size], β = `entropy_coef`.
 
-        obs [..., n_obs], act [...] or [..., n], and weight [...]: an array, or a function log π_θ(a|s) [...] → [...]
-        for weights that depend on the current policy, such as importance weights. The weight is held constant: it is
-        not differentiated. Divide by the number of trajectories (the lecture) or of steps for a mean.
+        obs [..., n_obs]; act [...] or [..., n]. weight is an array [...], or a function log π_θ(a|s) [...] → [...] for
+        weights that depend on the current policy, such as importance weights. The weight is held constant: it is not
+        differentiated. To get a mean, divide by the number of trajectories (as the lecture does) or of steps.
         """
         params, cache = self.params(theta, obs)
         return self.backward(theta, cache, self.grad_params(params, act, weight, entropy_coef))
 
     def grad_params(self, params, act, weight, entropy_coef=0.0):
-        """w ∇_params log π(a) + β ∇_params H [..., n_params]: what `grad_log_prob` sends back through the network."""
+        """w ∇_params log π(a) + β ∇_params H [..., n_params]: `grad_log_prob` passes this gradient to `backward`."""
         if callable(weight):
             weight = weight(self.distribution.log_prob(params, act))
         weight = np.asarray(weight, params.dtype)
@@ -105,7 +106,7 @@ class Policy:
 
 
 class Critic:
-    """V_φ(s): a network with one output, and the gradient that every regression of it needs."""
+    """V_φ(s): a network with one output, and the gradients that fit V_φ by regression."""
 
     def __init__(self, network):
         if network.n_out != 1:
@@ -113,20 +114,20 @@ class Critic:
         self.network, self.size = network, network.size
 
     def init(self, rng, dtype=np.float32):
-        """A fresh φ [size] whose values are near 0."""
+        """A new φ [size], for which V_φ(s) is near 0."""
         return self.network.init(rng, output_gain=0.01, dtype=dtype)
 
     def value(self, phi, obs):
-        """V_φ(s), shape [...] of the batch."""
+        """V_φ(s), with the shape [...] of the batch."""
         return self.network.forward(phi, obs)[0][..., 0]
 
     def grad_value(self, phi, obs, weight):
-        """Σ w ∇_φ V_φ(s) [size]. `weight` is an array [...], or a function V_φ(s) → [...] and then held constant."""
+        """Σ w ∇_φ V_φ(s) [size]. `weight` is an array [...] or a function V_φ(s) → [...]; w is held constant."""
         value, cache = self.network.forward(phi, obs)
         return self.network.backward(phi, cache, per_state(weight, value[..., 0])[..., None], want_dx=False)[0]
 
     def loss(self, phi, obs, target):
-        """½ Σ (V_φ(s) − target)², the target held fixed whatever it was computed from."""
+        """½ Σ (V_φ(s) − target)². The target is held fixed, even if it was computed from V_φ."""
         return 0.5 * np.sum(_error(self.value(phi, obs), target) ** 2)
 
     def grad_loss(self, phi, obs, target):
@@ -135,7 +136,7 @@ class Critic:
 
 
 def per_state(weight, value):
-    """An array, or a function of V(s), as one number a state, of value's shape."""
+    """One number per state, with value's shape: `weight`, or `weight(value)` if `weight` is a function."""
     weight = np.asarray(weight(value) if callable(weight) else weight)
     if weight.shape != value.shape:
         raise ValueError(f"weight: expected one number a state, shape {value.shape}, got {weight.shape}")
@@ -149,10 +150,10 @@ def _error(value, target):
 
 
 class ActorCritic:
-    """A policy π and a critic V over one vector θ of `size` numbers: the two network design of the lecture.
+    """A policy π and a critic V with one parameter vector θ [size]: the two network design of the lecture.
 
-    θ = [actor's parameters | critic's parameters], nothing shared. `actor_params(theta)` and `critic_params(theta)`
-    are views of θ (and of its gradient); everything else is said in terms of them.
+    θ = [actor's parameters | critic's parameters]; no parameter is shared. `actor_params(theta)` and
+    `critic_params(theta)` are views of θ (or of a gradient of θ's shape). The other methods use these views.
     """
 
     def __init__(self, policy, critic):
@@ -168,7 +169,7 @@ class ActorCritic:
         return theta[self.policy.size :]
 
     def init(self, rng, dtype=np.float32):
-        """A fresh θ [size]."""
+        """A new θ [size]."""
         return np.concatenate([self.policy.init(rng, dtype), self.value_function.init(rng, dtype)])
 
     def act(self, theta, obs, rng=None):
@@ -192,34 +193,35 @@ class ActorCritic:
         return self.policy.params(self.actor_params(theta), obs)[0], self.value(theta, obs)
 
     def grad_log_prob(self, theta, obs, act, weight, entropy_coef=0.0):
-        """As `Policy.grad_log_prob`, with θ's shape: zero for the parameters that only the critic has."""
+        """As `Policy.grad_log_prob`, with θ's shape. The gradient is zero for parameters that only the critic has."""
         dtheta = np.zeros_like(theta)
         params = self.actor_params(theta)
         self.actor_params(dtheta)[...] = self.policy.grad_log_prob(params, obs, act, weight, entropy_coef)
         return dtheta
 
     def grad_value(self, theta, obs, weight):
-        """As `Critic.grad_value`, with θ's shape: zero for the parameters that only the actor has."""
+        """As `Critic.grad_value`, with θ's shape. The gradient is zero for parameters that only the actor has."""
         dtheta = np.zeros_like(theta)
         self.critic_params(dtheta)[...] = self.value_function.grad_value(self.critic_params(theta), obs, weight)
         return dtheta
 
-    loss, grad_loss = Critic.loss, Critic.grad_loss  # of the critic, in terms of the `value` and `grad_value` above
+    loss, grad_loss = Critic.loss, Critic.grad_loss  # of the critic; they call the `value` and `grad_value` above
 
     def gradient(self, theta, obs, act, weight, value_weight, entropy_coef=0.0):
-        """Actor and critic at once: Σ w ∇log π(a|s) + β Σ ∇H(π(·|s)) + Σ u ∇V(s), with θ's shape.
+        """The gradient of actor and critic together: Σ w ∇log π(a|s) + β Σ ∇H(π(·|s)) + Σ u ∇V(s), with θ's shape.
 
-        `weight` (w) as in `Policy.grad_log_prob`, `value_weight` (u) as in `Critic.grad_value`.
+        `weight` (w) and `entropy_coef` (β) are as in `Policy.grad_log_prob`, `value_weight` (u) as in
+        `Critic.grad_value`.
         """
         dactor = self.policy.grad_log_prob(self.actor_params(theta), obs, act, weight, entropy_coef)
         return np.concatenate([dactor, self.value_function.grad_value(self.critic_params(theta), obs, value_weight)])
 
 
 class SharedActorCritic(ActorCritic):
-    """The shared network design: one network's outputs are [policy's parameters | V(s)].
+    """The shared network design: one network outputs [parameters of the policy's distribution | V(s)].
 
-    θ = [network | policy's tail]. The actor's and the critic's views overlap in the network, and `gradient` passes
-    through it once for both. `tail` and `learn_tail` are `Policy`'s.
+    θ = [network | policy's tail]. The views of actor and critic overlap: both contain the network. `gradient` passes
+    through the network once for both. `tail` and `learn_tail` are as in `Policy`.
     """
 
     def __init__(self, network, distribution, tail=0.0, learn_tail=True):
@@ -239,20 +241,20 @@ class SharedActorCritic(ActorCritic):
         return theta[: self.network.size]
 
     def init(self, rng, dtype=np.float32):
-        """A fresh θ [size]."""
+        """A new θ [size]."""
         return self.policy.init(rng, dtype)
 
     def params_and_value(self, theta, obs):
-        """As `ActorCritic.params_and_value`, by one pass."""
+        """As `ActorCritic.params_and_value`, with one forward pass."""
         return self._forward(theta, obs)[:2]
 
     def _forward(self, theta, obs):
-        """The policy's parameters, V, and the cache for `network.backward`."""
+        """The parameters of the policy's distribution, V, and the cache for `network.backward`."""
         y, cache = self.network.forward(self.critic_params(theta), obs)
         return self.policy.append_tail(theta, y[..., :-1]), y[..., -1], cache
 
     def gradient(self, theta, obs, act, weight, value_weight, entropy_coef=0.0):
-        """As `ActorCritic.gradient`: one pass forward, one backward."""
+        """As `ActorCritic.gradient`, with one forward and one backward pass."""
         params, value, cache = self._forward(theta, obs)
         dparams = self.policy.grad_params(params, act, weight, entropy_coef)
         dvalue = per_state(value_weight, value)
@@ -262,7 +264,7 @@ class SharedActorCritic(ActorCritic):
 
 
 class _Outputs:
-    """Some of a network's outputs, presented as a network over the same parameters."""
+    """Some outputs of a network, with the methods of a network. The parameters are those of the whole network."""
 
     def __init__(self, network, part):
         self.network, self.part, self.size = network, part, network.size

@@ -1,19 +1,20 @@
 """Pong from pixels (the lecture's last part, after Karpathy 2016): what the player sees, and many games side by side.
 
-A frame is cut to the court, halved to 80 × 80 and its background erased: 6400 numbers, 0 or 1. Two or three of them
-make an observation, since one does not show what moves where:
+A frame x is cut to the court and halved to 80 × 80, and its background is set to 0: 6400 numbers, each 0 or 1. One
+frame does not show motion, so two or three frames make an observation:
 
-    "difference"   x_t − x_{t−1}                Karpathy's input. What rests, such as a paddle, cannot be seen
+    "difference"   x_t − x_{t−1}                Karpathy's input. Objects at rest, such as a paddle, are invisible
     "half"         2 x_t − x_{t−1}              x_t − ½ x_{t−1}, doubled: 1 rests, 2 has just come, −1 has just gone
-    "trail"        4 x_t − 2 x_{t−1} − x_{t−2}  the same for three: no two histories of a pixel look alike
+    "trail"        4 x_t − 2 x_{t−1} − x_{t−2}  the same for three frames: each history of a pixel has its own number
 
-The player acts in every fourth frame, and the paddle moves in every second: games that begin after an odd number of
-idle frames differ from those that begin after an even one. Karpathy halves the court to every second pixel, which hides
-which kind it is: whether the ball, two pixels wide and one further in each frame, is at even or at odd columns. "half"
-and "trail" light a number where any of four pixels is lit. And the paddle is slow to turn: in even games two frames do
-not tell which way, nor where it will be next; three do.
+The player acts in every fourth frame, and the paddle moves in every second frame. So games that begin after an odd
+number of idle frames ("odd games") differ from games that begin after an even number ("even games"). The ball shows
+which kind a game is: it is two pixels wide, moves one pixel per frame, and is at even or at odd columns. Karpathy keeps
+only every second pixel, which hides the difference. "half" and "trail" set a number to 1 if any of its four pixels is
+lit. The paddle also turns slowly. In even games, two frames do not show its direction or its next position. Three
+frames do.
 
-Everything here needs ale-py, which is imported when an environment is made: `pip install 'npg[atari]'`.
+The environments need ale-py. It is imported when an environment is made: `pip install 'npg[atari]'`.
 """
 
 from collections.abc import Callable
@@ -26,34 +27,34 @@ from gymnasium.vector.utils import batch_space
 from npg.network import MLP
 from npg.rollout import Sampler
 
-BACKGROUNDS = 87, 107  # grey levels of the court: during a game, and in the moment before it
-NOTHING, UP, DOWN = 0, 2, 3  # actions of the Atari; the policy's are 0, DOWN, and 1, UP
+BACKGROUNDS = 87, 107  # grey levels of the court: during a game, and just before it
+NOTHING, UP, DOWN = 0, 2, 3  # actions of the Atari; the policy's actions are 0 for DOWN and 1 for UP
 
 
 def every_second(lit):
-    """[..., 160, 160] → [..., 80, 80], one pixel of four."""
+    """[..., 160, 160] → [..., 80, 80]: keeps one pixel of each 2 × 2 square."""
     return lit[..., ::2, ::2]
 
 
 def any_of_four(lit):
-    """[..., 160, 160] → [..., 80, 80], True where one pixel of four is."""
+    """[..., 160, 160] → [..., 80, 80]: True if any pixel of a 2 × 2 square is True."""
     rows = lit[..., ::2, :] | lit[..., 1::2, :]
-    return rows.view(np.uint16) != 0  # neighbours as one number: half the time of rows[..., ::2] | rows[..., 1::2]
+    return rows.view(np.uint16) != 0  # two neighbours as one number: half the time of rows[..., ::2] | rows[..., 1::2]
 
 
 class Inputs(NamedTuple):
-    """What the player sees: how the court is halved, and Σ_k w_k x_{t−k}."""
+    """The player's input: `halve` halves the court, and Σ_k w_k x_{t−k} is the observation."""
 
     halve: Callable
-    weights: tuple  # w_0, of the frame x_t, and those of the frames before it
+    weights: tuple  # w_0 of the frame x_t, then w_1, … of the frames before it
 
     def combine(self, frames):
-        """The observation of frames (x_t, x_{t−1}, …), as many as there are weights; bytes hold it."""
+        """Σ_k w_k x_{t−k} for frames (x_t, x_{t−1}, …), one frame per weight. The result is int8, as the frames are."""
         return sum(weight * x for weight, x in zip(self.weights, frames, strict=True))
 
     @property
     def space(self):
-        """Of observations [6400]."""
+        """The space of the observations [6400]."""
         low, high = (sum(pick(weight, 0) for weight in self.weights) for pick in (min, max))
         return gymnasium.spaces.Box(low, high, (6400,), np.int8)
 
@@ -66,20 +67,23 @@ INPUTS = {
 
 
 def preprocess(frames, halve):
-    """Grey frames [..., 210, 160] → what stands out from the background, int8 0 or 1, [..., 6400]."""
+    """Grey frames [..., 210, 160] → int8 [..., 6400]: 1 where something differs from the background, else 0."""
     court = frames[..., 34:194, :]
     lit = halve((court != BACKGROUNDS[0]) & (court != BACKGROUNDS[1]))
     return lit.reshape(*lit.shape[:-2], 6400).view(np.int8)
 
 
 class PongVectorEnv(gymnasium.vector.VectorEnv):
-    """`num_envs` games to 21 by ale-py's own threads: observations [num_envs, 6400], actions DOWN 0 or UP 1.
+    """`num_envs` games to 21 points, played by ale-py's own threads.
+
+    Observations are [num_envs, 6400]. The actions are 0 for DOWN and 1 for UP.
 
     inputs  "difference", "half" or "trail"
     sticky  probability that a frame repeats the last frame's action instead of taking the new one
-    num_threads   of ale-py that play; 0: one a core
+    num_threads   number of ale-py's threads; 0 means one per core
 
-    Four frames a step; a game begins with up to 30 frames of no action, drawn from the seed. NEXT_STEP autoreset.
+    A step is four frames. A game begins with up to 30 frames without an action; the seed determines how many. The
+    autoreset mode is NEXT_STEP.
     """
 
     metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
@@ -96,14 +100,14 @@ class PongVectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(self, *, seed=None, options=None):
-        """New games: observations [num_envs, 6400] and ale-py's infos."""
+        """Begins new games; returns observations [num_envs, 6400] and ale-py's infos."""
         screens, infos = self.games.reset(seed=seed)
         self.frames = _at_rest(preprocess(screens[:, 0], self.inputs.halve), self.inputs)
         self.ended = np.zeros(self.num_envs, bool)
         return self.inputs.combine(self.frames), infos
 
     def step(self, actions):
-        """Observations [num_envs, 6400]; rewards ±1 at a point; terminated, truncated; ale-py's infos."""
+        """Returns observations [num_envs, 6400]; rewards, ±1 for a point; terminated, truncated; ale-py's infos."""
         screens, rew, terminated, truncated, infos = self.games.step(np.where(actions == 1, UP, DOWN))
         frame, earlier = preprocess(screens[:, 0], self.inputs.halve), self.frames[:-1]
         if self.ended.any():  # a new game has no past
@@ -114,7 +118,7 @@ class PongVectorEnv(gymnasium.vector.VectorEnv):
 
 
 class PongEnv(gymnasium.Wrapper):
-    """One game with the same observations and actions, to be rendered."""
+    """One game with the same observations and actions as `PongVectorEnv`, for rendering."""
 
     def __init__(self, render_mode=None, inputs="trail", sticky=0.0):
         gymnasium.register_envs(_ale_py())
@@ -129,9 +133,9 @@ class PongEnv(gymnasium.Wrapper):
         self.action_space = PongVectorEnv.single_action_space
 
     def reset(self, *, seed=None, options=None):
-        """As `PongVectorEnv.reset`, for one game, which begins after an even number of idle frames."""
+        """As `PongVectorEnv.reset`, for one game. The game begins after an even number of idle frames."""
         screen, info = self.env.reset(seed=seed)
-        for _ in range(self.env.np_random.integers(8)):  # else every game were the same
+        for _ in range(self.env.np_random.integers(8)):  # without these frames, all games would be the same
             screen, *_ = self.env.step(NOTHING)
         self.frames = _at_rest(preprocess(screen, self.inputs.halve), self.inputs)
         return self.inputs.combine(self.frames), info
@@ -144,7 +148,7 @@ class PongEnv(gymnasium.Wrapper):
 
 
 def _at_rest(frame, inputs):
-    """The frames (x_t, x_{t−1}, …) of a game's beginning, where nothing has moved yet."""
+    """The frames (x_t, x_{t−1}, …) at the beginning of a game. They are equal, as if nothing had moved."""
     return [frame] * len(inputs.weights)
 
 
@@ -159,9 +163,10 @@ def _ale_py():
 
 
 class RallySampler(Sampler):
-    """A sampler to which a point ends what its actions are credited for: each step that scores is `terminated`.
+    """A sampler that marks each step with a point as `terminated`, so that actions get credit for the next point only.
 
-    Returns, advantages and bootstrapping then stay within a rally. Games, their scores and lengths stay whole.
+    Returns, advantages and bootstrapping then stay within a rally. `episode_returns` and `episode_lengths` are still
+    those of whole games.
     """
 
     def steps(self, *args):
@@ -184,8 +189,8 @@ def _cut_at_points(rollout):
 class LitMLP(MLP):
     """An MLP that skips inputs that are 0 in the whole batch. Their dW is 0.
 
-    The same function and gradient, many times faster where few of many inputs are ever lit. Large batches go through
-    `chunk` rows at a time, and rows that light the same inputs go together. There is no dx.
+    The function and the gradient are those of `MLP`. They are many times faster if only few inputs are lit (not 0). A
+    large batch is split into chunks of `chunk` rows. Rows with similar lit inputs are in the same chunk. dx is None.
     """
 
     chunk = 128
@@ -200,7 +205,7 @@ class LitMLP(MLP):
         y, cache = np.empty((len(rows), self.n_out), theta.dtype), []
         for members in self._chunks(rows):
             part = rows[members]
-            lit = np.flatnonzero(np.append(part[:, :-1].any(axis=0), True))  # one at least, even in the dark
+            lit = np.flatnonzero(np.append(part[:, :-1].any(axis=0), True))  # at least one input, even if none is lit
             small = MLP((len(lit), *self.sizes[1:]), self.activation)
             small_theta = np.empty(small.size, theta.dtype)
             W.take(lit, axis=0, out=small.layers(small_theta)[0][0], mode="clip")
@@ -210,14 +215,14 @@ class LitMLP(MLP):
         return y.reshape(*x.shape[:-1], self.n_out), cache
 
     def _chunks(self, rows):
-        """Which rows go together: those whose first lit inputs are neighbours have many others in common, too."""
+        """The rows of each chunk. Rows whose first lit inputs are close together share many other lit inputs, too."""
         if len(rows) <= self.chunk:
             return [slice(None)]
         order = (rows != 0).argmax(axis=1).argsort(kind="stable")
         return [order[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
 
     def backward(self, theta, cache, dy, want_dx=False):
-        """As `MLP.backward`, dx being None."""
+        """As `MLP.backward`, but dx is None."""
         dy, dtheta = np.asarray(dy).reshape(-1, self.n_out), np.zeros_like(theta)
         dW = self.layers(dtheta)[0][0]
         for members, lit, small, small_theta, small_cache in cache:

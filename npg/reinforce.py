@@ -1,15 +1,15 @@
-"""REINFORCE with any weight and any baseline: the lecture's ĝ, sampled, and a step along it.
+"""REINFORCE with any weight and any baseline: sample the lecture's ĝ, then make a step along it.
 
     ĝ = 1/N Σ_i Σ_t ∇_θ log π_θ(a_t⁽ⁱ⁾|s_t⁽ⁱ⁾) (Ψ_t⁽ⁱ⁾ − b)
 
-There is no loss here: the gradient is written by hand. The number that an autograd framework would call the loss is
-−(policy.log_prob(theta, obs, act) * adv).sum() / N. It says nothing about how well the policy does.
+There is no loss here, because the gradient is written by hand. An autograd framework would call this number the loss:
+−(policy.log_prob(theta, obs, act) * adv).sum() / N. The number does not show how good the policy is.
 """
 
 from npg import baselines, returns
 from npg.optimizers import clip_norm
 
-# Ψ as a function of a rollout of complete episodes and γ, by its name on the command line
+# name on the command line: function that computes Ψ [T, N] from a rollout of complete episodes and γ
 WEIGHTS = {
     "total": lambda rollout, gamma: returns.trajectory_return(rollout.rew, rollout.done, rollout.valid, gamma),
     "reward-to-go": lambda rollout, gamma: returns.reward_to_go(rollout.rew, rollout.done, gamma),
@@ -41,10 +41,11 @@ def reinforce(
     entropy_coef=0.0,
     max_grad_norm: float | None = None,
 ):
-    """Improve θ in place, for ever; yields the measures of each update.
+    """Improves θ in place; yields the measures of each update. Never ends; the caller stops.
 
-    One update: one complete episode in each of the sampler's N environments, weights, baseline, gradient, step.
-    `standardise` subtracts the batch mean of Ψ − b and divides by its standard deviation.
+    One update samples one complete episode in each of the sampler's N environments. Then it computes the weights, the
+    baseline and the gradient, and makes a step. `standardise` subtracts the batch mean of Ψ − b and divides by the
+    batch standard deviation.
     """
     while True:
         rollout = sampler.episodes(policy, theta)

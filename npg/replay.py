@@ -1,15 +1,16 @@
-"""Learning more than once from the same experience: the buffer, importance weights, and what keeps them safe.
+"""Learning several times from the same experience: the experience buffer, importance weights and their limits, PPO.
 
-Experience of an older policy b ("data from an older policy … importance sampling", slide "REINFORCE/Actor-critic
-training") is weighted by ρ = π_θ(a|s) / b(a|s):
+The experience comes from an older policy b ("data from an older policy … importance sampling", slide
+"REINFORCE/Actor-critic training"). The ratio ρ = π_θ(a|s) / b(a|s) corrects for that:
 
     ∇_θ E_{a∼π_θ(·|s)}[Ψ] = E_{a∼b(·|s)}[ρ Ψ ∇_θ log π_θ(a|s)]
 
-in a given state s and for a given Ψ. The states stay those that b visited, and an advantage that of when it was stored:
-only the product of all ratios would correct a whole trajectory, at a variance that grows exponentially.
+for a given state s and a given Ψ. This does not correct the states, which are those that b visited. It does not
+correct the advantages either, which are as old as the experience. Only the product of all ratios corrects a whole
+trajectory, but the variance of the product grows exponentially.
 
-Each choice of weight is written as a scalar surrogate of ρ and Ψ, beside its derivative with respect to log π_θ(a|s):
-the number that multiplies the score. ∂ρ/∂ log π = ρ.
+Each choice of importance weight is a pair of functions: a scalar surrogate of ρ and Ψ, and its derivative with respect
+to log π_θ(a|s). The derivative is the number that multiplies the score. ∂ρ/∂ log π = ρ.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from npg.optimizers import clip_norm
 
 
 def plain_surrogate(ratio, psi):
-    """ρ Ψ: of each action's mean an unbiased estimate, with a variance that grows with the distance between π and b."""
+    """ρ Ψ: an unbiased estimate of E_{a∼π}[Ψ] in each state. Its variance grows with the distance between π and b."""
     return ratio * psi
 
 
@@ -32,13 +33,13 @@ def plain_weight(ratio, psi):
 
 
 def truncated_surrogate(ratio, psi, limit=2.0):
-    """ρ Ψ up to ρ = c, then c (1 + log ρ/c) Ψ: the function whose score weight is min(ρ, c) Ψ."""
+    """ρ Ψ for ρ ≤ c, else c (1 + log(ρ/c)) Ψ: the function whose derivative is min(ρ, c) Ψ; c is `limit`."""
     above = ratio.real > limit
     return np.where(above, limit * (1 + np.log(np.where(above, ratio, limit) / limit)), ratio) * psi
 
 
 def truncated_weight(ratio, psi, limit=2.0):
-    """min(ρ, c) Ψ (truncated importance sampling, Ionides 2008): bounded variance for some bias."""
+    """min(ρ, c) Ψ (truncated importance sampling, Ionides 2008): a bounded variance, but some bias."""
     return np.minimum(ratio, limit) * psi
 
 
@@ -48,9 +49,10 @@ def clipped_surrogate(ratio, psi, epsilon=0.2):
 
 
 def clipped_weight(ratio, psi, epsilon=0.2):
-    """ρ Ψ, but 0 where π has already moved further than ε in the direction that Ψ asks for.
+    """ρ Ψ, or 0 if Ψ > 0 and ρ > 1 + ε, or if Ψ ≤ 0 and ρ < 1 − ε.
 
-    It stops the update. It does not estimate ∇U: steps beyond 1 ± ε count as 0.
+    The 0 stops the update for actions whose probability has already changed enough in the direction of Ψ. So the sum
+    of these weights times the scores does not estimate ∇U.
     """
     return np.where(_is_clipped(ratio, psi, epsilon), 0, ratio * psi)
 
@@ -63,12 +65,12 @@ IMPORTANCE = {"plain": plain_weight, "truncated": truncated_weight, "clipped": c
 
 
 def effective_sample_size(ratio):
-    """(Σ ρ)² / Σ ρ² (Kish 1965): how many on-policy samples the weighted ones are worth."""
+    """(Σ ρ)² / Σ ρ² (Kish 1965): the number of on-policy samples that would be as good as the weighted samples."""
     return float(np.sum(ratio) ** 2 / np.sum(ratio**2))
 
 
 class Experience(NamedTuple):
-    """Single steps [B, …]: what was seen and done, log b(a|s) of the policy that did it, its advantage and return."""
+    """B single steps [B, …]: observation, action, log b(a|s) of the policy b that acted, advantage and return."""
 
     obs: np.ndarray
     act: np.ndarray
@@ -78,10 +80,10 @@ class Experience(NamedTuple):
 
 
 class ExperienceBuffer:
-    """The last `capacity` batches of experience, mixed when they are drawn (slide "Experience buffers").
+    """The last `capacity` batches of experience. Minibatches mix all of them (slide "Experience buffers").
 
-    Capacity 1 forgets everything at each update: PPO. More mixes the data of older policies in, each step carrying
-    the log-probability under the policy that made it, for its own importance weight.
+    With capacity 1, each new batch replaces the old one, as in PPO. A larger capacity adds data of older policies. Each
+    step keeps its log-probability under the policy that acted. So each step gets its own importance weight.
     """
 
     def __init__(self, capacity=1):
@@ -90,11 +92,11 @@ class ExperienceBuffer:
         self.capacity, self.batches = capacity, []
 
     def add(self, experience):
-        """Append an `Experience`; the oldest leaves when there are more than `capacity`."""
+        """Adds an `Experience`. If there are more than `capacity`, the oldest one is dropped."""
         self.batches = [*self.batches, experience][-self.capacity :]
 
     def draw(self, size, epochs, rng):
-        """Shuffled minibatches `Experience` of about `size` steps, everything in the buffer once an epoch."""
+        """Yields shuffled minibatches (`Experience`) of about `size` steps. Each epoch uses every step once."""
         if not self.batches:
             raise ValueError("the experience buffer is empty: `add` before you `draw`")
         everything = Experience(*(np.concatenate(parts) for parts in zip(*self.batches)))
@@ -122,12 +124,13 @@ def ppo(
     standardise=True,
     max_grad_norm: float | None = 0.5,
 ):
-    """Advantage actor-critic that reuses its experience: a2c with ρ Ψ for Ψ and `epochs` passes over the buffer.
+    """Advantage actor-critic that reuses its experience: a2c with the weight ρ Ψ, and `epochs` passes per rollout.
 
     With importance="clipped" and a buffer of capacity 1, the default, it is PPO (Schulman et al. 2017, Algorithm 1).
-    V and log b are those of the parameters that acted, `rollout.theta`. `standardise` gives the advantages of each
-    minibatch mean 0 and standard deviation 1. θ is improved in place; yields the measures of each update, all but
-    `explained_variance` of its last minibatch; `kl` is mean(ρ − 1 − log ρ), which estimates KL(b ‖ π).
+    V and log b are computed with the parameters that acted, `rollout.theta`. `standardise` gives the advantages of
+    each minibatch mean 0 and standard deviation 1. θ is improved in place; yields the measures of each update. They
+    are those of the last minibatch, except `explained_variance`, which is that of the rollout. `kl` is
+    mean(ρ − 1 − log ρ), an estimate of KL(b ‖ π).
     """
     buffer = ExperienceBuffer(capacity=1) if buffer is None else buffer
     limit = {"truncated": (truncate,), "clipped": (clip,)}.get(importance, ())  # c, or ε

@@ -1,23 +1,23 @@
-"""The weights Ψ_t that need no learning: one function, one equation.
+"""The weights Ψ_t that need no learning. Each function is one equation.
 
     ĝ = 1/N Σ_i Σ_t Ψ_t ∇_θ log π_θ(a_t|s_t)
 
-Arrays are time-major: rew, terminated, truncated [T, N] for N environments side by side, val [T+1, N] with
-val[t+1] = V of the true successor of step t. An episode ends at step t where `terminated` (the task is over: nothing
-follows) or `truncated` (a time limit: something would have followed). So `terminated` stops bootstrapping from
-val[t+1] and `truncated` does not, while sums over time stop at both (`done = terminated | truncated`), and at row T.
-Rewards of rows between episodes (`Rollout.valid` false) are 0, and what is computed there is to be ignored.
+Arrays are time-major: rew, terminated, truncated [T, N] for N environments side by side; val [T+1, N], where val[t+1]
+is V of the true successor of step t. An episode ends at step t if `terminated` (the task is over: no step follows) or
+`truncated` (a time limit: more steps would have followed). So `terminated` stops bootstrapping from val[t+1], and
+`truncated` does not. Sums over time stop at both (`done = terminated | truncated`), and after the last row.
+In rows between episodes (`Rollout.valid` is False) the reward is 0. Ignore the results in these rows.
 """
 
 import numpy as np
 
-ROUNDING = 1e-6  # relative to the largest number: a smaller spread may be rounding alone
+ROUNDING = 1e-6  # relative to the largest number; a smaller spread may be only rounding error
 
 
 def discounted_sum(x, discount):
-    """y_t = x_t + discount_t · y_{t+1}, y_T = 0, backwards over [T, N]; a discount of 0 separates two episodes.
+    """y_t = x_t + discount_t · y_{t+1}, y_T = 0, backwards in time. A discount of 0 separates two episodes.
 
-    x and discount [T, N] (discount may be anything that broadcasts to it) → y [T, N].
+    x [T, N]; discount [T, N], or a shape that broadcasts to it. Returns y [T, N].
     """
     x = np.asarray(x)
     discount = np.broadcast_to(discount, x.shape)
@@ -34,7 +34,7 @@ def reward_to_go(rew, done, gamma=1.0):
 
 
 def time_in_episode(done, valid):
-    """t, counted from 0 in each episode; row 0 of the arrays begins one. Integers [T, N]."""
+    """t, counted from 0 in each episode. Row 0 of the arrays begins an episode. Integers [T, N]."""
     time = np.zeros(done.shape, np.int64)
     for t in range(1, len(done)):
         begins = done[t - 1] | ~valid[t - 1]
@@ -57,7 +57,7 @@ def trajectory_return(rew, done, valid, gamma=1.0):
 def discounted_reward_to_go(rew, done, valid, gamma):
     """γᵗ G_t, with G_t = Σ_{k≥t} γ^{k−t} r_k (slide "Likelihood ratio gradient estimator").
 
-    It is what the gradient of E[Σ γᵗ r_t] asks for. Most code drops the γᵗ: that is `reward_to_go` with γ < 1.
+    The gradient of E[Σ γᵗ r_t] needs this weight. Most code drops the γᵗ, which gives `reward_to_go` with γ < 1.
     """
     return gamma ** time_in_episode(done, valid) * reward_to_go(rew, done, gamma)
 
@@ -68,9 +68,9 @@ def td_error(rew, terminated, val, gamma):
 
 
 def gae(rew, terminated, truncated, val, gamma, lam):
-    """Â_t = Σ_l (γλ)^l δ_{t+l}, to the end of the episode or of the rows (Schulman et al. 2016, eq. 16).
+    """Â_t = Σ_l (γλ)^l δ_{t+l}, to the end of the episode or to the last row (Schulman et al. 2016, eq. 16).
 
-    λ = 0 is the TD error, λ = 1 is the Monte-Carlo advantage G_t + bootstrap − V(s_t).
+    λ = 0 gives the TD error. λ = 1 gives the Monte-Carlo advantage G_t + bootstrap − V(s_t).
     """
     return discounted_sum(td_error(rew, terminated, val, gamma), gamma * lam * ~(terminated | truncated))
 
@@ -78,29 +78,30 @@ def gae(rew, terminated, truncated, val, gamma, lam):
 def n_step_return(rew, terminated, truncated, val, gamma, n):
     """R_t = r_t + γ r_{t+1} + … + γ^{n−1} r_{t+n−1} + γⁿ V(s_{t+n}) (slide "Advantage Actor-Critic").
 
-    The sum is cut where the episode or the rows end before n steps, and V of the state reached there takes over (0
-    after a terminal step). n = 1 gives r_t + γ V(s_{t+1}); n ≥ T is Algorithm S3's R. Subtract V(s_t) for an advantage.
+    If the episode or the rows end before n steps, the sum stops there and bootstraps from V of the state reached (0
+    after a terminal step). n = 1 gives r_t + γ V(s_{t+1}). n ≥ T gives Algorithm S3's R. Subtract V(s_t) to get an
+    advantage.
     """
     if n < 1:
         raise ValueError(f"n: expected at least 1 step, got {n}")
     go_on = ~(terminated | truncated)
-    bootstrap = gamma * ~terminated * val[1:]  # what follows step t, if the sum is cut after it
+    bootstrap = gamma * ~terminated * val[1:]  # what follows step t if the sum stops after step t
     ret = rew + bootstrap
-    for _ in range(min(n, len(rew)) - 1):  # the k-step return from the (k−1)-step return one row later
+    for _ in range(min(n, len(rew)) - 1):  # the k-step return from the (k−1)-step return of the next row
         ret[:-1] = rew[:-1] + np.where(go_on[:-1], gamma * ret[1:], bootstrap[:-1])
     return ret
 
 
 def standardise(x):
-    """(x − mean) / std; 0 where all are equal, since nothing then tells them apart.
+    """(x − mean) / std. If all numbers are equal, the result is 0.
 
-    Not one of the lecture's estimators: dividing by the batch's own standard deviation rescales the step, and the
-    batch's own mean is a baseline that the batch's own actions have shaped.
+    This is not one of the lecture's estimators. Dividing by the batch's own standard deviation rescales the step. The
+    batch's own mean is a baseline that depends on the batch's own actions.
     """
     d = x - np.mean(x)
     std = np.sqrt(np.mean(d * d))
     all_equal = std <= ROUNDING * np.max(np.abs(x), initial=0)
-    return np.zeros_like(x) if all_equal else d / std  # a NaN stays one, and is seen
+    return np.zeros_like(x) if all_equal else d / std  # a NaN in x stays NaN, so nobody overlooks it
 
 
 def explained_variance(target, val):

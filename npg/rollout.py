@@ -1,4 +1,4 @@
-"""Experience: a ~ π_θ(·|s) in a Gymnasium vector environment, as time-major arrays."""
+"""Collects experience: a ~ π_θ(·|s) in a Gymnasium vector environment, stored in time-major arrays."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -13,8 +13,9 @@ class Rollout(NamedTuple):
     obs [T+1, N, n_obs]: obs[t+1] is always the true successor of obs[t], also at the end of an episode
     act [T, N] or [T, N, n];  rew, terminated, truncated, valid [T, N]
 
-    Gymnasium's NEXT_STEP autoreset spends one row after each episode's end on the reset: its action was ignored and
-    its reward is 0. `valid` is False there (and, in `Sampler.episodes`, after each environment's one episode).
+    With Gymnasium's NEXT_STEP autoreset, the row after the end of an episode is the reset. The environment ignores the
+    action of this row, and its reward is 0. `valid` is False in such a row. In a rollout of `Sampler.episodes`, `valid`
+    is also False in all rows after the environment's one episode.
     """
 
     obs: np.ndarray
@@ -23,29 +24,30 @@ class Rollout(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     valid: np.ndarray
-    episode_returns: list  # of the episodes that ended in these rows, wherever they began
+    episode_returns: list  # of the episodes that ended in these rows; they may have begun in an earlier rollout
     episode_lengths: list
-    env_steps: int  # steps that the environments made for it, discarded ones included, resets not
+    env_steps: int  # steps of the environments for this rollout: with discarded steps, without resets
     theta: np.ndarray | None = None  # the parameters that drew the actions: the vector itself, not a copy
 
     @property
     def done(self):
-        """Where an episode ended, for either reason."""
+        """True where an episode ended, by `terminated` or by `truncated`."""
         return self.terminated | self.truncated
 
     def flatten(self, *arrays):
-        """obs, act and further `arrays` [T, N, …] of the valid steps alone: [B, …], time and environments as one."""
+        """obs, act and further `arrays` [T, N, …] as [B, …]: only valid steps, time and environments in one axis."""
         return tuple(x[self.valid] for x in (self.obs[:-1], self.act, *arrays))
 
 
 class Sampler:
-    """Draws rollouts from a Gymnasium vector environment with the policy at hand.
+    """Collects rollouts: a given policy acts in a Gymnasium vector environment.
 
     envs   a `gymnasium.vector.VectorEnv` with NEXT_STEP autoreset and observations [N, n_obs]
-    seeds  whole numbers; the environments and the actions follow from them alone (of up to four, trailing zeros count
-           for nothing)
+    seeds  whole numbers; they alone determine the random numbers of the environments and of the actions (among up to
+           four seeds, trailing zeros have no effect)
 
-    `steps` goes on where the last call stopped; `episodes` begins anew. Nothing is asked of `envs` before that.
+    `steps` continues where the last call stopped. `episodes` begins new episodes. The constructor does not use `envs`
+    yet: the first rollout resets them.
     """
 
     def __init__(self, envs, *seeds):
@@ -58,7 +60,7 @@ class Sampler:
         if getattr(mode, "value", mode) not in ("NextStep", None):
             raise ValueError(f"envs: expected NEXT_STEP autoreset, got {mode}")
         self.envs, self.rng = envs, np.random.default_rng(seeds)
-        self.seed, self.obs = int(self.rng.integers(2**31)), None  # the environments begin with the first rollout
+        self.seed, self.obs = int(self.rng.integers(2**31)), None  # the first rollout resets the environments
         self.ended = np.zeros(self.envs.num_envs, bool)
 
     def _begin(self, seed=None):
@@ -68,24 +70,24 @@ class Sampler:
         self.unfinished_length = np.zeros(self.envs.num_envs, np.int64)
 
     def steps(self, policy, theta, n_steps):
-        """The next `n_steps` rows, whatever begins or ends among them; more only if none of them is a valid step."""
+        """The next `n_steps` rows; episodes may end and begin in them. If no row is a valid step, more rows follow."""
         if n_steps < 1:
             raise ValueError(f"n_steps: expected at least 1, got {n_steps}")
         something = lambda rows: any(valid.any() for *_, valid in rows)
         return self._collect(policy, theta, lambda rows, finished: len(rows) >= n_steps and something(rows))[0]
 
     def segment(self, policy, theta, t_max):
-        """Algorithm S3's rollout: to the terminal state, or t_max steps; in N environments until all have met one."""
+        """Algorithm S3's rollout: it stops after t_max steps, or when an episode has ended in every environment."""
         if t_max < 1:
             raise ValueError(f"t_max: expected at least 1, got {t_max}")
-        n_rows = t_max + bool(self.ended.all())  # the row of a reset is no step
+        n_rows = t_max + bool(self.ended.all())  # the row of a reset is not a step
         return self._collect(policy, theta, lambda rows, finished: finished.all() or len(rows) == n_rows)[0]
 
     def episodes(self, policy, theta):
         """One complete episode in every environment, from row 0 to its end.
 
-        Every environment contributes the same number of episodes, so short ones are not preferred; steps that an
-        environment makes after its episode, while others are still in theirs, are discarded but counted.
+        Every environment contributes exactly one episode, so short episodes are not preferred. An environment that
+        finishes early goes on until all have finished. These extra steps are discarded, but `env_steps` counts them.
         """
         if self.obs is None:
             self.envs.reset(seed=self.seed)
@@ -111,7 +113,7 @@ class Sampler:
             act = policy.act(theta, obs, self.rng)
             valid = ~self.ended
             self.obs, rew, terminated, truncated, info = self.envs.step(act)
-            own = np.array(info.get("reward", rew), np.float64)  # the environment's, where a wrapper scales rewards
+            own = np.array(info.get("reward", rew), np.float64)  # the unscaled reward, if a wrapper scales rewards
             terminated, truncated = terminated & valid, truncated & valid
             rows.append((obs, act, np.array(rew, np.float32), terminated, truncated, own, valid))
             self.ended = terminated | truncated
@@ -124,7 +126,7 @@ class Sampler:
         return Rollout(obs, act, rew, terminated, truncated, valid, returns, lengths, int(valid.sum()), theta), own
 
     def _finished_episodes(self, rew, done, valid):
-        """Returns and lengths of the episodes that end here; what is unfinished is carried to the next call."""
+        """Returns and lengths of the episodes that end in these rows. Unfinished sums are kept for the next call."""
         ret = self.unfinished_return + np.cumsum(rew, axis=0, dtype=np.float64)
         length = self.unfinished_length + np.cumsum(valid, axis=0)
         before_ret, before_length = np.zeros_like(ret[0]), np.zeros_like(length[0])
@@ -138,7 +140,7 @@ class Sampler:
 
 
 def joined(rollouts, axis):
-    """One rollout of several by one θ: time after time (axis 0), or environments side by side (axis 1)."""
+    """Joins rollouts by the same θ into one rollout, along time (axis 0) or along the environments (axis 1)."""
 
     def add(parts):
         return np.concatenate(parts, axis) if isinstance(parts[0], np.ndarray) else sum(parts, type(parts[0])())
@@ -147,21 +149,22 @@ def joined(rollouts, axis):
 
 
 class AheadSampler:
-    """Draws the next rollout in threads while the last one is learned from, so that neither waits for the other.
+    """Collects the next rollout in threads while the learner uses the last rollout, so that neither waits.
 
-    Each of `samplers` has environments and a thread of its own: while those of one step, the policy acts in another's.
+    Each of `samplers` has its own environments and its own thread. While the environments of one sampler make a step,
+    the policy computes the actions of another sampler.
 
-    The policy that acts is one update older than the one that learns: only an algorithm with importance weights may use
-    this, with log b from the rollout's `theta`.
+    The acting policy is one update older than the learning policy. So only an algorithm with importance weights may
+    use this class. It computes log b from the rollout's `theta`.
     """
 
     def __init__(self, samplers, *seeds):
         self.samplers, self.threads, self.ahead = samplers, ThreadPoolExecutor(len(samplers)), []
-        self.rng = np.random.default_rng([*seeds, len(samplers)])  # the learner's; each sampler has one of its own
+        self.rng = np.random.default_rng([*seeds, len(samplers)])  # for the learner; each sampler has its own
 
     def steps(self, policy, theta, n_steps):
-        """As `Sampler.steps`, environments side by side; the actions are those of the θ of the call before."""
-        if n_steps < 2:  # all environments of one sampler may end at once, and the next row is no step
+        """As `Sampler.steps`, for the environments of all samplers. The θ of the previous call chooses the actions."""
+        if n_steps < 2:  # the environments of one sampler may all end at once; the next row is then no step
             raise ValueError(f"n_steps: expected at least 2 where rollouts are drawn ahead, got {n_steps}")
         rollouts = [part.result() for part in self.ahead or self._draw(policy, theta, n_steps)]
         self.ahead = self._draw(policy, theta, n_steps)
@@ -173,18 +176,19 @@ class AheadSampler:
 
 
 def play(envs, act, episodes, *seeds):
-    """`episodes` complete episodes, nothing recorded: undiscounted returns and lengths, arrays [episodes].
+    """Plays `episodes` complete episodes; returns only their undiscounted returns and their lengths, each [episodes].
 
-    act(obs) maps observations [N, n_obs] to actions; the environments are seeded from `seeds`. One that has ended its
-    episode begins the next that is left. All that are begun are played to their end: short ones are not preferred.
+    act(obs) maps observations [N, n_obs] to actions. `seeds` seed the environments. An environment that ends an episode
+    begins the next one, if one is left. Every episode that begins is played to its end, so short episodes are not
+    preferred.
     """
     obs, _ = envs.reset(seed=int(np.random.default_rng(seeds).integers(2**31)))
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
-    episode, begun = np.arange(envs.num_envs), envs.num_envs  # which one each environment plays
+    episode, begun = np.arange(envs.num_envs), envs.num_envs  # the number of the episode that each environment plays
     ended = np.zeros(envs.num_envs, bool)
     while (episode < episodes).any():
         obs, rew, terminated, truncated, _ = envs.step(act(obs))
-        counts = (episode < episodes) & ~ended  # the row of a reset is no step
+        counts = (episode < episodes) & ~ended  # the row of a reset is not a step
         returns[episode[counts]] += rew[counts]
         lengths[episode[counts]] += 1
         ended = (terminated | truncated) & ~ended

@@ -1,8 +1,8 @@
-"""∇ E_x[f(x)] from samples: the derivation on the slides "Derivatives of expectations", as a function.
+"""Estimates ∇ E_x[f(x)] from samples, as the slides "Derivatives of expectations" derive it.
 
     ∇_θ E_{x∼P_θ}[f(x)] = E_{x∼P_θ}[∇_θ log P_θ(x) f(x)] ≈ 1/N Σ_i ∇_θ log P_θ(x⁽ⁱ⁾) f(x⁽ⁱ⁾)
 
-Here θ are the distribution's own params. For the slide's question "What is θ here?" of a Gaussian: [μ, log σ].
+Here θ is the vector `params` of the distribution. The slide asks "What is θ here?" For a Gaussian, θ = [μ, log σ].
 """
 
 import numpy as np
@@ -11,10 +11,11 @@ from npg.distributions import Gaussian
 
 
 def score_function_gradient(distribution, params, f, n, rng):
-    """1/N Σ_i f(x_i) ∇_params log P(x_i), x_i ~ P: unbiased whatever f is, even where it has no derivative.
+    """1/N Σ_i f(x_i) ∇_params log P(x_i), x_i ~ P: unbiased for every f, even if f has no derivative.
 
-    params [n_params]; f maps N = `n` samples [N] (discrete) or [N, d] to numbers [N], on each sample by itself.
-    Returns the estimate [n_params] and its standard error [n_params]. Raises ValueError for a wrong shape or n < 2.
+    params [n_params]. f maps the N = `n` samples, [N] (discrete) or [N, d], to one number per sample, [N]. Each number
+    depends on its own sample only. Returns the estimate [n_params] and its standard error [n_params]. Raises
+    ValueError for a wrong shape or n < 2.
     """
     params, x = _sample(distribution, params, n, rng)
     value = np.asarray(f(x))
@@ -24,12 +25,13 @@ def score_function_gradient(distribution, params, f, n, rng):
 
 
 def reparameterised_gradient(distribution, params, df, n, rng):
-    """1/N Σ_i ∇_params f(μ + σ ε_i), ε_i ~ N(0, I): the same gradient of a `Gaussian`, by the chain rule.
+    """1/N Σ_i ∇_params f(μ + σ ε_i), ε_i ~ N(0, I): the same gradient for a `Gaussian`, by the chain rule.
 
         ∂/∂μ = f'(x),     ∂/∂ log σ = f'(x) (x − μ)
 
-    It differentiates what is inside the expectation, so it needs `df`, samples [N, d] → ∇f [N, d]; where f is smooth
-    its variance is usually far lower (Kingma & Welling 2014, §2.4). Arguments and result else as above.
+    The derivative is taken inside the expectation. So the function needs `df`, which maps samples [N, d] to ∇f [N, d].
+    For a smooth f the variance is usually far lower (Kingma & Welling 2014, §2.4). The other arguments, the result
+    and the errors are as in `score_function_gradient`.
     """
     if not isinstance(distribution, Gaussian):
         raise ValueError(f"distribution: expected a Gaussian, got {type(distribution).__name__}")

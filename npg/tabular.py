@@ -1,10 +1,10 @@
-"""The lecture's sums over trajectories, written out: a finite MDP so small that every trajectory can be enumerated.
+"""The lecture's sums over trajectories, computed exactly for a finite MDP. All its trajectories are enumerated.
 
     U(θ) = Σ_τ P(τ; θ) R(τ),     P(τ; θ) = ρ_0(s_0) Π_t π_θ(a_t|s_t) P(s_{t+1}|s_t, a_t)
 
-U, ∇U and any estimator's mean, bias and covariance come out exact, with nothing sampled. The estimators are the
-package's own: `rollout` presents all K trajectories as the columns of a `Rollout`, for `npg.returns`, `npg.baselines`
-and `npg.replay` to compute their weights from. `FiniteMDPVectorEnv` samples from the same MDP.
+U, ∇U, and the mean, bias and covariance of any estimator are exact; nothing is sampled. The estimators are those of the
+package: `rollout` returns all K trajectories as the columns of a `Rollout`. From this rollout, `npg.returns`,
+`npg.baselines` and `npg.replay` compute their weights. `FiniteMDPVectorEnv` samples from the same MDP.
 """
 
 from typing import NamedTuple
@@ -33,17 +33,17 @@ class Moments(NamedTuple):
 
 
 class FiniteMDP:
-    """S states, A actions, H = `horizon` steps, and all K trajectories s_0, a_0, …, a_{H−1}, s_H that can happen.
+    """S states, A actions, H = `horizon` steps, and all K possible trajectories s_0, a_0, …, a_{H−1}, s_H.
 
     P [S, A, S], R [S, A], rho0 [S]    P(s'|s, a), R(s, a), P(s_0)
     terminal [S]                       optional, bool: states that end the episode. P and R are ignored there
 
-    states [K, H+1], actions [K, H]    the trajectories, ended ones padded with the terminal state and action 0
+    states [K, H+1], actions [K, H]    the trajectories, padded after their end with the terminal state and action 0
     rewards, valid [K, H]              r_t, and whether step t is still within the episode
-    dynamics [K]                       ρ_0(s_0) Π_t P(s_{t+1}|s_t, a_t), the factor of P(τ; θ) that is free of θ
+    dynamics [K]                       ρ_0(s_0) Π_t P(s_{t+1}|s_t, a_t), the factor of P(τ; θ) without θ
 
-    The methods take a `Policy` over A discrete actions, to which a state is a one-hot observation, and its θ, float64
-    (or complex, for the complex step). Raises ValueError for arrays that are not such an MDP, or K > 1,000,000.
+    The methods take a `Policy` over A discrete actions, and its θ, float64 (or complex, for the complex step). The
+    policy observes a state as a one-hot vector. Raises ValueError if the arrays are not such an MDP, or K > 1,000,000.
     """
 
     def __init__(self, P, R, rho0, horizon, terminal=None):
@@ -64,16 +64,16 @@ class FiniteMDP:
         if horizon < 1:
             raise ValueError(f"horizon: expected at least 1 step, got {horizon}")
         self.n_states, self.n_actions, self.horizon = *P.shape[:2], horizon
-        self.P = np.where(terminal[:, None, None], 0, P)  # zeros after the end: so are the values there
+        self.P = np.where(terminal[:, None, None], 0, P)  # zeros after the end, so that the values there are 0, too
         self.R = np.where(terminal[:, None], 0, R)
         self.rho0, self.terminal, self.observations = rho0, terminal, np.eye(len(P))
         self.states, self.actions, self.dynamics = self._enumerate()
         self.rewards, self.valid = self.R[self.states[:, :-1], self.actions], ~terminal[self.states[:, :-1]]
 
     def _enumerate(self):
-        """Grow every trajectory from its first state by all the (a, s') that its last state allows."""
+        """Extends every trajectory, H times, by every (a, s') that is possible in its last state."""
         P, ended = self.P.copy(), np.flatnonzero(self.terminal)
-        P[ended, 0, ended] = 1  # the padding
+        P[ended, 0, ended] = 1  # a terminal state is padded with itself
         branches = np.count_nonzero(P, axis=(1, 2))
         states = np.flatnonzero(self.rho0)[:, None]
         actions, dynamics = np.empty((len(states), 0), np.int64), self.rho0[states[:, 0]]
@@ -86,7 +86,7 @@ class FiniteMDP:
         return states, actions, dynamics
 
     def rollout(self, trajectories=slice(None)):
-        """The chosen trajectories (all K) as a `Rollout` of N complete episodes, one a column: arrays [H, N]."""
+        """The chosen trajectories (default: all K) as a `Rollout` of N complete episodes, one per column: [H, N]."""
         states, act, rew, valid = (x[trajectories].T for x in (self.states, self.actions, self.rewards, self.valid))
         length = valid.sum(axis=0)
         terminated = np.arange(self.horizon)[:, None] == length - 1
@@ -96,9 +96,9 @@ class FiniteMDP:
         )
 
     def along(self, table):
-        """A table [T, S], T ≤ H+1, or [T, S, A], T ≤ H, of times, states (and actions), read off each trajectory.
+        """Reads a table of times and states (and actions) along each trajectory: [T, K].
 
-        Returns [T, K].
+        table is [T, S] with T ≤ H+1, or [T, S, A] with T ≤ H.
         """
         where = np.arange(len(table))[:, None], self.states.T[: len(table)], self.actions.T[: len(table)]
         return table[where[: table.ndim]]
@@ -132,7 +132,7 @@ class FiniteMDP:
 
             Q_t(s, a) = R(s, a) + γ Σ_s' P(s'|s, a) V_{t+1}(s'),     V_t(s) = Σ_a π_θ(a|s) Q_t(s, a)
 
-        They depend on t because a state is worth less with fewer steps left. U(θ) = ρ_0 · V_0.
+        Q and V depend on t, because the number of steps that are left depends on t. U(θ) = ρ_0 · V_0.
         """
         pi = np.exp(self.log_policy(policy, theta))
         Q, V = [], [np.zeros(self.n_states, pi.dtype)]
@@ -142,7 +142,7 @@ class FiniteMDP:
         return np.array(Q[::-1]), np.array(V[::-1])
 
     def occupancy(self, policy, theta):
-        """P(s_t = s, a_t = a) [H, S, A] of steps within the episode, forwards from ρ_0."""
+        """P(s_t = s, a_t = a) [H, S, A] for steps within the episode, computed forwards from ρ_0."""
         pi = np.exp(self.log_policy(policy, theta))
         d = [self.rho0[:, None] * pi]
         for _ in range(self.horizon - 1):
@@ -150,7 +150,7 @@ class FiniteMDP:
         return np.array(d)
 
     def policy_gradient_theorem(self, policy, theta, gamma=1.0):
-        """∇U(θ) = Σ_t γᵗ Σ_{s,a} P(s_t = s, a_t = a) Q_t(s, a) ∇_θ log π_θ(a|s) [size], with no trajectory in it.
+        """∇U(θ) = Σ_t γᵗ Σ_{s,a} P(s_t = s, a_t = a) Q_t(s, a) ∇_θ log π_θ(a|s) [size], without trajectories.
 
         Sutton et al. 2000, theorem 1, for a finite horizon.
         """
@@ -159,12 +159,12 @@ class FiniteMDP:
         return np.tensordot((d * Q).sum(axis=0), self.scores(policy, theta), 2)
 
     def estimates(self, policy, theta, weight, trajectories=slice(None)):
-        """Σ_t w_t ∇_θ log π_θ(a_t|s_t) of each of the M chosen trajectories (all K): [M, size]; weight [H, M].
+        """Σ_t w_t ∇_θ log π_θ(a_t|s_t) for each of M chosen trajectories (default: all K), [M, size]; weight [H, M].
 
-        Weights 1 give ∇_θ log P(τ; θ): the dynamics drop out (slide "From trajectories to actions").
+        Weights of 1 give ∇_θ log P(τ; θ), because the dynamics drop out (slide "From trajectories to actions").
         """
         states, act, valid = (x[trajectories].T for x in (self.states[:, :-1], self.actions, self.valid))
-        total = np.zeros((valid.shape[1], self.n_states, self.n_actions))  # what each score is multiplied by
+        total = np.zeros((valid.shape[1], self.n_states, self.n_actions))  # the factor of each score
         for t, w in enumerate(np.where(valid, weight, 0)):
             total[np.arange(len(total)), states[t], act[t]] += w
         return np.tensordot(total, self.scores(policy, theta), 2)
@@ -172,10 +172,10 @@ class FiniteMDP:
     def moments(self, policy, theta, weight, n=1, gamma=1.0, prob=None):
         """The exact `Moments` of ĝ = 1/N Σ_i Σ_t w_t⁽ⁱ⁾ ∇_θ log π_θ(a_t⁽ⁱ⁾|s_t⁽ⁱ⁾), N = `n` independent trajectories.
 
-        weight   [H, K], or what broadcasts to it, the weights of every trajectory. Or, where they depend on the other
-                 trajectories, a function of a `Rollout` of N of them → [H, N]: it is called for all Kᴺ.
-        gamma    of the objective from whose gradient the bias is measured
-        prob     [K] of the trajectories, if another policy than this one draws them
+        weight   the weights of every trajectory, [H, K] or a shape that broadcasts to it. If these weights depend on
+                 the other N − 1 trajectories: a function of a `Rollout` of N trajectories → [H, N], called for all Kᴺ
+        gamma    the discount of U. The bias is E[ĝ] − ∇U
+        prob     [K], the probabilities of the trajectories, if another policy draws them
         """
         prob = self.prob(policy, theta) if prob is None else prob
         if callable(weight):
@@ -206,14 +206,14 @@ class FiniteMDPVectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(self, *, seed=None, options=None):
-        """Begin an episode everywhere: observations [num_envs, S] and an empty dict."""
+        """Begins an episode in every environment; returns observations [num_envs, S] and an empty dict."""
         super().reset(seed=seed)
         self.state = self.time = np.zeros(self.num_envs, np.int64)
         self.ended = np.ones(self.num_envs, bool)
         return self.step(self.state)[0], {}  # where an episode has ended, a step begins the next
 
     def step(self, actions):
-        """Observations [num_envs, S]; rewards, terminated, truncated [num_envs]; an empty dict."""
+        """Returns observations [num_envs, S]; rewards, terminated, truncated [num_envs]; an empty dict."""
         mdp, begins = self.mdp, self.ended
         rew = np.where(begins, 0, mdp.R[self.state, actions])
         self.state = draw_index(np.where(begins[:, None], mdp.rho0, mdp.P[self.state, actions]), self.np_random)
