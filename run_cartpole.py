@@ -34,7 +34,8 @@ from npg.network import MLP
 from npg.optimizers import OPTIMIZERS, SGD
 from npg.policy import ActorCritic, Critic, Policy, SharedActorCritic
 from npg.runner.command_line import main
-from npg.runner.task import INIT, TRAIN, Learner, Script
+from npg.runner.script import Script
+from npg.runner.task import INIT, TRAIN, Learner
 
 
 def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=5e-3, optimizer="adam", anneal=True,

@@ -37,7 +37,8 @@ from npg.policy import ActorCritic, Critic, Policy, SharedActorCritic
 from npg.pong import LitMLP, RallySampler
 from npg.runner.command_line import main
 from npg.runner.environments import make_pong_env, make_pong_envs
-from npg.runner.task import INIT, Learner, Script
+from npg.runner.script import Script
+from npg.runner.task import INIT, Learner
 
 
 def reinforce(task, *, inputs="difference", envs=8, learning_rate=5e-3, optimizer="adam", anneal=False,
@@ -121,8 +122,8 @@ def a3c(task, *, inputs="half", envs=8, shared=True, learning_rate=1e-3, optimiz
 def ppo(task, *, envs=32, ahead=2, shared=True, learning_rate=1.2e-3, optimizer="adam", anneal=True, capacity=1,
         n_steps=64, lam=0.98, epochs=3, batch_size=512, entropy_coef=0.005, **settings):
     """A2C that learns more than once from the same experience, by clipped importance weights: PPO."""
-    if ahead and n_steps < 2:
-        raise ValueError(f"n_steps: expected at least 2 with ahead, got {n_steps}")
+    if ahead and n_steps == 1:
+        raise ValueError("n_steps: expected at least 2 with ahead, got 1")
     sampler, model = task.sampler(envs, RallySampler, ahead), actor_and_critic(shared)
     theta = model.init(task.rng(INIT))
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate)

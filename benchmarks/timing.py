@@ -50,7 +50,7 @@ def rate(work, seconds):
 
 def default_learner(script, algo, seed=0, workers=None):
     """The `Task` and the `Learner` that a run script makes of its defaults."""
-    from npg.runner.task import RUN, prepare
+    from npg.runner.script import RUN, prepare
 
     defaults = {name: parameter.default for name, parameter in script.settings_of(algo, False).items()}
     run = {name: defaults.pop(name) for name in RUN if name in defaults}

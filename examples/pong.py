@@ -35,7 +35,7 @@ from npg.pong import LitMLP, PongEnv, PongVectorEnv, RallySampler
 from npg.returns import discounted_sum, reward_to_go
 from npg.runner import figures
 from npg.runner.commands import load
-from npg.runner.runs import PRETRAINED
+from npg.runner.saved import PRETRAINED
 from run_pong import SCRIPT
 
 GAMES, ROWS, WINDOWS = 32, 256, 16  # games side by side, steps of each game in a rollout, number of rollouts

@@ -27,7 +27,7 @@ from npg.pong import (
 )
 from npg.rollout import play
 from npg.runner.environments import UnsupportedEnvironment, make_pong_envs
-from npg.runner.runs import read_weights
+from npg.runner.saved import read_weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 BACKGROUND, BALL, PADDLE = 87, 236, 147

@@ -26,9 +26,10 @@ from npg.runner.commands import COMMANDS, read_policy
 from npg.runner.environments import EnvironmentFailed, UnsupportedEnvironment
 from npg.runner.folder import RunError, one_line, taken, write_atomically
 from npg.runner.machine import available_cores
-from npg.runner.runs import FORMAT, PRETRAINED, Diverged, Run, parse_period, read_config
-from npg.runner.settings import VOCABULARY, Setting, check, kind, without_effect
-from npg.runner.task import RUN, prepare
+from npg.runner.runs import Diverged, Run
+from npg.runner.saved import FORMAT, PRETRAINED, read_config
+from npg.runner.script import RUN, prepare
+from npg.runner.settings import VOCABULARY, Setting, check, kind, parse_period, without_effect
 from npg.runner.workers import WorkerError
 
 FOLDERS = {

@@ -6,16 +6,9 @@ import sys
 from npg.runner import figures
 from npg.runner.folder import RunError, write_atomically
 from npg.runner.playing import COMMAND
-from npg.runner.runs import (
-    MANY,
-    PRETRAINED,
-    Run,
-    read_checkpoint,
-    read_config,
-    read_weights,
-    write_weights,
-)
-from npg.runner.task import prepare
+from npg.runner.runs import MANY, Run
+from npg.runner.saved import PRETRAINED, read_checkpoint, read_config, read_weights, write_weights
+from npg.runner.script import prepare
 
 
 def read_policy(script, folder):

@@ -176,3 +176,16 @@ def without_effect(parameters, settings):
             if settings[name] != parameter.default and other in settings and settings[other] not in values:
                 return name, other, settings[other]
     return None
+
+
+def parse_period(text):
+    """"50" → (50, None) updates; "30s" → (None, 30.0) seconds; "none" → (None, ∞)."""
+    try:
+        if text == "none":
+            return None, float("inf")
+        updates, seconds = (None, float(text[:-1])) if text.endswith("s") else (int(text), None)
+        if (seconds or updates or 0) > 0:
+            return updates, seconds
+    except ValueError:
+        pass
+    raise ValueError(f"expected a positive number of updates (50) or of seconds (30s), or none, got {text!r}")

@@ -33,8 +33,10 @@ from npg import optimizers
 from npg.policy import ActorCritic
 from npg.reinforce import BASELINES
 from npg.runner import actors, command_line, commands, figures, playing, runs, settings, task
-from npg.runner.folder import taken
-from npg.runner.runs import Run, read_checkpoint, read_config, read_metrics, write_json
+from npg.runner.folder import taken, write_json
+from npg.runner.runs import Run
+from npg.runner.saved import read_checkpoint, read_config, read_metrics
+from npg.runner.script import RUN
 from npg.runner.workers import WorkerError
 
 PATH = pathlib.Path(__file__).parents[2] / "run_cartpole.py"
@@ -1473,7 +1475,7 @@ def test_a_list_of_nothing_is_refused(call, tmp_path, flag):
 gymnasium.register(
     "short/Pendulum-v1", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=20, disable_env_checker=True
 )
-OF_THE_RUN = {*task.RUN, "act", "workers", "report_every"}  # not there to change what is learned
+OF_THE_RUN = {*RUN, "act", "workers", "report_every"}  # not there to change what is learned
 SMALL = {  # what makes a run short
     "hidden": (4,), "envs": 2, "n_steps": 8, "epochs": 2, "batch_size": 8, "learning_rate": 0.05, "workers": 1,
     "report_every": 48, "n_candidates": 4, "n_parents": 2, "n_elite": 1, "patience": 2,

@@ -18,6 +18,7 @@ from gymnasium.wrappers.vector import NormalizeObservation
 from npg.rollout import Sampler
 from npg.runner import runs
 from npg.runner.environments import ReplayableVectorEnv, make_envs, moments
+from npg.runner.folder import RunError, write_atomically, write_json
 from npg.runner.playing import CONFIRMING, GREEDY, MORE_GREEDY, POINT
 from npg.runner.replaying import (
     below,
@@ -27,19 +28,9 @@ from npg.runner.replaying import (
     set_random_state,
     state_of,
 )
-from npg.runner.runs import (
-    COLUMNS,
-    FORMAT,
-    Diverged,
-    Run,
-    RunError,
-    parse_period,
-    read_checkpoint,
-    read_config,
-    read_metrics,
-    write_atomically,
-    write_json,
-)
+from npg.runner.runs import Diverged, Run
+from npg.runner.saved import COLUMNS, FORMAT, read_checkpoint, read_config, read_metrics
+from npg.runner.settings import parse_period
 
 CONFIG = {"format": FORMAT, "env": "Walk-v0", "algo": "walk", "seed": 3, "steps": 10**6, "target": None, "episodes": 2}
 CONFIG |= {"evaluate_every": 4, "checkpoint_every": "4", "settings": {}}

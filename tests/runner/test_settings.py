@@ -16,8 +16,8 @@ import npg.reinforce
 import npg.replay
 from npg.distributions import Categorical
 from npg.network import MLP
+from npg.runner.script import RUN
 from npg.runner.settings import VOCABULARY, NotEmpty, allowed, check, keyword_only, kind, without_effect
-from npg.runner.task import RUN
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 import run_cartpole

@@ -23,9 +23,10 @@ from npg.policy import Policy
 from npg.reinforce import BASELINES
 from npg.runner import task as module
 from npg.runner.environments import UnsupportedEnvironment, moments, set_moments
+from npg.runner.folder import RunError
 from npg.runner.playing import EVALUATE
-from npg.runner.runs import RunError
-from npg.runner.task import INIT, RUN, TRAIN, prepare, stochastic_policy
+from npg.runner.script import RUN, prepare
+from npg.runner.task import INIT, TRAIN, stochastic_policy
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 import run_cartpole

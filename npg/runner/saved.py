@@ -1,0 +1,103 @@
+"""What a run has saved, read again: config.json, checkpoint.npz, metrics.csv, and a policy's weights alone."""
+
+import csv
+import json
+import pathlib
+import zipfile
+
+import numpy as np
+
+from npg.runner.folder import RunError, write_atomically
+
+PRETRAINED = "pretrained"  # goes where a run's folder goes
+FORMAT, EARLIER_FORMAT = "npg run 2", "npg run 1"
+COUNTERS = ("update", "env_steps", "episodes", "seconds")
+COLUMNS = (*COUNTERS, "return_mean", "length_mean")  # and one for each number that an update yields
+# settings of the format before: {name: its name now}
+RENAMED = {"value_weight": "value_coef", "entropy_weight": "entropy_coef"}
+RENAMED_IN_SEARCHES = {"sigma": "search_sigma", "log_std": "search_log_std"}
+SEARCHES = ("es", "hill-climbing", "genetic")
+
+
+def read_config(folder):
+    """config.json of a run folder; RunError where there is none of ours."""
+    path = pathlib.Path(folder) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunError(f"{folder}: no run here (no config.json)") from None
+    except RecursionError:
+        raise RunError(f"{path}: cannot be read: nested too deeply") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("format") not in (FORMAT, EARLIER_FORMAT):
+        raise RunError(f"{path}: not the config of an npg run (expected format {FORMAT!r})")
+    needed = {"env", "algo", "seed", "steps", "target", "episodes", "evaluate_every", "checkpoint_every", "settings"}
+    if needed - config.keys() or not isinstance(config["settings"], dict):
+        raise RunError(f"{path}: damaged: {', '.join(sorted(needed - config.keys())) or 'settings'}")
+    for name in ("env", "algo", "cluster", "start_from"):  # needed before the settings can be checked
+        if not isinstance(config.get(name), str) and (name in ("env", "algo") or config.get(name) is not None):
+            raise RunError(f"{path}: {name}: expected a word, got {config[name]!r}")
+    return in_this_format(config)
+
+
+def in_this_format(config):
+    """A config of this format, or of the one before, as one of this: settings go by the names that they have now."""
+    if config.get("format") == EARLIER_FORMAT:
+        renamed = {**RENAMED, **(RENAMED_IN_SEARCHES if config["algo"] in SEARCHES else {})}
+        settings = {renamed.get(name, name): value for name, value in config["settings"].items()}
+        if config.get("workers"):
+            settings["workers"] = config["workers"]
+        if config["env"] == "Pong" and (settings.get("hidden"), settings.get("activation")) == ([200], "relu"):
+            del settings["hidden"], settings["activation"]  # the network stands in run_pong.py
+        config = {**config, "format": FORMAT, "settings": settings, "from_earlier_format": True}
+    return config
+
+
+def read_checkpoint(folder):
+    """{name: array} of checkpoint.npz; RunError where it is missing, damaged, or not ours."""
+    path = pathlib.Path(folder) / "checkpoint.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if sum(member.file_size for member in file.zip.infolist()) > path.stat().st_size:
+                raise ValueError("it would unpack to more than its size")  # no checkpoint of ours is compressed
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise RunError(f"{path}: no checkpoint here") from None
+    except Exception as error:  # what damaged bytes make zipfile and NumPy raise has no common base
+        raise RunError(f"{path}: not a readable checkpoint: {error}") from None
+    missing = {"format", "theta", *COUNTERS} - set(arrays)
+    if missing or str(arrays["format"]) not in (FORMAT, EARLIER_FORMAT):
+        raise RunError(f"{path}: not the checkpoint of an npg run (expected format {FORMAT!r})")
+    return arrays
+
+
+def write_weights(path, config, theta):
+    """A policy alone, to give away: its config, and θ in half precision and compressed."""
+    arrays = {"config": np.asarray(json.dumps(config)), "theta": theta.astype(np.float16)}
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def read_weights(path):
+    """(config, θ) of a file by `write_weights`; RunError where there is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return in_this_format(json.loads(str(file["config"]))), file["theta"].astype(np.float32)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
+
+
+def read_metrics(folder, with_columns=False):
+    """Rows of metrics.csv as dicts of numbers (empty cells left out); a last line cut short is ignored.
+
+    With their columns, if asked: a pair.
+    """
+    with open(pathlib.Path(folder) / "metrics.csv", newline="") as file:
+        reader = csv.DictReader(file)
+        rows, columns = list(reader), reader.fieldnames or COLUMNS
+    complete = [row for row in rows if None not in row.values()]
+    numbers = [
+        {k: int(v) if k in COUNTERS[:3] else float(v) for k, v in row.items() if v not in ("", None)}
+        for row in complete
+    ]
+    return (numbers, columns) if with_columns else numbers

@@ -1,0 +1,133 @@
+"""A run script, as the command line sees it: its algorithms, their settings, and the `Learner` of a config."""
+
+import inspect
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from gymnasium import spaces
+
+from npg.runner import environments
+from npg.runner.folder import RunError
+from npg.runner.memory import check_memory
+from npg.runner.settings import check, keyword_only, parse_period
+from npg.runner.task import Task, stochastic_policy
+
+
+class Script(NamedTuple):
+    """A run script: its algorithms, its training loop, and the defaults of the command line.
+
+    algorithms   {--algo: (the script's function, the functions that its **settings go to)}
+    train        train(run, learner): the loop
+    searches     of the algorithms, those that are no policy gradients
+    box          {--algo: {setting: default}}: defaults that are different for Box actions
+    defaults     {setting: default}: defaults that are different in this script, for every algorithm
+    """
+
+    algorithms: dict
+    train: Callable
+    searches: Collection = ()
+    description: str = ""
+    box: dict = {}
+    defaults: dict = {}
+    steps: dict = {}  # {--algo: budget}
+    window: int = 100  # episodes of training whose mean return is reported
+    solved_by_evaluations: bool = False  # not by that mean return
+    evaluate_within: float | None = None  # evaluations begin when training's return is that close to the target
+    side_by_side: int | None = None  # episodes of an evaluation at a time; None: as many as take the least time
+    make_envs: Callable = environments.make_envs  # (env, n, *, settings of the environment) → vector environment
+    make_env: Callable = environments.make_env  # (env, render_mode, *, the same) → one environment, to be rendered
+    target: float | None = None  # mean return at which training stops; None: the environment's threshold, if it has one
+    one_logit: bool = False  # two actions are drawn from one logit (Bernoulli), not from two (Categorical)
+    worker_options: dict = {}  # further arguments of `make_envs` in a process that is one of several
+    playing: tuple = ()  # settings of the environment that --evaluate may override: the policy does not see them
+    pretrained: object = None  # path of the weights that come with the package
+
+    def settings_of(self, algo, is_box):
+        """{name: inspect.Parameter}: all that can be set, with the defaults in effect for Box actions or others."""
+        functions = [*self.algorithms[algo], self.make_envs, _run]
+        if algo not in self.searches:
+            functions += [_start, _playing, _rewards]
+        if algo not in self.searches and is_box and not self.one_logit:
+            functions.append(stochastic_policy)
+        if "workers" in keyword_only(functions[0]):
+            functions.append(_cluster)
+        often = {"evaluate_every": 1} if algo in self.searches else {}  # an update of theirs takes many episodes
+        budget = {"steps": self.steps[algo]} if algo in self.steps else {}
+        otherwise = {**self.defaults, **often, **budget, **(self.box.get(algo, {}) if is_box else {})}
+        found = {}
+        for function in functions:
+            found = {**keyword_only(function), **found}  # the nearest wins
+        found = {name: p.replace(default=otherwise.get(name, p.default)) for name, p in found.items()}
+        order = [*RUN, *(name for function in functions for name in keyword_only(function))]
+        return {name: found[name] for name in order if name in found}
+
+    def probe(self, env):
+        """A vector environment, closed: to ask for its spaces and its `spec`."""
+        envs = self.make_envs(env, 1)
+        envs.close()
+        return envs
+
+
+# Only the signatures of the next five are read: they hold the settings that no algorithm takes.
+
+
+def _run(
+    *, env="CartPole-v1", seed=0, steps=200_000, target: float | None = None, episodes: int | None = None,
+    evaluate_every=25, checkpoint_every="30s",
+):
+    """Settings of every run."""
+
+
+def _start(*, start_from: str | None = None):
+    """A setting of every run of a policy gradient."""
+
+
+def _cluster(*, cluster: str | None = None):
+    """A setting of every run that may have workers."""
+
+
+def _playing(*, act="sampled"):
+    """A setting of evaluations and films of a policy that draws its actions."""
+
+
+def _rewards(*, scale_rewards=False):
+    """A setting of every policy gradient."""
+
+
+EVALUATE_FROM = inspect.Parameter("evaluate_from", inspect.Parameter.KEYWORD_ONLY, annotation=float | None)
+RUN = [name for function in (_run, _start, _cluster) for name in keyword_only(function)]  # the rest is "settings"
+
+
+def prepare(script, config, folder, executor=None):
+    """(Task, Learner) of a config: nothing has started yet. RunError where a config cannot be used."""
+    algo, given = config["algo"], config["settings"]
+    try:
+        if algo not in list(script.algorithms):
+            raise ValueError(f"algo: expected one of {', '.join(script.algorithms)}, got {algo!r}")
+        probe = script.probe(config["env"])
+        parameters = script.settings_of(algo, isinstance(probe.single_action_space, spaces.Box))
+        if config.get("from_earlier_format"):  # which had fewer settings
+            given = {**{name: p.default for name, p in parameters.items() if name not in RUN}, **given}
+        for name in given:
+            if name not in parameters or name in RUN:
+                raise ValueError(f"{name}: no setting of {algo}")
+        given = {**given, **{name: config.get(name) for name in RUN if name in parameters}}
+        settings = {name: check(parameter, given[name]) for name, parameter in parameters.items()}
+        parse_period(settings["checkpoint_every"])
+        check(EVALUATE_FROM, config.get("evaluate_from"))
+        for name in RUN:
+            if name not in parameters and config.get(name) is not None:
+                raise ValueError(f"{name}: no setting of {algo}")
+        if settings.get("cluster") and not settings["workers"]:
+            raise ValueError("cluster: needs workers, the number of gradients under way at a time")
+        check_memory(settings, probe.single_observation_space, probe.single_action_space, script.side_by_side)
+        task = Task(script, settings["env"], settings["seed"], settings, probe, executor)
+        functions = script.algorithms[algo]
+        its_own = {name: settings[name] for function in functions for name in keyword_only(function)}
+        return task, functions[0](task, **its_own)
+    except environments.UnsupportedEnvironment:
+        raise
+    except KeyError as error:
+        raise RunError(f"{folder}: config lacks {error}; is it a run of another script?") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder}: {error}") from None
