@@ -26,7 +26,7 @@ from timing import machine  # isort: skip  # before NumPy: it sets the number of
 import numpy as np
 
 from npg.runner.figures import figure_path
-from npg.runner.saved import read_metrics
+from npg.runner.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TARGET = 475

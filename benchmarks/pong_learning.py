@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 import run_pong
 from npg.runner.figures import figure_path
 from npg.runner.machine import available_cores
-from npg.runner.saved import read_metrics
+from npg.runner.metrics import read_metrics
 
 ROWS = {  # flags of run_pong.py, seeds fixed beforehand and not used in tuning, colour
     "default": ("", range(230, 235), "#08519c"),

@@ -34,7 +34,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import numpy as np
 
 from npg.runner import command_line
-from npg.runner.saved import read_checkpoint, read_metrics
+from npg.runner.metrics import read_metrics
+from npg.runner.saved import read_checkpoint
 from run_cartpole import SCRIPT
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -12,10 +12,7 @@ checkpoint ends with exactly the θ and the metrics of one that was not.
 """
 
 import collections
-import csv
 import functools
-import io
-import os
 import pathlib
 import sys
 import time
@@ -27,8 +24,9 @@ from npg.runner import figures
 from npg.runner.environments import moments, set_moments
 from npg.runner.folder import RunError, remove_leftovers, write_atomically, write_json
 from npg.runner.machine import process_seconds
+from npg.runner.metrics import COLUMNS, COUNTERS, Metrics, metrics_until
 from npg.runner.playing import CONFIRMING, FINAL, GREEDY, MORE, MORE_GREEDY, POINT, Player
-from npg.runner.saved import COLUMNS, COUNTERS, FORMAT, read_checkpoint, read_metrics
+from npg.runner.saved import FORMAT, read_checkpoint
 from npg.runner.settings import parse_period
 
 CLOCKS = ("evaluation_seconds", "process_seconds")
@@ -68,8 +66,7 @@ class Run:
         self.evaluated_steps = self.last_cost = 0  # of all evaluations; of the last one
         self.evaluation_seconds, self.seconds_of_others = 0.0, 0.0  # the second: of the processes before this one
         self.drawn_at = time.monotonic()
-        self.columns = (*COLUMNS, self.name, "eval_return_mean")
-        self.rows, self.n_written, self.metrics = [], 0, None
+        self.metrics = Metrics(folder, (*COLUMNS, self.name, "eval_return_mean"))
         self.resumed, self.new_episodes = None, []  # the checkpoint, and updates after which new episodes had to begin
         self.saved_at, self.save_cost, self.saved_update = time.monotonic(), 0.0, None
         self.stopped = None  # a signal's number
@@ -106,26 +103,16 @@ class Run:
 
     def resume(self):
         """Take the state of the last checkpoint, or begin again; rows of metrics.csv beyond it are dropped."""
-        metrics, rows = self.folder / "metrics.csv", []
         if (self.folder / "checkpoint.npz").exists() or (self.folder / "result.json").exists():
             self.resumed = read_checkpoint(self.folder)
             self.restore(self.resumed)
-            try:
-                rows, self.columns = read_metrics(self.folder, with_columns=True)
-                rows = [row for row in rows if row["update"] <= self.update]
-            except (OSError, ValueError, KeyError, csv.Error) as error:
-                raise RunError(f"{metrics}: cannot be read: {error!r}") from None
-            if [row["update"] for row in rows] != list(range(1, self.update + 1)):
-                raise RunError(f"{metrics}: damaged: expected a row for each of updates 1 to {self.update}")
-            if any(set(COUNTERS) - row.keys() for row in rows):
-                raise RunError(f"{metrics}: damaged: expected numbers below {', '.join(COUNTERS)}")
-        self.rows = rows
+            self.metrics = metrics_until(self.folder, self.update)
         self.learner.anneal(self.left)  # the learning rates go on where they were
         self._evaluate_if_due()  # where a signal came in the middle of that
         try:
             remove_leftovers(self.folder)
             write_json(self.folder / "config.json", self.config)
-            self._open_metrics()
+            self.metrics.write_anew()
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
 
@@ -195,6 +182,11 @@ class Run:
         return len(seen | set(self.returns)) == 1
 
     @property
+    def rows(self):
+        """Those of metrics.csv."""
+        return self.metrics.rows
+
+    @property
     def left(self):
         """The part of the budget that is left, from 1 to 0."""
         return max(0.0, 1 - self.env_steps / self.config["steps"])
@@ -234,7 +226,7 @@ class Run:
         self._count(update)
         self.under_way = False
         self._evaluate_if_due()
-        self._write_rows()
+        self.metrics.write()
         if self._is_time_to_save():
             self.save()
         if time.monotonic() - self.drawn_at > PICTURE_SECONDS:
@@ -264,7 +256,7 @@ class Run:
     def save_where_it_stands(self):
         """Save, but not what has been saved already, nor in the middle of an update."""
         if not self.under_way and self.update != self.saved_update and self.rows:
-            self._open_metrics()  # anew: a second signal may have come in the middle of a row
+            self.metrics.write_anew()  # a second signal may have come in the middle of a row
             self.save()
 
     def last_checkpoint(self):
@@ -281,7 +273,7 @@ class Run:
     def save(self):
         """Write the state as it is now, and the metrics up to now."""
         began = time.monotonic()
-        self._write_rows()
+        self.metrics.write()
         state = {
             "format": np.asarray(FORMAT),
             **{name: np.asarray(getattr(self, name)) for name in COUNTERS},
@@ -331,7 +323,7 @@ class Run:
         }
         self.draw()
         write_json(self.folder / "result.json", result)
-        self.metrics_file.close()
+        self.metrics.close()
         return result
 
     def _affordable(self, first, more, later, how=None):
@@ -375,7 +367,7 @@ class Run:
         row.update((steps_of_worker(k), n) for k, n in enumerate(update.get("worker_steps", ())))
         if self.task.executor is not None:
             row["workers_restarted"], self.restarted = self.task.restarted - self.restarted, self.task.restarted
-        self.rows.append(row)
+        self.metrics.rows.append(row)
 
     def _evaluate_if_due(self):
         due = self.rows and self.update % self.config["evaluate_every"] == 0 and self._worth_evaluating()
@@ -386,40 +378,11 @@ class Run:
                 self.returns.extend(returns)
                 self.rows[-1][self.name] = self.recent_return
 
-    def _write_rows(self):
-        new = self.rows[self.n_written :]
-        if not self._metrics_are_there() or {name for row in new for name in row} - set(self.columns):
-            self._open_metrics()
-        else:
-            self.metrics.writerows(map(_formatted, new))
-            self.n_written = len(self.rows)
-
-    def _metrics_are_there(self):
-        """Whether metrics.csv is the file that this run writes to: somebody may have deleted or renamed it."""
-        try:
-            there = os.stat(self.folder / "metrics.csv")
-            return self.metrics is not None and os.path.samestat(there, os.fstat(self.metrics_file.fileno()))
-        except FileNotFoundError:
-            return False
-
     def _worth_evaluating(self):
         if 4 * (self.evaluated_steps + self.last_cost) > self.env_steps:
             return False
         threshold = self.config.get("evaluate_from")
         return threshold is None or bool(self.returns) and np.mean(self.returns) >= threshold
-
-    def _open_metrics(self):
-        if self.metrics is not None:
-            self.metrics_file.close()
-        text = io.StringIO(newline="")
-        self.columns = tuple(dict.fromkeys([*self.columns, *(name for row in self.rows for name in row)]))
-        metrics = csv.DictWriter(text, self.columns)
-        metrics.writeheader()
-        metrics.writerows(map(_formatted, self.rows))
-        path = self.folder / "metrics.csv"
-        write_atomically(path, lambda file: file.write(text.getvalue().encode()))
-        self.metrics_file, self.n_written = open(path, "a", newline="", buffering=1), len(self.rows)
-        self.metrics = csv.DictWriter(self.metrics_file, self.columns)
 
 
 def is_number(value):
@@ -430,9 +393,3 @@ def is_number(value):
 def steps_of_worker(k):
     """The name of the column of metrics.csv with the steps that worker k made for an update."""
     return f"worker_{k}_steps"
-
-
-def _formatted(row):
-    return {name: f"{x:.6g}" if isinstance(x, float) else x for name, x in row.items()}
-
-

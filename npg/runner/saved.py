@@ -1,6 +1,5 @@
-"""What a run has saved, read again: config.json, checkpoint.npz, metrics.csv, and a policy's weights alone."""
+"""What a run has saved, read again: config.json, checkpoint.npz, and a policy's weights alone."""
 
-import csv
 import json
 import pathlib
 import zipfile
@@ -8,11 +7,10 @@ import zipfile
 import numpy as np
 
 from npg.runner.folder import RunError, write_atomically
+from npg.runner.metrics import COUNTERS
 
 PRETRAINED = "pretrained"  # goes where a run's folder goes
 FORMAT, EARLIER_FORMAT = "npg run 2", "npg run 1"
-COUNTERS = ("update", "env_steps", "episodes", "seconds")
-COLUMNS = (*COUNTERS, "return_mean", "length_mean")  # and one for each number that an update yields
 # settings of the format before: {name: its name now}
 RENAMED = {"value_weight": "value_coef", "entropy_weight": "entropy_coef"}
 RENAMED_IN_SEARCHES = {"sigma": "search_sigma", "log_std": "search_log_std"}
@@ -85,19 +83,3 @@ def read_weights(path):
             return in_this_format(json.loads(str(file["config"]))), file["theta"].astype(np.float32)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
-
-
-def read_metrics(folder, with_columns=False):
-    """Rows of metrics.csv as dicts of numbers (empty cells left out); a last line cut short is ignored.
-
-    With their columns, if asked: a pair.
-    """
-    with open(pathlib.Path(folder) / "metrics.csv", newline="") as file:
-        reader = csv.DictReader(file)
-        rows, columns = list(reader), reader.fieldnames or COLUMNS
-    complete = [row for row in rows if None not in row.values()]
-    numbers = [
-        {k: int(v) if k in COUNTERS[:3] else float(v) for k, v in row.items() if v not in ("", None)}
-        for row in complete
-    ]
-    return (numbers, columns) if with_columns else numbers

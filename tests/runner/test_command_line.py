@@ -34,8 +34,9 @@ from npg.policy import ActorCritic
 from npg.reinforce import BASELINES
 from npg.runner import actors, command_line, commands, figures, playing, runs, settings, task
 from npg.runner.folder import taken, write_json
+from npg.runner.metrics import read_metrics
 from npg.runner.runs import Run
-from npg.runner.saved import read_checkpoint, read_config, read_metrics
+from npg.runner.saved import read_checkpoint, read_config
 from npg.runner.script import RUN
 from npg.runner.workers import WorkerError
 

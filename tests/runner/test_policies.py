@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 
 from npg.runner.command_line import main
-from npg.runner.saved import read_metrics
+from npg.runner.metrics import read_metrics
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 import run_cartpole

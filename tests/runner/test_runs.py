@@ -19,6 +19,7 @@ from npg.rollout import Sampler
 from npg.runner import runs
 from npg.runner.environments import ReplayableVectorEnv, make_envs, moments
 from npg.runner.folder import RunError, write_atomically, write_json
+from npg.runner.metrics import COLUMNS, read_metrics
 from npg.runner.playing import CONFIRMING, GREEDY, MORE_GREEDY, POINT
 from npg.runner.replaying import (
     below,
@@ -29,7 +30,7 @@ from npg.runner.replaying import (
     state_of,
 )
 from npg.runner.runs import Diverged, Run
-from npg.runner.saved import COLUMNS, FORMAT, read_checkpoint, read_config, read_metrics
+from npg.runner.saved import FORMAT, read_checkpoint, read_config
 from npg.runner.settings import parse_period
 
 CONFIG = {"format": FORMAT, "env": "Walk-v0", "algo": "walk", "seed": 3, "steps": 10**6, "target": None, "episodes": 2}
@@ -277,14 +278,14 @@ def test_a_signal_ends_an_evaluation_at_once_and_that_is_made_when_the_run_is_re
 
 def test_a_second_signal_just_after_a_row_was_written_does_not_write_it_twice(tmp_path):
     run = begin(tmp_path, 2, period="none")
-    write = run.metrics.writerows
+    write = run.metrics.writer.writerows
 
     def interrupted(rows):
         write(rows)
-        run.metrics.writerows = write
+        run.metrics.writer.writerows = write
         raise KeyboardInterrupt
 
-    run.metrics.writerows = interrupted
+    run.metrics.writer.writerows = interrupted
     with pytest.raises(KeyboardInterrupt):
         advance(run, 1)
     run.save_where_it_stands()
