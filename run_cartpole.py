@@ -18,7 +18,7 @@ from npg.runner import interrupts
 
 if __name__ == "__main__":
     interrupts.leave_at_once()  # if Ctrl-C comes during the imports
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # set before NumPy's import: one thread is fastest for small matrices
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy's import: one thread is fastest for small matrices
 
 import functools
 
@@ -199,7 +199,7 @@ def finite_difference(task, *, envs=1, hidden=(), activation="tanh", learning_ra
 
 def hill_climbing(task, *, envs=1, hidden=(), activation="tanh", common_seeds=True, search_log_std=-1.0,
                   n_candidates=14, narrow=0.9, workers: int | None = None, **settings):
-    """Hill climbing for a deterministic policy: the parameters move to the best candidate near them, if it is better."""
+    """Hill climbing for a deterministic policy: θ moves to the best candidate near θ, if that one is better."""
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     method = HillClimbing(theta, np.exp(search_log_std), n_candidates=n_candidates, narrow=narrow, **settings)

@@ -22,7 +22,7 @@ from npg.runner import interrupts
 
 if __name__ == "__main__":
     interrupts.leave_at_once()  # if Ctrl-C comes during the imports
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # set before NumPy's import: the emulator uses the other core
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy's import: the emulator uses the other core
 
 import functools
 

@@ -20,7 +20,7 @@ from npg.pong import PongEnv, PongVectorEnv
 from npg.runner.folder import one_line
 
 LOG_BYTES = 64e6
-REMEMBERING = "gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_racing"  # keep one world for all episodes
+REMEMBERING = "gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_racing"  # one world for all episodes
 
 
 class UnsupportedEnvironment(ValueError):
@@ -47,7 +47,7 @@ def _call(what, *others):
 
 
 def _guarded(env, env_id, shape):
-    """Lets `reset` and `step` raise EnvironmentFailed if the environment's code fails or obs has not this shape."""
+    """Makes `reset` and `step` raise EnvironmentFailed if the environment fails or obs does not have this shape."""
 
     def guard(name):
         call, what = getattr(env, name), f"environment {env_id}: {name}"
