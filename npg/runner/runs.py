@@ -66,7 +66,7 @@ class Run:
         self.returns, self.name = collections.deque(maxlen=self.window), f"return_{self.window}"
         self.unconfirmed = -self.window  # `episodes` at the last confirmation that failed
         self.evaluated_steps = self.last_cost = 0  # cost in steps of all evaluations; of the last evaluation
-        self.evaluation_seconds, self.seconds_of_others = 0.0, 0.0  # the second: seconds of this run's earlier processes
+        self.evaluation_seconds, self.seconds_of_others = 0.0, 0.0  # the second: seconds of earlier processes
         self.drawn_at = time.monotonic()
         self.metrics = Metrics(folder, (*COLUMNS, self.name, "eval_return_mean"))
         self.resumed, self.new_episodes = None, []  # the checkpoint; updates after which new episodes had to begin
@@ -81,7 +81,7 @@ class Run:
         return Player(self.task, self.learner)
 
     def evaluate(self, what_for, n, how=None):
-        """Plays n unseen episodes, or config["episodes"] if given; returns their returns. `how` as `act`."""
+        """Returns of n unseen episodes, or of config["episodes"] if given. `how` is a value of the setting `act`."""
         self.at_rest, began = True, time.perf_counter()
         try:
             n, how = self.config["episodes"] or n, how or self.task.act
@@ -144,7 +144,7 @@ class Run:
             self.bar.write(line, file=sys.stderr)
 
     def restore(self, saved):
-        """Takes the state of a checkpoint. RunError if a name, a shape or a dtype is not this run's, or at NaN or Inf."""
+        """Takes the state of a checkpoint. RunError if names, shapes or dtypes do not fit this run, or at NaN or Inf."""
         counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
         self._take({**self.learner.arrays, **counters}, saved, self.folder)
         self.learner.restore(saved)
@@ -219,7 +219,7 @@ class Run:
         return reached is not None and reached >= self.config["target"] and is_new
 
     def record(self, update):
-        """Counts an update, evaluates if an evaluation is due, writes a row of metrics, and saves if a checkpoint is due.
+        """Counts an update and writes its row of metrics. Evaluates and saves a checkpoint whenever these are due.
 
         Raises Diverged if a value is not finite. The last good checkpoint stays.
         """
@@ -250,7 +250,7 @@ class Run:
         self.drawn_at = time.monotonic()
 
     def stop(self, number, frame):
-        """Signal handler: the run ends after the current update. In an evaluation, or at a second signal: immediately."""
+        """Signal handler: the run ends after the current update; in an evaluation or at a second signal, immediately."""
         now, self.stopped = self.stopped or self.at_rest, number
         if now:
             raise KeyboardInterrupt
