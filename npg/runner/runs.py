@@ -144,7 +144,7 @@ class Run:
             self.bar.write(line, file=sys.stderr)
 
     def restore(self, saved):
-        """Takes the state of a checkpoint. RunError if names, shapes or dtypes do not fit this run, or at NaN or Inf."""
+        """Takes the state of a checkpoint. RunError if a name, shape or dtype does not fit, or at NaN or Inf."""
         counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
         self._take({**self.learner.arrays, **counters}, saved, self.folder)
         self.learner.restore(saved)
@@ -250,7 +250,7 @@ class Run:
         self.drawn_at = time.monotonic()
 
     def stop(self, number, frame):
-        """Signal handler: the run ends after the current update; in an evaluation or at a second signal, immediately."""
+        """Signal handler: the run ends after the current update; in an evaluation or at a second signal, at once."""
         now, self.stopped = self.stopped or self.at_rest, number
         if now:
             raise KeyboardInterrupt

@@ -30,13 +30,13 @@ class Script(NamedTuple):
     box: dict = {}
     defaults: dict = {}
     steps: dict = {}  # {--algo: default budget of environment steps}
-    window: int = 100  # the mean return of this many training episodes is reported
+    window: int = 100  # the mean return of this many last training episodes is reported
     solved_by_evaluations: bool = False  # whether evaluations, not this mean return, show that the task is solved
     evaluate_within: float | None = None  # evaluations begin when this mean is at most so far below the target
     side_by_side: int | None = None  # episodes that an evaluation plays at the same time; None: the fastest number
     make_envs: Callable = environments.make_envs  # (env, n, *, settings of the environment) → vector environment
     make_env: Callable = environments.make_env  # (env, render_mode, *, the same) → one environment, for rendering
-    target: float | None = None  # mean return at which training stops; None: the environment's threshold, if there is one
+    target: float | None = None  # mean return at which training stops; None: the environment's threshold, if any
     one_logit: bool = False  # one logit gives the two actions (Bernoulli), not two logits (Categorical)
     worker_options: dict = {}  # further arguments of `make_envs` in a worker process
     playing: tuple = ()  # settings of the environment that --evaluate may override: the policy does not see them
@@ -95,7 +95,7 @@ def _rewards(*, scale_rewards=False):
 
 
 EVALUATE_FROM = inspect.Parameter("evaluate_from", inspect.Parameter.KEYWORD_ONLY, annotation=float | None)
-RUN = [name for function in (_run, _start, _cluster) for name in keyword_only(function)]  # config.json has all others in "settings"
+RUN = [name for function in (_run, _start, _cluster) for name in keyword_only(function)]  # all others: "settings"
 
 
 def prepare(script, config, folder, executor=None):

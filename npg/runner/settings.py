@@ -171,8 +171,10 @@ def allowed(setting):
 
 
 def without_effect(parameters, settings):
-    """Finds a setting that is not at its default but has no effect: (its name, the other setting that prevents it, value
-    of the other setting). None if there is no such setting."""
+    """Finds a setting that differs from its default but has no effect, because of another setting's value.
+
+    Returns (its name, name of the other setting, value of the other setting), or None if there is no such setting.
+    """
     for name, parameter in parameters.items():
         for other, values in VOCABULARY.get(name, Setting("")).only_with.items():
             if settings[name] != parameter.default and other in settings and settings[other] not in values:

@@ -73,7 +73,7 @@ class Task:
         self.make_envs = functools.partial(script.make_envs, env, **options)
         self.make_env = functools.partial(script.make_env, env, **options)
         at_a_time = 10 if isinstance(probe.unwrapped, SyncVectorEnv) else None  # otherwise one call steps all
-        self.at_a_time = script.side_by_side or at_a_time  # episodes that an evaluation plays at the same time; None: all
+        self.at_a_time = script.side_by_side or at_a_time  # episodes of an evaluation at a time; None: all
         self.spaces = obs_space, act_space = probe.single_observation_space, probe.single_action_space
         self.n_obs, self.obs_rms = obs_space.shape[0], None
         if options.get("normalise_obs"):
@@ -149,7 +149,7 @@ class Task:
         return self.executor
 
     def gradients(self, workers, envs, model, learn, kind=Sampler):
-        """The `gradients` for `npg.a3c.parallel_a2c`: each worker calls learn(sampler, model, θ) with its own `envs`."""
+        """The `gradients` of `npg.a3c.parallel_a2c`: each worker calls learn(sampler, model, θ) with its own `envs`."""
         self.actors = self._actors([model] * workers, envs, learn, kind)
         self.gradients_of_workers = Gradients(self.pool(workers), self.actors, self.obs_rms)
         return self.gradients_of_workers
@@ -279,7 +279,7 @@ class Learner:
     def experience(self):
         """{name: array} of the experience that the next update finds in the buffer."""
         batches = self.buffer.batches if self.buffer else []
-        kept = batches[max(0, len(batches) - self.buffer.capacity + 1) :] if batches else []  # the next update drops the oldest
+        kept = batches[max(0, len(batches) - self.buffer.capacity + 1) :] if batches else []  # the oldest leaves next
         return flat({"buffer": {str(i): batch._asdict() for i, batch in enumerate(kept)}})
 
     def restore(self, saved):

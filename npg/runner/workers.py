@@ -117,8 +117,7 @@ class Pool:
         return sum(max(0, worker.starts - 1) for worker in self.workers)
 
     def map(self, fn, *iterables):
-        """[fn(*args) for args in zip(*iterables)]. Worker k makes call k; each call after the first n goes to the first
-        free worker."""
+        """[fn(*args) for args in zip(*iterables)]. Worker k makes call k; a later call goes to the next free worker."""
         todo = collections.deque((k, pickle.dumps((fn, args))) for k, args in enumerate(zip(*iterables)))
         free, busy = collections.deque(self.workers), {}
         results, attempts = [None] * len(todo), collections.Counter()
@@ -202,7 +201,7 @@ class _Worker:
                 self.process.kill()
 
     def receive(self):
-        """The value of the call. Call this only after the process has answered or ended. _Failure if it has no value."""
+        """The value of the call, after the process has answered or ended. _Failure tells why there is no value."""
         try:
             if self.process is None:
                 raise _Failure(f"no process could be started: {self.refused}")
