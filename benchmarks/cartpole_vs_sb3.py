@@ -38,7 +38,7 @@ PEERS = {"ppo": (PPO, ZOO), "a2c": (A2C, {})}
 
 
 class Judge:
-    """Receives the episodes of each update. `first`: when the mean of 100 was first at least 475. `end`: the last mean."""
+    """Receives the episodes of each update. `first`: when the mean of 100 first reached 475. `end`: the last mean."""
 
     def __init__(self):
         self.returns, self.first, self.end = collections.deque(maxlen=WINDOW), (np.inf, np.inf), np.nan

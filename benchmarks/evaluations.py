@@ -48,7 +48,7 @@ def main():
                         began = time.perf_counter()
                         evaluator(f, np.random.default_rng(k), executor=pool)(thetas)
                         rates[pool].append(n_candidates / (time.perf_counter() - began))
-                by_one, by_two = (np.array(rates[pool][1:]) for pool in (one, two))  # the first round makes environments
+                by_one, by_two = (np.array(rates[pool][1:]) for pool in (one, two))  # the first makes environments
                 columns = with_spread(by_one), with_spread(by_two), with_spread(by_two / by_one, "{:.2f}")
                 print("| " + " | ".join([f.__name__, str(n_candidates), *columns]) + " |", flush=True)
 

@@ -22,7 +22,7 @@ ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 
 
 def both(sizes, activation, batch, seed=0):
-    """(the network, npg's function, torch's function). Both functions are () → (y, gradient) for the same parameters."""
+    """(network, npg's function, torch's function). Both functions are () → (y, gradient), with equal parameters."""
     rng = np.random.default_rng(seed)
     network = MLP(sizes, activation)
     theta = network.init(rng)

@@ -3,8 +3,8 @@
 
     python benchmarks/sharing.py
 
-An update copies θ' ← θ and applies a dense dθ by RMSProp with shared statistics, as `npg.a3c.actor_learner` does. All
-of this is in shared memory. One process makes updates without a pause, then two processes do.
+An update copies θ' ← θ and applies a dense dθ by RMSProp with shared statistics, as `npg.a3c.actor_learner` does. θ and
+the statistics are in shared memory. One process makes updates without a pause; then two processes do the same.
 
 A segment is `n_steps` rows of `envs` games, and their gradient, with the settings of run_pong.py for a3c. One process
 alone computes it.

@@ -70,7 +70,7 @@ def training_rate(script, algo, seconds, workers=None):
 def interleaved(a, b, rounds=21, at_least=0.005):
     """(times of a(), times of b()), [rounds] each, in seconds. The measurements take turns: A B, B A, A B, …
 
-    So other load on the machine affects both. Each measurement repeats the call until it takes about `at_least` seconds.
+    So other load on the machine affects both. A measurement repeats the call until it takes about `at_least` seconds.
     """
     repeats = {}
     for f in (a, b):
