@@ -89,8 +89,8 @@ def _gradient(actor, sampler, theta):
 class Gradients:
     """The argument `gradients` of `npg.a3c.parallel_a2c`: an executor computes one gradient per actor.
 
-    Any process may compute any actor's part. If it does not hold the actor's environments, for example because another
-    process has died, it replays them.
+    Any process may compute any actor's part. A process that does not hold the actor's environments replays them. This
+    happens, for example, after another process has died.
     """
 
     def __init__(self, executor, actors, obs_rms=None):
@@ -133,7 +133,7 @@ class Gradients:
 def memory_of(actor, age):
     """This process's memory for an actor: its `sampler`. Created on first use, then reused; made again after a crash.
 
-    age   0 for the worker's first sampler; it must grow before a sampler is made again
+    age   0 for the worker's first sampler; for a later sampler, larger than for the last one
 
     On a cluster, this process may already hold the sampler of another actor. Then it continues with that sampler. A new
     sampler could play the same episodes as a sampler in another process.
@@ -186,7 +186,7 @@ def _shared_copy(array):
 
 
 class OnlyFinite:
-    """An optimizer that skips a gradient with a NaN or Inf, because this would spoil the θ that all workers share."""
+    """An optimizer that skips a gradient with a NaN or Inf, which would spoil the θ that all workers share."""
 
     def __init__(self, optimizer):
         self.optimizer = optimizer

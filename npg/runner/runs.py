@@ -104,7 +104,7 @@ class Run:
         self.started, self.under_way = time.perf_counter(), True
 
     def resume(self):
-        """Takes the state of the last checkpoint and drops later rows of metrics.csv. No checkpoint: begins again."""
+        """Takes the state of the last checkpoint and drops later rows of metrics.csv. Without it, begins again."""
         if (self.folder / "checkpoint.npz").exists() or (self.folder / "result.json").exists():
             self.resumed = read_checkpoint(self.folder)
             self.restore(self.resumed)
@@ -394,5 +394,5 @@ def is_number(value):
 
 
 def steps_of_worker(k):
-    """The column of metrics.csv for the number of steps that worker k made in an update."""
+    """Name of the column of metrics.csv for the number of steps that worker k made in an update."""
     return f"worker_{k}_steps"

@@ -116,7 +116,7 @@ class Task:
         if envs % n_parts:
             raise ValueError(f"envs: expected a multiple of ahead, {n_parts}, got {envs}")
         if self.obs_rms:
-            options["normalise_obs"] = False  # the wrapper below does it: its moments exist before the environments
+            options["normalise_obs"] = False  # the wrapper below normalises: its moments exist before the environments
         n, parts = envs // n_parts, []
         make = functools.partial(self.make_envs, n, **options)
         for _ in range(n_parts):
@@ -184,7 +184,7 @@ class Task:
 
     def _actors(self, models, envs, learn, kind, **options):
         if self.obs_rms:
-            options["normalise_obs"] = False  # `NormalisedElsewhere` does it, with the moments of all workers
+            options["normalise_obs"] = False  # `NormalisedElsewhere` normalises, with the moments of all workers
         make_envs = functools.partial(self.make_envs, envs, **self.script.worker_options, **options)
         make_sampler = functools.partial(_new_sampler, kind, make_envs, envs, self.spaces, bool(self.obs_rms))
         run = uuid.uuid4().hex

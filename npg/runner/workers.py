@@ -37,9 +37,9 @@ class WorkerError(Exception):
 
 
 class SharedArray(np.ndarray):
-    """An array in shared memory. A `Pool`'s initargs give its workers the same memory; all other pickles are copies.
+    """An array in shared memory. A `Pool` whose initargs contain the array gives its workers the same memory.
 
-    A view of a `SharedArray`, or a result computed from it, is pickled as a copy.
+    A view of a `SharedArray`, or a result computed from a `SharedArray`, is pickled as an ordinary copy.
     """
 
     raw = None  # the memory; only the array that `shared_array` returned has it
@@ -172,7 +172,7 @@ class _Worker:
         self.lock = threading.Lock()  # protects `alarm`
 
     def send(self, message, seconds):
-        """Sends a pickled call (fn, args) to the process. After this many seconds without answer, kills the process."""
+        """Sends a pickled call (fn, args) to the process. After `seconds` without an answer, the process is killed."""
         self.seconds, self.late, fresh = seconds, False, self.process is None or not self.process.is_alive()
         try:
             if fresh:
