@@ -159,7 +159,7 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
 
 def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, learning_rate=8e-3, optimizer="adam",
         anneal=True, capacity=1, n_steps=64, epochs=8, **settings):
-    """PPO: A2C that takes several steps on the same experience, with clipped importance weights."""
+    """A2C that takes several steps on the same experience, with clipped importance weights (PPO)."""
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))

@@ -121,7 +121,7 @@ def a3c(task, *, inputs="half", envs=8, shared=True, learning_rate=1e-3, optimiz
 
 def ppo(task, *, envs=32, ahead=2, shared=True, learning_rate=1.2e-3, optimizer="adam", anneal=True, capacity=1,
         n_steps=64, lam=0.98, epochs=3, batch_size=512, entropy_coef=0.005, **settings):
-    """PPO: A2C that takes several steps on the same experience, with clipped importance weights."""
+    """A2C that takes several steps on the same experience, with clipped importance weights (PPO)."""
     if ahead and n_steps == 1:
         raise ValueError("n_steps: expected at least 2 with ahead, got 1")
     sampler, model = task.sampler(envs, RallySampler, ahead), actor_and_critic(shared)
