@@ -4,11 +4,11 @@
     python run_cartpole.py                                    solves CartPole in a second
     python run_cartpole.py --algo reinforce --baseline time
     python run_cartpole.py --env Pendulum-v1 --steps 200000
-    python run_cartpole.py --algo es                          nothing but f(θ)
+    python run_cartpole.py --algo es                          a search, which uses only f(θ)
 
-One function an algorithm: it makes its parts, and ends with the call of the lecture's generator in `npg`. Settings that
-it does not name go to that generator, through `**settings`. Its defaults were tuned on seeds 100 to 129: they are not
-part of the algorithm.
+Each algorithm is one function of this script. The function makes the parts: networks, optimizers, sampler. Then it
+calls the lecture's generator in `npg`. Settings that the function does not name go to the lecture's function or class
+through `**settings`. The defaults in this script were tuned on seeds 100 to 129. They are not part of the algorithms.
 """
 
 import os
@@ -17,8 +17,8 @@ import sys
 from npg.runner import interrupts
 
 if __name__ == "__main__":
-    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: one thread is fastest for small matrices
+    interrupts.leave_at_once()  # if Ctrl-C comes during the imports
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy's import: one thread is fastest for small matrices
 
 import functools
 
@@ -41,7 +41,7 @@ from npg.runner.task import INIT, TRAIN, Learner
 def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=5e-3, optimizer="adam", anneal=True,
               baseline="state", critic_learning_rate=1e-2, epochs=5, batch_size=256,
               gamma=0.99, standardise=True, max_grad_norm: float | None = 0.5, **settings):
-    """REINFORCE with any weight Ψ (--weight) and any baseline.
+    """REINFORCE with any weight Ψ (--weight) and any baseline (--baseline).
 
     The slide's: --weight total --baseline none --gamma 1 --no-standardise --max-grad-norm none --optimizer sgd
     --learning-rate 3e-5 --no-anneal
@@ -51,8 +51,8 @@ def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate
     policy = Policy(network, task.distribution, task.tail, task.learn_tail)  # π_θ(a|s)
     theta = policy.init(rng)
     learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate))}
-    b = npg.reinforce.BASELINES[baseline]  # a function of the rollout
-    if baseline == "state":  # V_φ(s), regressed on Ψ
+    b = npg.reinforce.BASELINES[baseline]  # a function of the rollout; for "state", a class
+    if baseline == "state":  # V_φ(s), fitted to Ψ
         critic = Critic(MLP((task.n_obs, *hidden, 1), activation))
         phi = critic.init(rng)
         learned["phi"] = phi, OPTIMIZERS[optimizer](phi, critic_learning_rate)
@@ -69,7 +69,7 @@ def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate
 def q_actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=1e-3, optimizer="adam",
                    anneal=True, critic_learning_rate=3e-3, entropy_coef=0.01, max_grad_norm: float | None = 0.5,
                    **settings):
-    """Q actor-critic: Q_w(s, a) in place of the return."""
+    """Q actor-critic: the critic's Q_w(s, a) replaces the return."""
     rng, sampler = task.rng(INIT), task.sampler(envs)
     network = MLP((task.n_obs, *hidden, task.n_out), activation)
     policy = Policy(network, task.distribution, task.tail, task.learn_tail)  # π_θ(a|s)
@@ -89,7 +89,7 @@ def q_actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", learning
 
 
 def actor_and_critic(task, hidden, activation, shared):
-    """The lecture's two designs: two networks, or one network with the value as one more output."""
+    """The lecture's two designs: two networks, or one network that also puts out the value."""
     if shared:
         network = MLP((task.n_obs, *hidden, task.n_out + 1), activation)
         return SharedActorCritic(network, task.distribution, task.tail, task.learn_tail)
@@ -101,15 +101,15 @@ def actor_and_critic(task, hidden, activation, shared):
 def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=1e-3,
                  optimizer="adam", anneal=True, critic_learning_rate: float | None = None,
                  estimation="td", max_grad_norm: float | None = 0.5, **settings):
-    """The lecture's five steps: fit V, then one-step advantages.
+    """Batch actor-critic, the lecture's five steps: fit V, then use one-step advantages.
 
-    The critic's steps are longer than the policy's: 1e-2. In a shared network they would ruin what the policy needs, so
-    there both have one learning rate.
+    With two networks, the critic's default learning rate is 1e-2, larger than the policy's. In a shared network, such
+    large steps would spoil what the policy needs. There the critic's default is the policy's learning rate.
     """
     critic_learning_rate = critic_learning_rate or (learning_rate if shared else 1e-2)
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
-    theta = model.init(task.rng(INIT))  # one vector: the actor's and the critic's parameters; two optimizers step it
+    theta = model.init(task.rng(INIT))  # one vector holds the parameters of actor and critic; two optimizers change it
     learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate)),
                "critic": (theta, OPTIMIZERS[optimizer](theta, critic_learning_rate))}
     updates = npg.actor_critic.actor_critic(
@@ -122,7 +122,7 @@ def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=Fal
 def a2c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=2e-3, optimizer="adam",
         anneal=True, workers: int | None = None,
         n_steps=5, lam=1.0, max_grad_norm: float | None = 0.5, **settings):
-    """A2C: actor and critic in one gradient, GAE(λ) advantages; with workers, the mean of their gradients."""
+    """A2C: one gradient for actor and critic, with GAE(λ) advantages. With workers: the mean of their gradients."""
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
@@ -141,7 +141,7 @@ def a2c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
 def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=2e-3, optimizer="rmsprop",
         rms_epsilon=1e-5, anneal=True, workers=0, report_every=2000, statistics="shared",
         epsilons=(0.0,), temperatures=(1.0,), n_steps=5, lam=1.0, **settings):
-    """A3C, Algorithm S3: every worker applies its own gradient, at once, to the θ that all share.
+    """A3C, Algorithm S3: each worker applies its own gradient immediately to the θ that all workers share.
 
     The slide's: --envs 1 --max-grad-norm none
     """
@@ -150,7 +150,7 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
     more = {"epsilon": rms_epsilon} if optimizer == "rmsprop" else {}
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate, **more)
     explorers = [exploring(model, epsilons[k % len(epsilons)], temperatures[k % len(temperatures)])
-                 for k in range(workers)]  # different exploration strategies
+                 for k in range(workers)]  # the workers may explore in different ways
     settings.update(n_steps=n_steps, lam=lam)
     learn = functools.partial(npg.a3c.actor_learner, **settings)
     updates, learned, counters = task.asynchronous(envs, explorers, learn, theta, optimizer, statistics, report_every)
@@ -159,7 +159,7 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
 
 def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, learning_rate=8e-3, optimizer="adam",
         anneal=True, capacity=1, n_steps=64, epochs=8, **settings):
-    """A2C that learns more than once from the same experience, by clipped importance weights: PPO."""
+    """A2C that takes several steps on the same experience, with clipped importance weights (PPO)."""
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
@@ -171,7 +171,7 @@ def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, lear
 
 def es(task, *, envs=1, hidden=(), activation="tanh", learning_rate=0.2, anneal=False, common_seeds=True,
        search_sigma="fixed", search_log_std=-1.0, shaping="standardise", workers: int | None = None, **settings):
-    """Evolution strategy: ∇_μ E[F(θ)], θ ~ N(μ, σ²), by the score function, for a deterministic policy."""
+    """Evolution strategy for a deterministic policy: ∇_μ E[F(θ)], θ ~ N(μ, σ²), by the score function."""
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     optimizer = SGD(theta, learning_rate)
@@ -184,7 +184,7 @@ def es(task, *, envs=1, hidden=(), activation="tanh", learning_rate=0.2, anneal=
 
 def finite_difference(task, *, envs=1, hidden=(), activation="tanh", learning_rate=0.1, optimizer="adam", anneal=False,
                       common_seeds=True, scheme="forward", epsilon=0.3, n_candidates=15, workers: int | None = None):
-    """∂U/∂θ_k by differences, or Kohl and Stone's way, for a deterministic policy."""
+    """∂U/∂θ_k of a deterministic policy by finite differences, or by Kohl and Stone's method."""
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     if scheme == "kohl-stone":
@@ -199,7 +199,7 @@ def finite_difference(task, *, envs=1, hidden=(), activation="tanh", learning_ra
 
 def hill_climbing(task, *, envs=1, hidden=(), activation="tanh", common_seeds=True, search_log_std=-1.0,
                   n_candidates=14, narrow=0.9, workers: int | None = None, **settings):
-    """The best of some candidates near the last one, for a deterministic policy."""
+    """Hill climbing for a deterministic policy: θ moves to the best candidate near θ, if that one is better."""
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     method = HillClimbing(theta, np.exp(search_log_std), n_candidates=n_candidates, narrow=narrow, **settings)
@@ -209,7 +209,7 @@ def hill_climbing(task, *, envs=1, hidden=(), activation="tanh", common_seeds=Tr
 
 def genetic(task, *, envs=1, hidden=(), activation="tanh", common_seeds=True, search_log_std=-1.0,
             workers: int | None = None, **settings):
-    """A population, and the children of its best, for a deterministic policy."""
+    """Genetic algorithm for a deterministic policy: the best of each generation have children."""
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     method = Genetic(theta, np.exp(search_log_std), **settings)
@@ -218,15 +218,15 @@ def genetic(task, *, envs=1, hidden=(), activation="tanh", common_seeds=True, se
 
 
 def train(run, learner):
-    """Update after update, until the run is solved or its budget is spent."""
+    """Makes update after update, until the task is solved or the budget of steps is spent."""
     for update in learner.updates:  # sample, weigh, step
-        run.record(update)  # metrics.csv, evaluations, checkpoints; a NaN stops here
+        run.record(update)  # metrics.csv, evaluations, checkpoints; raises Diverged at a NaN
         if run.is_over():  # solved, or no steps are left
             break
         learner.anneal(run.left)  # with --anneal the learning rates fall to 0 over --steps
 
 
-# --algo: (its function above, what the function's **settings go to)
+# --algo: (its function above, the function or class that receives its **settings)
 ALGORITHMS = {
     "ppo": (ppo, npg.replay.ppo),
     "a2c": (a2c, npg.actor_critic.a2c),
@@ -239,8 +239,8 @@ ALGORITHMS = {
     "hill-climbing": (hill_climbing, HillClimbing),
     "genetic": (genetic, Genetic),
 }
-SEARCHES = "es", "finite-difference", "hill-climbing", "genetic"  # they know nothing but f(θ)
-# default --steps, over which the learning rates fall; others have 200,000
+SEARCHES = "es", "finite-difference", "hill-climbing", "genetic"  # they use only f(θ)
+# default --steps; with --anneal the learning rates fall over these steps. All other algorithms: 200,000
 STEPS = {"ppo": 100_000, "q-actor-critic": 500_000, "a3c": 500_000, **dict.fromkeys(SEARCHES, 100_000)}
 # defaults that are different for Box actions
 BOX = {

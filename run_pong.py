@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Pong from pixels, in minutes, in plain NumPy: 6400 numbers in, 200 hidden units, the probability of UP out.
+"""Pong from pixels in minutes, in plain NumPy: 6400 inputs, 200 hidden units, the probability of UP as output.
 
-    python run_pong.py                                        PPO, the fastest that reliably wins
+    python run_pong.py                                        PPO, the fastest algorithm that reliably wins
     python run_pong.py --algo reinforce --target -5           Karpathy's own method, on difference frames
-    python run_pong.py --evaluate pretrained                  full games to 21 of the pretrained player
-    python run_pong.py --gif pretrained
+    python run_pong.py --evaluate pretrained                  the pretrained player plays full games to 21
+    python run_pong.py --gif pretrained                       the pretrained player plays one game in policy.gif
 
-`LitMLP` is the MLP of the slides; it skips inputs that are dark. `reinforce` uses the slides' network, 6400–200–1. The
-default, `ppo`, shares one network between actor and critic, which has the value as one more output: 6400–200–2.
+`LitMLP` is the MLP of the slides; to save time, it skips dark inputs. `reinforce` uses the slides' network, 6400–200–1.
+The default, `ppo`, uses one network for actor and critic. Its second output is the value: 6400–200–2.
 
-Each action is rewarded only with the result of its own rally, discounted (`RallySampler`). The slide's R(τ) is the sum
-of all points of the game. But an action cannot change earlier points, and it hardly changes later ones, because every
-rally starts anew.
+The weight of an action contains only the result of its own rally, discounted (`RallySampler`). The slide's R(τ) is the
+sum of all points of the game. But an action cannot change earlier points. And it hardly changes later points, because
+every rally starts anew.
 """
 
 import os
@@ -21,8 +21,8 @@ import sys
 from npg.runner import interrupts
 
 if __name__ == "__main__":
-    interrupts.leave_at_once()  # where Ctrl-C comes during the imports
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the other core is the emulator's
+    interrupts.leave_at_once()  # if Ctrl-C comes during the imports
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy's import: the emulator uses the other core
 
 import functools
 
@@ -44,7 +44,7 @@ from npg.runner.task import INIT, Learner
 def reinforce(task, *, inputs="difference", envs=8, learning_rate=5e-3, optimizer="adam", anneal=False,
               baseline="none", critic_learning_rate=1e-3, epochs=1, batch_size=512,
               gamma=0.99, standardise=True, **settings):
-    """The slides' own method: every action of a rally is weighted by how the rally ended."""
+    """REINFORCE, the slides' own method: the result of a rally, discounted, weights every action of the rally."""
     if baseline not in ("none", "state"):
         raise ValueError(f"baseline: expected none or state (the others need one return a game), got {baseline!r}")
     rng, sampler = task.rng(INIT), task.sampler(envs, RallySampler, inputs=inputs)
@@ -64,7 +64,7 @@ def reinforce(task, *, inputs="difference", envs=8, learning_rate=5e-3, optimize
 
 
 def actor_and_critic(shared):
-    """One network with two outputs, the probability of UP and the value; or a network for each."""
+    """One network with two outputs, the probability of UP and the value; or one network for each output."""
     if shared:
         return SharedActorCritic(LitMLP((6400, 200, 2), "relu"), Bernoulli())
     policy = Policy(LitMLP((6400, 200, 1), "relu"), Bernoulli())
@@ -74,9 +74,9 @@ def actor_and_critic(shared):
 def actor_critic(task, *, envs=32, shared=False, learning_rate=1e-3, optimizer="adam", anneal=True,
                  critic_learning_rate=1e-3, n_steps=16, epochs=1, batch_size=512, entropy_coef=0.005,
                  max_grad_norm: float | None = 0.5, **settings):
-    """The lecture's five steps: fit V, then one-step advantages."""
+    """Batch actor-critic, the lecture's five steps: fit V, then use one-step advantages."""
     sampler, model = task.sampler(envs, RallySampler), actor_and_critic(shared)
-    theta = model.init(task.rng(INIT))  # one vector: the actor's and the critic's parameters; two optimizers step it
+    theta = model.init(task.rng(INIT))  # one vector holds the parameters of actor and critic; two optimizers change it
     learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate)),
                "critic": (theta, OPTIMIZERS[optimizer](theta, critic_learning_rate))}
     updates = npg.actor_critic.actor_critic(
@@ -87,7 +87,7 @@ def actor_critic(task, *, envs=32, shared=False, learning_rate=1e-3, optimizer="
 
 def a2c(task, *, envs=32, shared=True, learning_rate=1e-3, optimizer="adam", anneal=True, workers: int | None = None,
         lam=0.98, entropy_coef=0.005, standardise=True, max_grad_norm: float | None = 0.5, **settings):
-    """A2C: actor and critic in one gradient, GAE(λ) advantages; with workers, the mean of their gradients."""
+    """A2C: one gradient for actor and critic, with GAE(λ) advantages. With workers: the mean of their gradients."""
     model = actor_and_critic(shared)
     theta = model.init(task.rng(INIT))
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
@@ -105,13 +105,13 @@ def a2c(task, *, envs=32, shared=True, learning_rate=1e-3, optimizer="adam", ann
 def a3c(task, *, inputs="half", envs=8, shared=True, learning_rate=1e-3, optimizer="rmsprop", rms_epsilon=1e-9,
         anneal=True, workers=0, report_every=8192, statistics="shared", epsilons=(0.0,),
         temperatures=(1.0,), n_steps=64, lam=0.98, value_coef=2.0, entropy_coef=0.01, standardise=True, **settings):
-    """A3C, Algorithm S3: every worker applies its own gradient, at once, to the θ that all share."""
+    """A3C, Algorithm S3: each worker applies its own gradient immediately to the θ that all workers share."""
     model = actor_and_critic(shared)
     theta = model.init(task.rng(INIT))
     more = {"epsilon": rms_epsilon} if optimizer == "rmsprop" else {}
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate, **more)
     explorers = [exploring(model, epsilons[k % len(epsilons)], temperatures[k % len(temperatures)])
-                 for k in range(workers)]  # different exploration strategies
+                 for k in range(workers)]  # the workers may explore in different ways
     learn = functools.partial(npg.a3c.actor_learner, n_steps=n_steps, lam=lam, value_coef=value_coef,
                               entropy_coef=entropy_coef, standardise=standardise, **settings)
     updates, learned, counters = task.asynchronous(
@@ -121,7 +121,7 @@ def a3c(task, *, inputs="half", envs=8, shared=True, learning_rate=1e-3, optimiz
 
 def ppo(task, *, envs=32, ahead=2, shared=True, learning_rate=1.2e-3, optimizer="adam", anneal=True, capacity=1,
         n_steps=64, lam=0.98, epochs=3, batch_size=512, entropy_coef=0.005, **settings):
-    """A2C that learns more than once from the same experience, by clipped importance weights: PPO."""
+    """A2C that takes several steps on the same experience, with clipped importance weights (PPO)."""
     if ahead and n_steps == 1:
         raise ValueError("n_steps: expected at least 2 with ahead, got 1")
     sampler, model = task.sampler(envs, RallySampler, ahead), actor_and_critic(shared)
@@ -136,15 +136,15 @@ def ppo(task, *, envs=32, ahead=2, shared=True, learning_rate=1.2e-3, optimizer=
 
 
 def train(run, learner):
-    """Update after update, until the run is solved or its budget is spent."""
+    """Makes update after update, until the task is solved or the budget of steps is spent."""
     for update in learner.updates:  # sample, weigh, step
-        run.record(update)  # metrics.csv, evaluations, checkpoints; a NaN stops here
+        run.record(update)  # metrics.csv, evaluations, checkpoints; raises Diverged at a NaN
         if run.is_over():  # solved, or no steps are left
             break
         learner.anneal(run.left)  # with --anneal the learning rates fall to 0 over --steps
 
 
-# --algo: (its function above, what the function's **settings go to)
+# --algo: (its function above, the function or class that receives its **settings)
 ALGORITHMS = {
     "ppo": (ppo, npg.replay.ppo),
     "a2c": (a2c, npg.actor_critic.a2c),
@@ -171,7 +171,7 @@ SCRIPT = Script(
     target=18.0,
     one_logit=True,
     worker_options={"num_threads": 1},
-    side_by_side=6,  # few: the longest game is ten times as long as most
+    side_by_side=6,  # few, because the longest game is ten times as long as most games
     playing=("sticky",),
     pretrained=pathlib.Path(__file__).with_name("npg") / "pong.npz",
 )

@@ -1,13 +1,17 @@
 #!/usr/bin/env python
-"""What a second worker gives A3C: steps a second and time to the score, on Pong and CartPole, and the paper's Table 2.
+"""The speed-up of A3C by more workers: steps per second, and time to a score on Pong and CartPole; the paper's Table 2.
 
     python benchmarks/a3c_scaling.py --figure docs/figures/a3c.png
 
-Throughput: environment steps a second of `run_pong.py --algo a3c`, workers' start left out, 1, 2, … workers in turn.
-Time to score on Pong: until the last 30 training games average 0. On CartPole: until `run_cartpole.py` solves it, as
-in benchmarks/learning.py, judged after every round of 2,000 steps; with the default of 8 environments a worker, and
-with 2, for the paper's workers have few (one). Everywhere the start of the worker processes counts, as it does for
-whoever waits; how long that takes is measured by itself, on CartPole, and the speed-up is given with it and without.
+Throughput: environment steps per second of `run_pong.py --algo a3c`, without the start of the workers. The numbers of
+workers, 1, 2, …, take turns.
+
+Time to score on Pong: until the mean of the last 30 training games is 0. On CartPole: until `run_cartpole.py` solves
+the task, judged after every round of 2,000 steps. CartPole has two rows: 8 environments per worker, which is the
+default, and 2 per worker, because the paper's workers have few (one).
+
+The time to score includes the start of the worker processes, because a user waits for this start, too. The start alone
+is measured on CartPole. The tables give the speed-up with the start and without it.
 """
 
 import argparse
@@ -37,9 +41,9 @@ COLORS = {"A3C, 1": "#9ecae1", "A3C, 2": "#3182bd", "A3C, 4": "#08519c", "A3C, 8
 
 
 def pong(n_workers, seed, score, budget):
-    """(steps, seconds) until A3C's last 30 games average `score`, infinite if they never do, and the way there.
+    """((steps, seconds) until the mean of A3C's last 30 games is `score`, the curve). Infinite if it never happens.
 
-    The way: steps, seconds and that average [3, K], after each update from the thirtieth game on.
+    The curve: steps, seconds and this mean [3, K], after each update from the thirtieth game on.
     """
     task, learner = default_learner(run_pong.SCRIPT, "a3c", seed, n_workers)
     way, games, steps, began = [], collections.deque(maxlen=30), 0, time.perf_counter()
@@ -57,7 +61,7 @@ def pong(n_workers, seed, score, budget):
 
 
 def start_seconds(n_workers):
-    """By how much a run's first update takes longer than its second: processes start, and import what they need."""
+    """Time of a run's first update minus time of its second. In the first, processes start and import their modules."""
     task, learner = default_learner(run_cartpole.SCRIPT, "a3c", 0, n_workers)
     with contextlib.closing(task):
         first, second = (seconds_of(functools.partial(next, learner.updates)) for _ in range(2))
@@ -65,13 +69,13 @@ def start_seconds(n_workers):
 
 
 def median_curve(curves, axis, grid):
-    """The median over seeds of the score at each point of the grid; a solved run keeps its last."""
+    """The median over seeds of the score at each point of the grid. A run that has ended keeps its last score."""
     return np.median([curve[2][np.searchsorted(curve[axis], grid, "right") - 1] for curve in curves], axis=0)
 
 
 def draw(path, tasks):
-    """Score against wall time and against steps: the median over seeds, until nine of ten have ended."""
-    from matplotlib.figure import Figure  # not above: every worker imports this file
+    """Draws score against wall time and against steps: the median over seeds, until nine of ten runs have ended."""
+    from matplotlib.figure import Figure  # not at the top, because every worker imports this file
     from matplotlib.ticker import EngFormatter
 
     figure = Figure(figsize=(10, 3.6 * len(tasks)), layout="constrained")
@@ -79,7 +83,7 @@ def draw(path, tasks):
         curves = {name: [curve for _, curve in seeds if curve.size] for name, seeds in runs.items()}
         for axes, axis, label in zip(row, (1, 0), ("seconds, start of the workers included", "environment steps")):
             for name, seeds in curves.items():
-                if not seeds:  # none came to a first score
+                if not seeds:  # no seed reached a first score
                     continue
                 grid = np.linspace(max(c[axis, 0] for c in seeds), np.percentile([c[axis, -1] for c in seeds], 90), 200)
                 axes.plot(grid, median_curve(seeds, axis, grid), color=COLORS.get(name), label=name)
@@ -94,7 +98,9 @@ def draw(path, tasks):
 
 @np.errstate(invalid="ignore")  # a spread that reaches into what is infinite is not a number
 def table(title, runs, starts):
-    """Steps and seconds to the score of each {name: [((steps, seconds), …)]}, and the speed-up over the first.
+    """Prints steps and seconds to the score for each name in {name: [((steps, seconds), …)]}, and the speed-up.
+
+    The speed-up is relative to the first name.
 
     starts   {number of workers: seconds until they have started}
     """

@@ -3,9 +3,10 @@
 
     python benchmarks/cartpole_vs_sb3.py [--algo ppo]
 
-Both are judged by one rule, of the policy as it acts: the mean return of the last 100 training episodes. First: steps
-and seconds of training until it is at least 475. End: that mean when the budget is spent; no run stops before.
-PPO has the tuned settings of rl-baselines3-zoo, A2C its defaults. The two take turns, seed by seed, one thread each.
+Both are judged by the mean return of the last 100 training episodes, so by the policy as it acts. "first" is the number
+of steps and seconds of training until this mean is at least 475. "end" is this mean when the budget is spent. No run
+stops earlier. Stable-Baselines3's PPO has the tuned settings of rl-baselines3-zoo, its A2C has its defaults. For each
+seed the two libraries take turns, with one thread each.
 """
 
 import argparse
@@ -37,7 +38,7 @@ PEERS = {"ppo": (PPO, ZOO), "a2c": (A2C, {})}
 
 
 class Judge:
-    """Told of each update's episodes: `first` is when the mean of 100 was at least 475, `end` the last mean."""
+    """Receives the episodes of each update. `first`: when the mean of 100 first reached 475. `end`: the last mean."""
 
     def __init__(self):
         self.returns, self.first, self.end = collections.deque(maxlen=WINDOW), (np.inf, np.inf), np.nan
@@ -51,7 +52,7 @@ class Judge:
                 self.first = env_steps, time.perf_counter() - self.began
 
     def verdict(self):
-        """(steps and seconds until the first, mean at the end, seconds of the whole budget)."""
+        """(steps and seconds until `first`, mean at the end, seconds of the whole budget)."""
         return *self.first, self.end, time.perf_counter() - self.began
 
 
@@ -67,7 +68,7 @@ def with_npg(algo, seed, budget):
 
 
 class Tell(BaseCallback):
-    """Tells the judge of the episodes that ended."""
+    """Sends the judge the returns of the episodes that ended."""
 
     def __init__(self, judge):
         super().__init__()

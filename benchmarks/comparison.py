@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Policy gradients and searches that know nothing but f(θ), on the same tasks with equally many environment steps.
+"""Compares policy gradients with searches, which use only f(θ), on the same tasks with equally many environment steps.
 
     python benchmarks/comparison.py
     python benchmarks/comparison.py --tasks CartPole-v1 --algos ppo es --seeds 3
 
-Tables: return (the quadruped: m/s) at the end of the budget, the interquartile mean over seeds with its 95 % bootstrap
-interval. Each run is added to --results when it ends and not made again: with all of them there it only draws.
+The tables show the return (the quadruped: m/s) at the end of the budget: the interquartile mean over seeds, with its
+95 % bootstrap interval. Each run is added to --results when it ends, and is then never repeated. If all runs are in
+--results, the script only prints the tables and draws.
 """
 
 import argparse
@@ -33,7 +34,7 @@ WALK_STEPS = 200  # of the quadruped's environment in one walk
 
 
 class Contest(NamedTuple):
-    """What every algorithm of a task is given."""
+    """The conditions of a task, which are the same for all its algorithms."""
 
     algos: tuple
     steps: int
@@ -51,7 +52,7 @@ CONTESTS = {
 
 
 def run(task, algo, seed):
-    """Environment steps [K] and the evaluations [K] made there, up to the end of the budget."""
+    """(numbers of environment steps [K], evaluations after these steps [K]), up to the end of the budget."""
     return (walk if task == "quadruped" else play)(task, algo, seed)
 
 
@@ -72,26 +73,26 @@ def play(task, algo, seed):
 
 
 def interquartile_mean(x):
-    """The mean of the middle half of x [..., n] along its last axis: ⌊n/4⌋ values left out at either end."""
+    """The mean of the middle half of x [..., n] along its last axis, without the ⌊n/4⌋ lowest and highest values."""
     x = np.sort(x, axis=-1)
     cut = x.shape[-1] // 4
     return x[..., cut : x.shape[-1] - cut].mean(axis=-1)
 
 
 def with_interval(x, rng, n_resamples=2000):
-    """Interquartile mean of x [..., n] over its n seeds, and the ends of its 95 % bootstrap interval."""
+    """(interquartile mean of x [..., n] over its n seeds, low end and high end of its 95 % bootstrap interval)."""
     n = x.shape[-1]
     resampled = interquartile_mean(x[..., rng.integers(n, size=(n_resamples, n))])
     return interquartile_mean(x), *np.percentile(resampled, [2.5, 97.5], axis=-1)
 
 
 def at(grid, steps, values):
-    """The latest of the evaluations at each number of steps of the grid, which begins no earlier than they do."""
+    """The latest evaluation at each number of steps in the grid. The grid must not begin before the evaluations."""
     return np.array(values)[np.searchsorted(steps, grid, side="right") - 1]
 
 
 def draw(path, results):
-    """Two panels a task, policy gradients and searches, where it has both; one line an algorithm with its interval."""
+    """Draws one panel per task and kind (policy gradients, searches), with one line and its interval per algorithm."""
     rng = np.random.default_rng(0)
     panels = []
     for task, algos in results.items():

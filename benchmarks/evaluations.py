@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""What a second worker gives the gradient-free searches: evaluations a second by one worker and by two.
+"""The speed-up of gradient-free searches by a second worker: evaluations per second by one worker and by two.
 
     python benchmarks/evaluations.py                  an evaluation is a walk of examples/quadruped.py, 10 s simulated
 
-`search` waits for all candidates of an iteration, so with few of them a worker idles while the other walks the last.
-Beside it what the machine itself gives: loops that share nothing, in place of walks.
+`search` waits for all candidates of an iteration. So with few candidates, one worker idles while the other worker plays
+the last candidate. For comparison, the script also measures the machine's own speed-up: loops that share nothing
+replace the walks.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from quadruped import walk
 
 
 def loop(theta, seed):
-    """An evaluation that needs nothing but a processor, about as long as a walk."""
+    """An evaluation that needs only a processor and takes about as long as a walk."""
     return float(sum(k * k for k in range(1_000_000)))
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Import time of npg beside NumPy's own, each in fresh processes, in turn.
+"""The import time of npg beside the import time of NumPy. Each import runs in new processes; the imports take turns.
 
     python benchmarks/import_time.py
 
-The clock starts when the interpreter is up, and everything has been compiled to bytecode before. What uses environments
-(npg.tabular, npg.runner.environments and on) also imports Gymnasium, and is shown for comparison.
+The clock starts when the interpreter is ready. All modules are compiled to bytecode before. Modules that use
+environments (npg.rollout, npg.tabular, npg.runner.environments and others) also import Gymnasium.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PROGRAM = "import time; start = time.perf_counter(); {}; print(time.perf_counter
 
 
 def seconds_to(statement, bytecode):
-    """Time of an import statement in a new interpreter that keeps its bytecode in the folder `bytecode`."""
+    """Seconds that an import statement takes in a new interpreter. The folder `bytecode` keeps the bytecode."""
     env = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
     command = [sys.executable, "-c", PROGRAM.format(statement)]
     return float(subprocess.run(command, env=env, capture_output=True, check=True).stdout)

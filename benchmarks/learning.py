@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""How good is each algorithm at the end of its budget? CartPole-v1 without stopping, the policy as it acts.
+"""Measures each algorithm on CartPole-v1 at the end of its budget, without an earlier stop, by the policy as it acts.
 
     python benchmarks/learning.py                        every row, ten seeds
     python benchmarks/learning.py --rows ppo a2c --seeds 3
 
-A row is an algorithm with the defaults of run_cartpole.py. Of each seed:
+A row is an algorithm with the defaults of run_cartpole.py, or with the flags that the row shows. For each seed:
 
     end      mean return of the last 100 training episodes (of a search: of 100 unseen episodes of θ) at the end
-    first    steps and seconds of training until it was first at least 475
-    lowest   the lowest such mean after that
+    first    steps and seconds of training until this mean was first at least 475
+    lowest   the lowest mean after `first`
     likely   mean return with the most likely actions, at the end
 
-One process a run; seconds are training's, evaluations', and the whole process's.
+Each run has its own process. The table shows the seconds of training, of evaluations, and of the whole process.
 """
 
 import argparse
@@ -49,7 +49,7 @@ ROWS = {
 
 
 def outcome(flags, seed):
-    """Of a run of run_cartpole.py in a folder of its own: result.json, None if it diverged, and rows of metrics."""
+    """Makes a run of run_cartpole.py: (result.json, or None if the run diverged; rows of metrics.csv)."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "run_cartpole.py"), *flags.split(), "--seed", str(seed), "--quiet"]
         code = subprocess.run([*command, "--out", folder], stdout=subprocess.DEVNULL).returncode
@@ -60,7 +60,7 @@ def outcome(flags, seed):
 
 
 def run(flags, seed):
-    """(steps, seconds) until solved, infinite if not, and the evaluations on the way: steps, seconds, mean returns."""
+    """((steps, seconds) until solved, infinite if not solved; evaluations [3, K]: steps, seconds, mean returns)."""
     result, rows = outcome(flags, seed)
     columns = "env_steps", "seconds", "eval_return_mean"
     curve = np.array([[row[name] for name in columns] for row in rows if "eval_return_mean" in row])
@@ -69,7 +69,7 @@ def run(flags, seed):
 
 
 def draw(path, curves):
-    """One panel a row: the mean of the last 100 episodes of each seed, over the whole budget."""
+    """Draws one panel per row: the mean of the last 100 episodes of each seed, over the whole budget."""
     from matplotlib.figure import Figure
 
     n_rows = -(-len(curves) // 4)

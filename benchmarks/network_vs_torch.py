@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Forward and backward pass of `npg.network.MLP` against PyTorch on the CPU: float32, one thread each.
+"""Time of the forward and backward pass of `npg.network.MLP` and of PyTorch on the CPU: float32, one thread each.
 
     python benchmarks/network_vs_torch.py
 
-Both give the gradient of Σ dy·y with respect to the parameters, and not to the input. Their results are compared first.
+Both compute the gradient of Σ dy·y with respect to the parameters, not to the input. First the script checks that both
+give the same results.
 """
 
 import argparse
@@ -21,7 +22,7 @@ ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 
 
 def both(sizes, activation, batch, seed=0):
-    """The network, and two functions () → (y, gradient) of the same parameters and batch: npg's and torch's."""
+    """(network, npg's function, torch's function). Both functions are () → (y, gradient), with equal parameters."""
     rng = np.random.default_rng(seed)
     network = MLP(sizes, activation)
     theta = network.init(rng)
@@ -48,7 +49,7 @@ def both(sizes, activation, batch, seed=0):
 
 
 def largest_difference(network, with_npg, with_torch):
-    """Of y and of each parameter's gradient, relative to its norm."""
+    """The largest relative difference between npg and torch, in y and in the gradient of each parameter array."""
     (y, dtheta), (y_torch, gradients) = with_npg(), with_torch()
     ours = [y, *(d for layer in network.layers(dtheta) for d in layer)]
     theirs = [y_torch.detach().numpy(), *(g.numpy().T for g in gradients)]

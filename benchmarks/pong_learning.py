@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Steps and seconds until Pong is solved, by running `run_pong.py` seed after seed, and the score against minutes.
+"""Runs `run_pong.py` seed after seed: steps and seconds until Pong is solved, and the score against minutes.
 
     python benchmarks/pong_learning.py                           rows "default" and "sticky", 5 and 2 seeds
     python benchmarks/pong_learning.py --rows sticky-start --figure docs/figures/pong_sticky.png
     python benchmarks/pong_learning.py --rows reinforce --seeds 0
     python benchmarks/pong_learning.py --figure docs/figures/pong.png --rows default reinforce
 
-Runs that are already complete in the folder of runs are not repeated: a figure can be redrawn. Solved: the first
-evaluation (30 full games to 21 on seeds that training never saw) at the target that a second, independent one confirms.
-Seconds are training's alone.
+The script does not repeat runs that are complete in the folder of runs, so it can draw a figure again. An evaluation is
+30 full games to 21 on seeds that training never saw. A run is solved when an evaluation reaches the target and a
+second, independent evaluation confirms it. The seconds are seconds of training only.
 """
 
 import argparse
@@ -43,7 +43,7 @@ LABELS = {
 
 
 def run(folder, flags, seed):
-    """result.json of a run of run_pong.py, trained if it is not in the folder yet."""
+    """Returns result.json of a run of run_pong.py. Makes the run first if the folder has no result yet."""
     path = folder / "result.json"
     if not path.exists():
         code = run_pong.main(run_pong.SCRIPT, [*flags.split(), "--seed", str(seed), "--out", str(folder)])
@@ -53,13 +53,13 @@ def run(folder, flags, seed):
 
 
 def recent_scores(folder):
-    """Minutes of training, and the mean score of the last 30 training games, at every update from the 30th game on."""
+    """(minutes of training, mean score of the last 30 training games), lists over the updates from the 30th game on."""
     rows = [row for row in read_metrics(folder) if "return_30" in row]
     return [row["seconds"] / 60 for row in rows], [row["return_30"] for row in rows]
 
 
 def draw(path, results):
-    """One line a seed, ending where it was solved; the cross is the mean of the evaluation that confirmed it."""
+    """Draws one line per seed, up to the end of its run. The cross is the mean score of its last evaluation."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for row, runs in results.items():

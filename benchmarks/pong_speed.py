@@ -1,12 +1,16 @@
-"""Pong's environment steps a second: training, the emulator alone, and Karpathy's script of 2025.
+"""Environment steps per second on Pong: training, the emulator alone, and Karpathy's script of 2025.
 
     git clone https://github.com/zhangshushu15/pg-pong-2025
     python benchmarks/pong_speed.py pg-pong-2025/pg-pong-2025.py
 
-Each takes its turn for some seconds, in a process of its own, again and again. "training" is `run_pong.py` with its
-defaults, "a3c" the same with `--algo a3c` and a worker a core, "emulator" the defaults' vector environment with random
-actions, its frames thrown away. The script plays at the same frameskip of 4, with as many BLAS threads as it likes;
-without its path it is left out. Peak memory is that of each process, a3c's workers not counted.
+The measurements take turns in several rounds. Each runs for some seconds in its own process.
+
+    training   `run_pong.py` with its defaults
+    a3c        `run_pong.py --algo a3c` with one worker per core
+    emulator   the vector environment of the defaults with random actions; its frames are discarded
+    script     Karpathy's script, with the same frameskip of 4 and any number of BLAS threads; left out without its path
+
+The peak memory is measured for each process. a3c's workers are not counted.
 """
 
 import argparse
@@ -23,7 +27,7 @@ BLAS = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "MKL", "OMP")}
 
 
 def training(seconds):
-    """Steps a second of `python run_pong.py`, its start and its evaluations left out."""
+    """Steps per second of `python run_pong.py`, without its start and its evaluations."""
     from timing import training_rate
 
     from run_pong import SCRIPT
@@ -32,7 +36,7 @@ def training(seconds):
 
 
 def a3c(seconds):
-    """Steps a second of `python run_pong.py --algo a3c`, likewise."""
+    """Steps per second of `python run_pong.py --algo a3c`, without its start and its evaluations."""
     from timing import training_rate
 
     from npg.runner.machine import available_cores
@@ -42,7 +46,7 @@ def a3c(seconds):
 
 
 def emulator(seconds):
-    """Steps a second of ale-py's vector environment, as `npg.pong` uses it, with random actions."""
+    """Steps per second of ale-py's vector environment, as `npg.pong` uses it, with random actions."""
     from timing import np, rate
 
     from npg.pong import DOWN, UP, PongVectorEnv
@@ -59,11 +63,11 @@ def emulator(seconds):
 
 
 class Enough(Exception):
-    """The seconds are over."""
+    """The time of the measurement is over."""
 
 
 def script(seconds, path):
-    """Steps a second of another script that plays one game after another in an environment by `gymnasium.make`."""
+    """Steps per second of another script, which plays one game after another in an environment by `gymnasium.make`."""
     import ale_py
     import gymnasium
 
@@ -92,7 +96,7 @@ MEASURED = {"training": training, "a3c": a3c, "emulator": emulator, "script": sc
 
 
 def in_turn(name, *arguments):
-    """(steps a second, peak memory in GB) of a measurement in a fresh process."""
+    """(steps per second, peak memory in GB) of a measurement in a new process."""
     env = os.environ if name == "script" else {**os.environ, **BLAS}
     command = [sys.executable, __file__, "--only", name, *arguments]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
@@ -100,7 +104,7 @@ def in_turn(name, *arguments):
 
 
 def main():
-    """Take turns and print a table; with --only, one measurement and nothing else."""
+    """Makes all measurements in turn and prints a table. With --only: makes one measurement and prints its result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("script", nargs="?", help="path of pg-pong-2025.py")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement (20)")

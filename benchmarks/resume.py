@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Do environments come back exactly, and how long does a resume take? (`npg.runner.replaying`)
+"""Checks that environments come back exactly, and measures the time of a resume (`npg.runner.replaying`).
 
     python benchmarks/resume.py                      100,000 steps each
     python benchmarks/resume.py Pong --steps 1000000
 
-8 environments take random actions. Then new ones replay the logs as a checkpoint holds them, and both go on for 50
-steps more: observations, rewards and ends must be the same to the bit.
+First, 8 environments take random actions. Then new environments replay the logs from a checkpoint. Both take 50 more
+steps: their observations, rewards and ends of episodes must be the same, bit for bit.
 """
 
 import argparse
@@ -30,14 +30,14 @@ class Random:
         self.space = space
 
     def act(self, theta, obs, rng):
-        """Actions for observations [N, n_obs]."""
+        """Random actions for observations [N, n_obs]."""
         if hasattr(self.space, "n"):
             return rng.integers(self.space.n, size=len(obs))
         return rng.uniform(-1, 1, (len(obs), *self.space.shape)).astype(np.float32)
 
 
 def measure(env, steps):
-    """(whether it came back, whether it went on the same, seconds played, seconds of the resume, bytes saved)."""
+    """(whether env came back, whether it continued equally, seconds played, seconds of the resume, bytes saved)."""
     make = lambda: make_pong_envs(env, 8, sticky=0.25) if env == "Pong" else make_envs(env, 8)
     probe = make()
     spaces = probe.single_observation_space, probe.single_action_space
@@ -58,7 +58,7 @@ def measure(env, steps):
 
 
 def main():
-    """A row of the table for each environment."""
+    """Prints a table with one row per environment."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("envs", nargs="*", default=ENVS)
     parser.add_argument("--steps", type=int, default=100_000)

@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""What sharing costs A3C: one asynchronous update of Pong's 1.28 M parameters, beside the segment that it follows.
+"""The cost of sharing in A3C: one asynchronous update of Pong's 1.28 M parameters, beside the segment before it.
 
     python benchmarks/sharing.py
 
-An update copies θ' ← θ and applies a dense dθ by RMSProp of shared statistics, all in shared memory, as
-`npg.a3c.actor_learner` does; with one process and with two at it all the time. A segment
-is `n_steps` rows of `envs` games of run_pong.py's settings for a3c, and their gradient, in one process on its own.
+An update copies θ' ← θ and applies a dense dθ by RMSProp with shared statistics, as `npg.a3c.actor_learner` does. θ and
+the statistics are in shared memory. One process makes updates without a pause; then two processes do the same.
+
+A segment is `n_steps` rows of `envs` games, and their gradient, with the settings of run_pong.py for a3c. One process
+alone computes it.
 """
 
 import argparse
@@ -33,7 +35,7 @@ def receive(*given):
 
 
 def updates(n):
-    """(ms of copying, ms of applying) [n, 2] of this process."""
+    """(ms of copying, ms of applying) [n, 2] of n updates in this process."""
     rng, theta_shared = np.random.default_rng(), np.asarray(theta)
     mine, dtheta = np.empty_like(theta_shared), 1e-3 * rng.standard_normal(theta.size, np.float32)
     times = np.empty((WARM_UP + n, 3))
@@ -47,7 +49,7 @@ def updates(n):
 
 
 def segments(n):
-    """(ms of sampling, ms of the gradient) [n, 2] of whole segments."""
+    """(ms of sampling, ms of the gradient) [n, 2] of n whole segments."""
     envs = PongVectorEnv(SETTINGS["envs"], SETTINGS["inputs"], SETTINGS["sticky"], num_threads=1)
     sampler, theta = RallySampler(envs, 0), MODEL.init(np.random.default_rng(0))
     times = np.empty((WARM_UP + n, 3))
@@ -79,7 +81,7 @@ def main():
     print("|---|---|---|---|---|")
     for n in (1, 2):
         with Pool(n, initializer=receive, initargs=(shared, statistics)) as pool:
-            list(pool.map(updates, [1] * n))  # all have begun
+            list(pool.map(updates, [1] * n))  # now all processes have started
             times = np.concatenate(list(pool.map(updates, [args.updates] * n)))
             columns = [with_spread(x, "{:.2f}") for x in (*times.T, times.sum(axis=1))]
             part = np.median(times.sum(axis=1)) / segment

@@ -1,6 +1,6 @@
-"""What the benchmarks share: fair comparisons of time, and the machine they were made on.
+"""Functions for all benchmarks: fair measurements of time, and a description of the machine.
 
-Import it before NumPy: it sets one thread for every BLAS. It also makes the run scripts importable.
+Import this module before NumPy, because it sets one thread for every BLAS. It also makes the run scripts importable.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def _processor():
 
 
 def seconds_of(f, repeats=1):
-    """Mean time of a call."""
+    """Mean time of a call f(), in seconds."""
     started = time.perf_counter()
     for _ in range(repeats):
         f()
@@ -41,7 +41,7 @@ def seconds_of(f, repeats=1):
 
 
 def rate(work, seconds):
-    """Steps a second of work() → steps, called until the seconds are over."""
+    """Steps per second of work() → steps. Calls work() again and again until the seconds are over."""
     steps, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
         steps += work()
@@ -49,7 +49,7 @@ def rate(work, seconds):
 
 
 def default_learner(script, algo, seed=0, workers=None):
-    """The `Task` and the `Learner` that a run script makes of its defaults."""
+    """The `Task` and the `Learner` that a run script makes from its defaults."""
     from npg.runner.script import RUN, prepare
 
     defaults = {name: parameter.default for name, parameter in script.settings_of(algo, False).items()}
@@ -60,7 +60,7 @@ def default_learner(script, algo, seed=0, workers=None):
 
 
 def training_rate(script, algo, seconds, workers=None):
-    """Environment steps a second of a run script's training with its defaults, its start and evaluations left out."""
+    """Environment steps per second of a run script's training with its defaults, without start and evaluations."""
     task, learner = default_learner(script, algo, workers=workers)
     with contextlib.closing(task):
         next(learner.updates)
@@ -68,9 +68,9 @@ def training_rate(script, algo, seconds, workers=None):
 
 
 def interleaved(a, b, rounds=21, at_least=0.005):
-    """Times of a() and of b() [rounds] each, measured in turn (A B, B A, A B …): what else the machine does hits both.
+    """(times of a(), times of b()), [rounds] each, in seconds. The measurements take turns: A B, B A, A B, …
 
-    Each measurement repeats the call until it takes about `at_least` seconds.
+    So other load on the machine affects both. A measurement repeats the call until it takes about `at_least` seconds.
     """
     repeats = {}
     for f in (a, b):

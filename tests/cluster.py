@@ -1,4 +1,4 @@
-"""A real Dask cluster for the tests: a scheduler and its workers, each a process of its own, talking over TCP."""
+"""A real Dask cluster for the tests. The scheduler and each worker run in their own process and talk over TCP."""
 
 import contextlib
 import os

@@ -1,16 +1,17 @@
 #!/usr/bin/env python
-"""Is nothing lost, nothing left behind, and every refusal one line? Damage, kill and interrupt short runs, on purpose.
+"""Damages, kills and interrupts short runs on purpose. Nothing may be lost or left behind; each refusal is one line.
 
     python tests/hostile.py [what …] [--configs 2] [--damages 60] [--starts 3] [--kills 4] [--interrupts 18]
 
-    configs       every field of a config.json × nasty values (the number is of values a field; 0: all of them)
-    checkpoints   checkpoint.npz cut short, with bytes flipped, with headers made up; metrics.csv alike
-    starts        two starts in one folder; --resume of a run that is alive
+    configs       every field of a config.json × nasty values (--configs: the number of values per field; 0: all)
+    checkpoints   checkpoint.npz that is cut short, or has flipped bytes or invented headers; metrics.csv likewise
+    starts        two starts in one folder; --resume of a run that is still running
     kills         SIGKILL at random moments; the resumed run ends with the same arrays
     interrupts    Ctrl-C at random moments of each command and each example
-    environments  that raise, exit, print, fork, never end, return nonsense; with and without workers
+    environments  that raise, exit, print, fork, never end, or return nonsense; with and without workers
 
-The defaults are a fixed sample of a few minutes. Exits with 1 where a promise is broken; says which and how.
+The defaults are a fixed sample that takes a few minutes. If a promise is broken, the script prints which promise and
+how, and exits with 1.
 """
 
 import argparse

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Would the tests notice? Plant one bug at a time in a copy of the package, and run the tests of that module.
+"""Checks that the tests find bugs: plants one bug at a time in a copy of the package and runs the module's tests.
 
     python tests/mutations.py [words that a bug's description contains]
 
-Every bug must make a test fail. Exits with 1 if one survives, or if the line that it alters is no longer there once.
+Every bug must make a test fail. The script exits with 1 if a bug survives, or if the text that a bug replaces does not
+occur exactly once in the module.
 """
 
 import os

@@ -1,17 +1,19 @@
 #!/usr/bin/env python
-"""Kill workers of short runs, or their parent, at random moments, SIGKILL, over and over: all must end as promised.
+"""Kills workers of short runs, or their parent, at random moments by SIGKILL, many times. All must end as promised.
 
     python tests/stress.py [--kills 200] [--synchronous-kills 200] [--parents 30] [--seed 0]
 
-Asynchronous (A3C): under each start method a run ends with all its steps made, or, where one call was killed in all its
-attempts, with a WorkerError. In either case it ends in time, θ and the optimizer's memory are finite and no farther
-from where they began than the updates counted can have carried them, the counted steps are those that the environments
-made, but for at most one segment a kill, and no process is left.
+Asynchronous (A3C), under each start method: a run ends with all its steps made. If all attempts of one call were
+killed, the run ends with a WorkerError. In both cases:
 
-Synchronous (A2C): θ is bit for bit that of the run without a death.
+- The run ends in time, and no process is left.
+- θ and the optimizer's memory are finite. Their distance from the start is not larger than the counted updates allow.
+- The counted steps are the steps of the environments, except for at most one segment per kill.
 
-The parent: where it is killed while its workers run, are stopped, or hold the GIL, no process and no shared memory is
-there after 5 s (on Linux; elsewhere workers that run).
+Synchronous (A2C): θ is bit for bit the θ of the run without a kill.
+
+The parent is killed while its workers run, are stopped, or hold the GIL. After 5 s, no process and no shared memory is
+left. (On systems other than Linux: only while the workers run.)
 """
 
 import argparse

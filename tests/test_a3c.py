@@ -1,4 +1,4 @@
-"""Actor-learners: one of them is A2C, or Algorithm S3, to the last bit; several are what their sum should be."""
+"""One actor-learner equals A2C, or Algorithm S3, bit for bit. Several actor-learners give the sum of their updates."""
 
 from concurrent.futures import Future
 

@@ -1,6 +1,6 @@
-"""Each update against its definition: the critic's regression, then a step along the actor's (or the joint) gradient.
+"""Each update follows its definition: the critic's regression, then a step along the actor's (or the joint) gradient.
 
-Expected gradients come from the complex step, expected advantages from their double sum.
+The complex step gives the expected gradients. The double sum gives the expected advantages.
 """
 
 import gymnasium

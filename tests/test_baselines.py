@@ -1,4 +1,4 @@
-"""Baselines by hand, their expectations over all trajectories of tiny problems, and the regressions of the learned."""
+"""Baselines computed by hand; expectations over all trajectories of tiny problems; the fit of learned baselines."""
 
 from itertools import product
 

@@ -1,4 +1,4 @@
-"""What the comparison of algorithms computes from its runs."""
+"""The numbers that the comparison of algorithms computes from its runs."""
 
 import pathlib
 import sys

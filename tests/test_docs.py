@@ -1,4 +1,4 @@
-"""What the README and the guided tour name exists, and what they show runs."""
+"""Every name in the README and in the guided tour exists, and every example in them runs."""
 
 import ast
 import importlib.util

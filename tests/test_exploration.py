@@ -1,4 +1,4 @@
-"""A policy that explores is scored as what it did."""
+"""The probability and the score of an exploring policy belong to the distribution from which it really acts."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Two floors: the lecture, npg/*.py, imports nothing of the runner, and each module only what the reader has read."""
+"""The lecture's modules, npg/*.py, import nothing of the runner. Each module imports only modules listed before it."""
 
 import ast
 import pathlib

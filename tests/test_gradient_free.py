@@ -1,4 +1,4 @@
-"""Gradient-free methods against functions whose best θ, gradient or moments are known."""
+"""Gradient-free methods on functions whose best θ, gradient or moments are known."""
 
 import functools
 import itertools

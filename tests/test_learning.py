@@ -1,4 +1,4 @@
-"""The algorithms learn, with the settings that run_cartpole.py ships, on several seeds, within their own budgets."""
+"""Each algorithm learns with the default settings of run_cartpole.py, on several seeds, within its default budget."""
 
 import json
 import sys

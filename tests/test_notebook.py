@@ -1,4 +1,4 @@
-"""The notebook is stored with its outputs, and still prints them when it runs."""
+"""The notebook is stored with its outputs, and a new run prints the same outputs."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Each optimizer against its textbook formula, unrolled over all gradients so far; what all of them share; clipping."""
+"""Each optimizer follows its textbook formula, unrolled over all gradients so far; common properties; clipping."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""Pong: what is seen of a frame, games side by side, where credit ends, and the network that skips the dark."""
+"""Pong: the observation of a frame, many games side by side, the end of credit, the network that skips dark inputs."""
 
 import collections
 import itertools

@@ -1,4 +1,4 @@
-"""What holds of baselines and distributions whatever the rewards, episode lengths, parameters and batch shapes are."""
+"""Properties of baselines and distributions for all rewards, episode lengths, parameters and batch shapes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The quadruped: where its feet go, what its walk is worth, and that it learns."""
+"""The quadruped: the positions of its feet, the return of its walk, and its learning."""
 
 import functools
 import pathlib

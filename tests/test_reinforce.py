@@ -1,6 +1,6 @@
 """REINFORCE steps along the gradient of 1/N Σ_i Σ_t (Ψ_t⁽ⁱ⁾ − b) log π_θ(a_t⁽ⁱ⁾|s_t⁽ⁱ⁾), for every Ψ and every b.
 
-Then it learns: one tiny task for each kind of continuous policy, in which that kind matters.
+REINFORCE also learns one tiny task for each kind of continuous policy. Each task needs this kind of policy.
 """
 
 import gymnasium

@@ -1,4 +1,4 @@
-"""Importance weights against their surrogates, the buffer, PPO's steps; then what holds of every algorithm so far."""
+"""Importance weights against their surrogates; the buffer; PPO's steps; then properties of every algorithm so far."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Each weight against its definition, written as a loop over pairs of steps; then the identities between them."""
+"""Each weight equals its definition, written as a loop over pairs of steps; then the identities between weights."""
 
 from typing import NamedTuple
 

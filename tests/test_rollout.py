@@ -1,4 +1,4 @@
-"""What a sampler records is what happened: in environments that count, then in CartPole against its own physics."""
+"""A sampler records what happened: first in environments that count, then in CartPole, against its own physics."""
 
 from itertools import combinations
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""∇E[f(x)] from samples against the gradient of E[f(x)] in closed form, within 4 standard errors."""
+"""∇E[f(x)] from samples equals the gradient of E[f(x)] in closed form, within 4 standard errors."""
 
 import numpy as np
 import pytest

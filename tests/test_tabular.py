@@ -1,4 +1,4 @@
-"""The lecture's claims about estimators, each proved by going through every trajectory of a small MDP.
+"""The lecture's claims about estimators. Each test proves a claim with a sum over every trajectory of a small MDP.
 
 "Exact" means that every component agrees to 1e-12 in float64, in an MDP whose gradients are of order 1.
 """

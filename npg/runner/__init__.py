@@ -1,1 +1,1 @@
-"""What a run needs besides the lecture: command line, run folder, evaluation, environments, worker processes."""
+"""Everything that a run needs besides the lecture: command line, run folder, evaluations, environments, workers."""

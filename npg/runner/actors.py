@@ -1,6 +1,7 @@
-"""Where `npg.a3c` computes: workers' environments, memory that they share, and what they send home.
+"""Runs `npg.a3c` in worker processes: the workers' environments, the shared memory, and the results that they return.
 
-A worker process keeps its environments, which cannot be sent, from one call to the next (`npg.runner.workers.kept`).
+Environments cannot be sent between processes. So a worker process keeps its environments from one call to the next
+(`npg.runner.workers.kept`).
 """
 
 import copy
@@ -19,40 +20,49 @@ from npg.runner.environments import Log, merge
 from npg.runner.replaying import packed, restore, state_of
 from npg.runner.workers import Pool, kept, shared_array
 
-ROUND_SECONDS = 10  # so that a pool's time limit for a call is one for a segment
+ROUND_SECONDS = 10  # a round ends soon after this, so only a hanging segment can exceed a pool's time limit
 
 
 class Actor(NamedTuple):
-    """What worker k acts and learns with; all of it can be pickled."""
+    """Everything that worker k needs to act and learn. Every field can be pickled."""
 
-    run: str  # the name under which its process keeps its environments: another one for each training run
+    run: str  # key under which a process keeps the worker's environments; it is different in each training run
     make_sampler: Callable  # make_sampler(*seeds) → Sampler
     learn: Callable  # `npg.a3c.rollout_gradient` or `npg.a3c.actor_learner` with its settings
-    model: object  # an `ActorCritic`, whose distribution may explore as this worker is to
-    seeds: tuple  # of the run; worker 0's are those that one process alone would use
-    k: int
-    state: dict | None = None  # where its sampler stands (`replaying.state_of`); None: at the beginning
-    age: int = 0  # at which it stands there
+    model: object  # an `ActorCritic`; its distribution may explore in this worker's way
+    seeds: tuple  # of the run; worker 0 uses the same seeds as a run in one process
+    k: int  # number of the worker
+    state: dict | None = None  # state of its sampler (`replaying.state_of`); None: the sampler has not begun
+    age: int = 0  # the age at which the sampler has this state
 
     def sampler(self, age=0):
-        """(its sampler, whether that stands where `state` says); at another `age` it begins, with other episodes."""
+        """Makes the worker's sampler: (sampler, False if its state could not be restored, else True).
+
+        If `age` is the actor's age, the sampler continues from `state`. At another age the sampler begins new episodes.
+        Their seeds depend on `age`.
+        """
         more = (self.k, age) if age else (self.k,) if self.k else ()
         sampler = self.make_sampler(*self.seeds, *more)
         return sampler, self.state is None or age != self.age or restore(sampler, self.state)
 
 
 def summary(rollout, norm):
-    """The rollout without θ, and without rows, which are long to send, unless its gradient's norm is not finite."""
+    """The rollout without θ and without its rows, which take long to send.
+
+    If the gradient's norm is not finite, the rows stay. They show where the NaN or Inf comes from.
+    """
     rows = slice(0 if np.isfinite(norm) else None)
     return Rollout(*(x[rows].copy() if isinstance(x, np.ndarray) else x for x in rollout[:-1]))
 
 
 def worker_gradient(actor, theta, update, normal=None):
-    """Worker k's part of update number `update`: ((its gradient [size], a `summary`, measures), further news).
+    """Worker k's part of update number `update`: ((gradient [size], `summary` of the rollout, measures), news).
 
-    None where this process does not have the worker's environments as they are before this update.
+    The news are the sampler's state, whether its environments came back, and the moments of its observations. Returns
+    None if this process does not hold the worker's environments in their state before this update.
 
-    normal   mean and variance with which observations are normalised, or None
+    actor    an `Actor`, or None: then there is nothing to compute
+    normal   mean and variance that normalise the observations, or None
     """
     if actor is None:
         return None
@@ -61,7 +71,7 @@ def worker_gradient(actor, theta, update, normal=None):
         memory.sampler, same = actor.sampler()
     elif getattr(memory, "update", None) != update:
         return None
-    memory.update = None  # a call that fails leaves them somewhere between
+    memory.update = None  # a call that fails leaves the environments in the middle of a rollout
     if normal:
         memory.sampler.envs.mean, memory.sampler.envs.var = normal
     part = _gradient(actor, memory.sampler, theta)
@@ -71,16 +81,16 @@ def worker_gradient(actor, theta, update, normal=None):
 
 
 def _gradient(actor, sampler, theta):
-    with np.errstate(all="ignore"):  # what is not finite is found by whoever asked for this
+    with np.errstate(all="ignore"):  # the caller finds NaN and Inf
         dtheta, rollout, measures = actor.learn(sampler, actor.model, theta)
         return dtheta, summary(rollout, clip_norm(dtheta, None)), measures
 
 
 class Gradients:
-    """The `gradients` of `npg.a3c.parallel_a2c`: one of each actor's, by an executor's workers.
+    """The argument `gradients` of `npg.a3c.parallel_a2c`: an executor computes one gradient per actor.
 
-    It does not matter which process computes a worker's part, nor whether one has died: a process that does not have
-    the environments replays them.
+    Any process may compute any actor's part. A process that does not hold the actor's environments replays them. This
+    happens, for example, after another process has died.
     """
 
     def __init__(self, executor, actors, obs_rms=None):
@@ -88,7 +98,7 @@ class Gradients:
         self._states, self.logs = [None] * len(actors), [{} for _ in actors]
 
     def __call__(self, theta):
-        """[(gradient, rollout, measures)] of all workers at θ."""
+        """[(gradient, rollout, measures)] of all workers, computed at θ."""
         normal = self.obs_rms and (self.obs_rms.mean, self.obs_rms.var)
         call = functools.partial(worker_gradient, theta=theta, update=self.update, normal=normal)
         replies = list(self.executor.map(call, self.actors))
@@ -116,15 +126,17 @@ class Gradients:
         return actor._replace(state={**stand, "logs": logs}) if stand else actor
 
     def states(self):
-        """Where all samplers stand; None of those that are at the beginning."""
+        """The states of all samplers; None for a sampler that has not begun."""
         return [self._as_it_stands(k).state for k in range(len(self.actors))]
 
 
 def memory_of(actor, age):
-    """What this process keeps for an actor: its `sampler`. Made on first use, then reused; made again after a crash.
+    """This process's memory for an actor: its `sampler`. Created on first use, then reused; made again after a crash.
 
-    `age` is a number that has grown since the worker's last one began, 0 for the first. (On a cluster the process may
-    have the sampler of another actor: that one goes on, for no two processes may play the same episodes.)
+    age   0 for the worker's first sampler; for a later sampler, larger than for the last one
+
+    On a cluster, this process may already hold the sampler of another actor. Then it continues with that sampler. A new
+    sampler could play the same episodes as a sampler in another process.
     """
 
     def make():
@@ -135,23 +147,24 @@ def memory_of(actor, age):
 
 
 def gradient_anywhere(actor, theta, update):
-    """A gradient for `npg.a3c.asynchronous_gradients`: by the sampler that this process has, whichever worker's."""
+    """A gradient for `npg.a3c.asynchronous_gradients`, from the sampler of this process, whichever worker it is for."""
     return _gradient(actor, memory_of(actor, update).sampler, theta)
 
 
 class Shared(NamedTuple):
-    """What the actor-learners of Algorithm S3 share, in memory that all their processes see."""
+    """The shared memory of the actor-learners of Algorithm S3. All their processes see it."""
 
     theta: np.ndarray  # [size]: θ and θ_v
-    optimizers: list  # of worker k; all N the same, where they share their statistics
-    steps: np.ndarray  # [N], of each worker, and written by it alone: T is their sum, and no step is lost
-    updates: np.ndarray  # [N], likewise
+    optimizers: list  # [N], one per worker; N times the same optimizer if the workers share its statistics
+    steps: np.ndarray  # [N]; T is their sum. Only worker k writes steps[k], so no step is lost
+    updates: np.ndarray  # [N]; only worker k writes updates[k]
 
 
 def share(theta, optimizer, n, statistics="shared"):
-    """The `Shared` of n workers, from a θ and an optimizer, which stay as they are.
+    """The `Shared` of n workers: copies of θ and of the optimizer in shared memory. The arguments do not change.
 
-    statistics  what the optimizer remembers, such as RMSProp's mean square: "shared", or every worker's "own"
+    statistics  "shared": the workers share the optimizer's memory, such as RMSProp's mean square; "own": each worker
+                has its own
     """
     if statistics not in ("shared", "own"):
         raise ValueError(f"statistics: expected 'shared' or 'own', got {statistics!r}")
@@ -173,13 +186,13 @@ def _shared_copy(array):
 
 
 class OnlyFinite:
-    """An optimizer that leaves out a gradient with a NaN or Inf: in shared memory it would spoil everybody's θ."""
+    """An optimizer that skips a gradient with a NaN or Inf, which would spoil the θ that all workers share."""
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
 
     def step(self, theta, dtheta):
-        """As the optimizer's, if dtheta is finite."""
+        """The wrapped optimizer's step, if dtheta is finite."""
         if np.isfinite(np.dot(dtheta, dtheta)):
             self.optimizer.step(theta, dtheta)
 
@@ -193,15 +206,17 @@ def _receive(*given):
 
 
 def start_pool(actors, shared, **options):
-    """A `Pool` of one process an actor, which has what `learn_round` needs; options are `Pool`'s."""
+    """A `Pool` with one process per actor. Each process receives what `learn_round` needs. `options` go to `Pool`."""
     return Pool(len(actors), initializer=_receive, initargs=(shared, actors), **options)
 
 
 def learn_round(k, t_stop, learning_rate, normal=None):
-    """Worker k's updates until all together have made `t_stop` steps, at least one; it ends after ROUND_SECONDS, too.
+    """Worker k makes updates, at least one, until all workers together have made `t_stop` steps.
 
-    Returns the `summary` of all its rollouts, the measures of each segment, and the moments of its observations where
-    they are normalised (`normal`, as in `worker_gradient`). A gradient that is not finite ends it.
+    The round also ends after ROUND_SECONDS, and at a gradient that is not finite.
+
+    Returns the `summary` of all its rollouts, the measures of each segment, and the moments of its observations. The
+    moments are None if the observations are not normalised (`normal` as in `worker_gradient`).
     """
     shared, actors = _given
     actor, optimizer, theta = actors[k], shared.optimizers[k], np.asarray(shared.theta)
@@ -212,11 +227,11 @@ def learn_round(k, t_stop, learning_rate, normal=None):
     if normal:
         memory.sampler.envs.mean, memory.sampler.envs.var = normal
     rollouts, measures = [], []
-    with np.errstate(all="ignore"):  # a norm that is not finite is how the learner gets to know
+    with np.errstate(all="ignore"):  # no warnings: the learner finds NaN and Inf in the gradient's norm
         while True:
             before = shared.updates.sum()
             update = next(memory.updates)
-            shared.steps[k] += update["rollout"].env_steps  # T ← T + 1 for each
+            shared.steps[k] += update["rollout"].env_steps  # T ← T + 1 for each step
             staleness = int(shared.updates.sum() - before)
             shared.updates[k] += 1
             rollouts.append(summary(update.pop("rollout"), update["grad_norm"]))
@@ -227,18 +242,18 @@ def learn_round(k, t_stop, learning_rate, normal=None):
 
 
 def worker_state(k):
-    """Where worker k's sampler stands; and whether it stood where it should when it began."""
+    """(the state of worker k's sampler, False if this sampler could not be restored when it began, else True)."""
     shared, actors = _given
     memory = memory_of(actors[k], int(shared.steps[k]))
     return state_of(memory.sampler), memory.same
 
 
 def rounds(pool, shared, *, report_every=2000, obs_rms=None):
-    """A3C: the workers of a `start_pool` learn on one θ; yields measures every `report_every` steps of all together.
+    """A3C in rounds: the workers of a `start_pool` learn on one θ. Yields the measures of each round. Never ends.
 
-    Between these rounds no worker runs, and θ is at rest. Of a worker that dies, hangs or raises only the unfinished
-    segment is lost: θ and all counts are in shared memory. Observations are normalised by the moments `obs_rms`, if
-    given, to which each round adds.
+    A round lasts `report_every` steps, counted over all workers. Between two rounds no worker runs, so θ does not
+    change. If a worker dies, hangs or raises, only its unfinished segment is lost, because θ and all counts are in
+    shared memory. If `obs_rms` is given, its moments normalise the observations, and each round updates them.
     """
     while True:
         before, rate = np.array(shared.steps), shared.optimizers[0].learning_rate

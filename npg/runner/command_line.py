@@ -1,6 +1,7 @@
-"""The command line that the run scripts share: flags, commands, and what to say when something is wrong.
+"""The command line that the run scripts share: flags, commands, and error messages.
 
-A command line is read twice: first --algo (or the folder of a run, which knows its own), then that algorithm's flags.
+A command line is read twice. The first time finds the algorithm, from --algo or from the folder of a run. The second
+time reads the flags of this algorithm.
 
 Exit codes: 0 done, 2 bad arguments or input, 3 diverged, 4 the user's environment failed, 130 Ctrl-C and 143 SIGTERM
 (checkpoint written first).
@@ -40,7 +41,7 @@ FOLDERS = {
     "watch": "watch one episode of the policy in DIR",
     "export": f"make the policy in DIR the one that is called {PRETRAINED!r}",
 }
-ALLOWED = {  # what else may be given with
+ALLOWED = {  # {command: the other flags that it accepts}
     **dict.fromkeys(COMMANDS, {"seed", "episodes", "act", "quiet"}),
     "resume": {"steps", "quiet", "cluster"},
 }
@@ -52,7 +53,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(script, algo):
-    """Reads every flag of one algorithm; what is not given is left out."""
+    """A parser for every flag of one algorithm. Flags that are not given are absent from its result."""
     parser = _Parser(
         description=f"{script.description} {algo}: {inspect.getdoc(script.algorithms[algo][0]) or ''}",
         usage="%(prog)s [FLAG ...]",
@@ -92,15 +93,15 @@ def _shown(name, default):
 
 
 def number_or_none(text):
-    """An argparse type."""
+    """An argparse type: "none" → None, "5" → 5, "0.5" → 0.5."""
     return None if text == "none" else int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-number_or_none.__name__ = "number"  # in argparse's messages
+number_or_none.__name__ = "number"  # argparse's messages show this name
 
 
 def _algorithm_of(script, argv):
-    """The algorithm whose flags are read: of --algo, or of the run that is named, or the script's default."""
+    """The algorithm whose flags are read: of the run that is named, or else of --algo, or else the script's default."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--algo", choices=list(script.algorithms))
     folders = ("resume", *COMMANDS)
@@ -108,7 +109,7 @@ def _algorithm_of(script, argv):
         parser.add_argument(f"--{name}")
     known, _ = parser.parse_known_args(argv)
     for folder in (getattr(known, name) for name in folders):
-        with contextlib.suppress(RunError, KeyError):  # what is wrong with a folder is said later
+        with contextlib.suppress(RunError, KeyError):  # errors in a folder are reported later
             algo = read_config(folder)["algo"] if folder and folder != PRETRAINED else None
             if algo in list(script.algorithms):
                 return algo
@@ -116,7 +117,7 @@ def _algorithm_of(script, argv):
 
 
 def _new_config(script, algo, given, parser):
-    """The config of a new run: what was asked, and defaults for the rest."""
+    """The config of a new run: the settings that were given, and defaults for the rest."""
     env = given.get("env", script.settings_of(algo, False)["env"].default)
     probe = script.probe(env)
     is_box = isinstance(probe.single_action_space, gymnasium.spaces.Box)
@@ -162,7 +163,7 @@ def _new_folder(script, algo, given):
 
 @contextlib.contextmanager
 def _cluster(address):
-    """The executor of the Dask scheduler at an address; RunError where there is none."""
+    """The executor of the Dask scheduler at an address. RunError if no scheduler answers, or without the package."""
     try:
         from distributed import Client
     except ImportError:
@@ -177,7 +178,7 @@ def _cluster(address):
 
 @contextlib.contextmanager
 def _stopping(run):
-    """Ctrl-C and SIGTERM end the run between two updates, with a checkpoint; a second one ends it at once."""
+    """At Ctrl-C or SIGTERM the run ends between two updates and saves a checkpoint; at a second signal, immediately."""
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {number: signal.signal(number, run.stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -188,7 +189,7 @@ def _stopping(run):
             run.stopped = run.stopped or signal.SIGINT
         if run.stopped:
             for number in handlers:
-                signal.signal(number, signal.SIG_IGN)  # up to the end of the process
+                signal.signal(number, signal.SIG_IGN)  # until the process ends
             run.save_where_it_stands()
     finally:
         for number, handler in handlers.items() if not run.stopped else ():
@@ -196,7 +197,7 @@ def _stopping(run):
 
 
 def _train(script, config, folder, given, parser):
-    """Begin or resume a run, train, and say how it ended; returns the exit code."""
+    """Begins or resumes a run, trains, and prints how the run ended. Returns the exit code."""
     address = config.get("cluster")
     with contextlib.ExitStack() as until_the_end:
         executor = until_the_end.enter_context(_cluster(address)) if address else None
@@ -211,7 +212,7 @@ def _train(script, config, folder, given, parser):
             until_the_end.enter_context(taken(folder))
             run.create()
         try:
-            # What is not finite ends the run with a message of its own; closing lets go of workers.
+            # No NumPy warnings: NaN or Inf ends the run with its own message. Closing ends the workers.
             with run.bar, np.errstate(all="ignore"), contextlib.closing(task), contextlib.closing(learner.updates):
                 with _stopping(run):
                     if "resume" not in given or run.replay():
@@ -221,7 +222,7 @@ def _train(script, config, folder, given, parser):
         except Diverged as error:
             print(f"{parser.prog}: {error}; {run.last_checkpoint()}", file=sys.stderr)
             return 3
-        except Exception as error:  # a cluster's may be of any kind, also what a call raised there
+        except Exception as error:  # a cluster may raise any exception, also one that a call raised there
             failed = failure_of_environment(error)
             if failed:
                 with contextlib.suppress(Exception):  # the environments may be in any state
@@ -243,7 +244,7 @@ def _train(script, config, folder, given, parser):
 
 
 def _report(run, result, program, folder):
-    """What came out, and what to do next."""
+    """The text for the user at the end: the results, and commands for the next steps."""
     verdict = {None: "finished", True: "solved", False: "not solved"}[result["solved"]]
     lines = [f"{verdict} after {result['env_steps']:,} steps and {result['seconds']:.2f} s of training"]
     if run.is_search or run.recent_return is None:
@@ -267,9 +268,9 @@ def _report(run, result, program, folder):
 
 
 def main(script, argv=None):
-    """Run a script's command line; returns the exit code."""
+    """Runs a script's command line. Returns the exit code."""
     with contextlib.redirect_stderr(interrupts.Forgiving(sys.stderr)):
-        if argv is None:  # a process of its own
+        if argv is None:  # the script is the process's own program
             return interrupts.run(lambda: _main(script, sys.argv[1:]))
         return _main(script, list(argv))
 
@@ -277,7 +278,7 @@ def main(script, argv=None):
 def _main(script, argv):
     for stream in (sys.stdout, getattr(sys.stderr, "stream", None)):
         if isinstance(stream, io.TextIOWrapper) and not stream.closed:
-            stream.reconfigure(errors="replace")  # a terminal may lack Greek letters
+            stream.reconfigure(errors="replace")  # some terminals cannot show Greek letters
     algo = _algorithm_of(script, argv)
     parser = make_parser(script, algo)
     args, unknown = parser.parse_known_args(argv)
@@ -303,7 +304,7 @@ def _main(script, argv):
             config = _new_config(script, algo, given, parser)
             return _train(script, config, folder, given, parser)
         folder = pathlib.Path(given["resume"])
-        read_config(folder)  # where there is no run, nothing is made
+        read_config(folder)  # if there is no run, this raises before `taken` makes a folder
         with taken(folder):
             config = read_config(folder)
             config.update({name: given[name] for name in ("steps", "cluster") if name in given})
@@ -327,14 +328,14 @@ def _main(script, argv):
 
 
 def failure_of_environment(error):
-    """The EnvironmentFailed that an exception is, or that caused it, in a worker for instance; else None."""
+    """The EnvironmentFailed among an exception and its causes (the cause may come from a worker), or None."""
     while error is not None and not isinstance(error, EnvironmentFailed):
         error = error.__cause__
     return error
 
 
 def _keep_traceback(folder, text):
-    """Write the traceback into the folder of the run; says where it is, for the end of a message."""
+    """Writes the traceback into the folder of the run. Returns the end of the error message: where the traceback is."""
     if folder is None:
         return ""
     try:
@@ -346,11 +347,11 @@ def _keep_traceback(folder, text):
 
 
 def _refuse(script, algo, parser, flag):
-    """A flag that this algorithm does not have; say so, where another one has it."""
+    """Exits with an error: this algorithm has no such flag. The message says if another algorithm has the flag."""
     name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
     if "_" in flag and name in script.settings_of(algo, True):
         parser.error(f"unrecognized arguments: {flag}; did you mean --{name.replace('_', '-')}?")
-    known = name in script.settings_of(algo, True)  # as in --no-seed
+    known = name in script.settings_of(algo, True)  # for example --no-seed
     if not known and any(name in script.settings_of(other, True) for other in script.algorithms):
         parser.error(f"--{name.replace('_', '-')} has no meaning for --algo {algo}")
     parser.error(f"unrecognized arguments: {flag}")

@@ -1,4 +1,4 @@
-"""What is done with a policy that is saved already: --evaluate, --gif, --watch, --export."""
+"""The commands for a saved policy: --evaluate, --gif, --watch, --export. Each returns the exit code."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from npg.runner.script import prepare
 
 
 def read_policy(script, folder):
-    """(config, {name: array}) of the last checkpoint in a folder, or of the policy that goes by `PRETRAINED`."""
+    """(config, {name: array}) of the last checkpoint in a folder; of the script's own policy for `PRETRAINED`."""
     if script.pretrained is not None and folder == PRETRAINED:
         config, theta = read_weights(script.pretrained)
         return config, {"theta": theta}
@@ -20,9 +20,11 @@ def read_policy(script, folder):
 
 
 def load(script, folder, **overrides):
-    """The `Run` of the policy saved in a folder, or that goes by `PRETRAINED`, for playing.
+    """A `Run` that plays the policy saved in a folder; the script's own policy for `PRETRAINED`.
 
-    overrides  "seed", "episodes", "act" and settings named in `Script.playing` that are to differ from training's
+    overrides  new values for "seed", "episodes", "act", and the settings named in `Script.playing`
+
+    Raises RunError if the run has no such setting.
     """
     config, saved = read_policy(script, folder)
     for name, value in overrides.items():
@@ -41,7 +43,7 @@ def _load(script, command, given):
 
 
 def evaluate(script, given):
-    """Play, and print the returns."""
+    """Plays episodes and prints their returns."""
     returns = _load(script, "evaluate", given).evaluate(COMMAND, MANY)
     print(
         f"return {returns.mean():.1f} ± {returns.std():.1f} (lowest {returns.min():.1f}, highest {returns.max():.1f}) "
@@ -51,7 +53,7 @@ def evaluate(script, given):
 
 
 def gif(script, given):
-    """Write policy.gif into the folder."""
+    """Writes one episode as policy.gif into the folder."""
     run = _load(script, "gif", given)
     pictures, fps = zip(*run.player.frames("rgb_array"))
     path = run.folder / "policy.gif"
@@ -61,7 +63,7 @@ def gif(script, given):
 
 
 def watch(script, given):
-    """Show an episode on the screen."""
+    """Shows one episode on the screen."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise RunError("--watch: there is no screen here; --gif writes the episode to a file")
     for _ in _load(script, "watch", given).player.frames("human"):
@@ -70,7 +72,7 @@ def watch(script, given):
 
 
 def export(script, given):
-    """Make the policy the one that comes with the package."""
+    """Writes the policy as the pretrained policy of the package."""
     run = _load(script, "export", given)
     config = {name: value for name, value in run.config.items() if name != "from_earlier_format"}
     write_weights(script.pretrained, config, run.learner.theta)

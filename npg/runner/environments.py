@@ -1,8 +1,8 @@
-"""Any Gymnasium environment with Discrete or Box actions, as the vector environment that `npg.rollout` samples from.
+"""Makes vector environments for `npg.rollout`, from any Gymnasium environment with Discrete or Box actions.
 
-Everything is Gymnasium's own: its vector environments and its wrappers. Observations reach the policy as vectors
-(Box flattened, Discrete one-hot). Bounded Box actions are rescaled, so that [−1, 1] spans the environment's range, and
-clipped there: the policy's Gaussian is unbounded and its score stays that of the action it drew.
+Gymnasium's own wrappers adapt the spaces. Observations reach the policy as vectors: Box is flattened, Discrete becomes
+one-hot. Bounded Box actions are rescaled: [−1, 1] covers the environment's range. The policy's Gaussian is unbounded,
+so actions are clipped to this range. The policy computes its score at the action before clipping.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ REMEMBERING = "gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_r
 
 
 class UnsupportedEnvironment(ValueError):
-    """No such environment, a missing package, or a space that no policy here can act in; the message says which."""
+    """An unknown environment, a missing package, or a space that no policy here supports. The message says which."""
 
 
 class EnvironmentFailed(Exception):
-    """The user's environment raised something: (one line that says which call of which environment, the traceback)."""
+    """The user's environment raised an exception. args: (one line with the environment and the call, traceback)."""
 
     def __str__(self):
         return self.args[0]
@@ -36,7 +36,7 @@ class EnvironmentFailed(Exception):
 
 @contextlib.contextmanager
 def _call(what, *others):
-    """What an environment's own code raises, also by sys.exit, becomes EnvironmentFailed; not Ctrl-C, nor `others`."""
+    """Turns an exception of an environment's code, also sys.exit's, into EnvironmentFailed; not Ctrl-C and `others`."""
     try:
         yield
     except (KeyboardInterrupt, EnvironmentFailed, *others):
@@ -47,7 +47,7 @@ def _call(what, *others):
 
 
 def _guarded(env, env_id, shape):
-    """The environment, whose `reset` and `step` raise EnvironmentFailed where its code fails or observations misfit."""
+    """Makes `reset` and `step` raise EnvironmentFailed if the environment fails or obs does not have this shape."""
 
     def guard(name):
         call, what = getattr(env, name), f"environment {env_id}: {name}"
@@ -104,10 +104,10 @@ def _wrappers_for(env_id):
 
 
 def make_envs(env_id, n, *, normalise_obs=False):
-    """`n` copies of a registered environment side by side, stepped in this process.
+    """A vector environment: `n` copies of a registered environment, all in this process.
 
-    With `normalise_obs` each coordinate of the observations has its running mean and variance removed
-    (`gymnasium.wrappers.vector.NormalizeObservation`).
+    normalise_obs   normalise each coordinate of the observations by its running mean and variance
+                    (`gymnasium.wrappers.vector.NormalizeObservation`)
 
     Raises UnsupportedEnvironment with one line for the user.
     """
@@ -119,7 +119,7 @@ def make_envs(env_id, n, *, normalise_obs=False):
 
 
 def make_env(env_id, render_mode=None, *, normalise_obs=False):
-    """One copy with the same wrappers, to render; not normalised, which needs a vector environment's moments."""
+    """One copy with the same wrappers, for rendering and for searches. Its observations are never normalised here."""
     env = _make(gymnasium.make, env_id)
     if render_mode and not {render_mode, "rgb_array"} & set(env.metadata.get("render_modes", [])):
         raise UnsupportedEnvironment(f"environment {env_id}: cannot render as {render_mode}")
@@ -130,7 +130,7 @@ def make_env(env_id, render_mode=None, *, normalise_obs=False):
 
 
 def make_pong_envs(env_id, n, num_threads=0, *, inputs="trail", sticky=0.0):
-    """`n` games of Pong side by side, for run_pong.py; arguments as `npg.pong.PongVectorEnv`'s."""
+    """A vector environment of `n` games of Pong, for run_pong.py. Arguments as in `npg.pong.PongVectorEnv`."""
     _only_pong(env_id)
     try:
         return PongVectorEnv(n, inputs, sticky, num_threads)
@@ -139,7 +139,7 @@ def make_pong_envs(env_id, n, num_threads=0, *, inputs="trail", sticky=0.0):
 
 
 def make_pong_env(env_id, render_mode=None, *, inputs="trail", sticky=0.0):
-    """One game of Pong to be rendered."""
+    """One game of Pong, for rendering."""
     _only_pong(env_id)
     try:
         return PongEnv(render_mode, inputs, sticky)
@@ -153,11 +153,11 @@ def _only_pong(env_id):
 
 
 class Log:
-    """How an environment began, and the actions since.
+    """The log of an environment: how it began, and all actions since then.
 
-    start    the seed of its reset, or the state of its random generator before the reset
-    chunks   the actions, arrays [n, …]; of the last ones, `rows`, no array has been made yet
-    resets   how many actions there were at each reset since that gave no seed
+    start    the seed of the reset, or the state of the random number generator before the reset
+    chunks   the actions, in arrays [n, …]; the latest actions are still in the list `rows`
+    resets   for each later reset without a seed: the number of actions before this reset
     """
 
     def __init__(self, start=None, chunks=(), resets=()):
@@ -165,7 +165,7 @@ class Log:
         self.n_packed, self.n_sent = sum(map(len, self.chunks)), None
 
     def pack(self):
-        """Make an array of the rows; whole numbers below 256 take a byte."""
+        """Packs `rows` into an array. Whole numbers from 0 to 255 take one byte each."""
         if self.rows:
             rows = np.array(self.rows)
             small = rows.dtype.kind in "iu" and 0 <= rows.min() and rows.max() < 256
@@ -174,19 +174,19 @@ class Log:
 
     @property
     def actions(self):
-        """All of them, an array [n, …]."""
+        """All actions, in one array [n, …]."""
         self.pack()
         return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.uint8)
 
     def news(self):
-        """What has come since the last news: (start, or None where it is the same; chunks; resets)."""
+        """The changes since the last call: (start, or None after the first call; new chunks; all resets)."""
         self.pack()
         news = (self.start, self.chunks) if self.n_sent is None else (None, self.chunks[self.n_sent :])
         self.n_sent = len(self.chunks)
         return *news, self.resets
 
     def follow(self, news):
-        """The log with the news of its twin in another process."""
+        """Adds the `news` of its twin in another process. Returns the log; if the news has a start, a new log."""
         start, chunks, resets = news
         if start is not None:
             return Log(*news)
@@ -196,14 +196,14 @@ class Log:
 
 
 class Replayable(gymnasium.Wrapper):
-    """One of several environments: it logs its episode, and can come back to where it was."""
+    """Wraps one environment of a vector environment. It logs the current episode and can replay it."""
 
     def __init__(self, env):
         super().__init__(env)
         self.log, self.replaying = Log(), None
 
     def reset(self, *, seed=None, options=None):
-        """As the environment's; after `replay` the first half of coming back."""
+        """The environment's reset. After a call of `replay`: plays the log, except for its last action."""
         if self.replaying is not None:
             return self._replay_all_but_the_last()
         generator = getattr(getattr(self.unwrapped, "np_random", None), "bit_generator", None)
@@ -211,7 +211,7 @@ class Replayable(gymnasium.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action):
-        """As the environment's; after `replay` the second half of coming back, whatever the action."""
+        """The environment's step. After a call of `replay`: plays the last action of the log and ignores `action`."""
         if self.replaying is None:
             self.log.rows.append(action)
             return self.env.step(action)
@@ -219,7 +219,7 @@ class Replayable(gymnasium.Wrapper):
         return self.env.step(last[0]) if len(last) else (self.obs, 0.0, False, False, {})
 
     def replay(self, log):
-        """Come back to the end of a log, by a `reset` and a `step`: a vector environment then knows of it, too."""
+        """The next `reset` and `step` play this log. So the vector environment also gets the state at its end."""
         self.log = log
         self.replaying = _as_drawn(log.actions, self.action_space)
 
@@ -234,9 +234,9 @@ class Replayable(gymnasium.Wrapper):
 
 
 class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
-    """A vector environment that is made when its first episode begins, and can come back to where it was.
+    """A vector environment that is created at the first reset. It logs its actions and can replay them.
 
-    make() → the environment, of `num_envs` copies with these spaces; NEXT_STEP autoreset
+    make   make() → the vector environment: `num_envs` copies with these spaces, NEXT_STEP autoreset
     """
 
     metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
@@ -249,7 +249,7 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(action_space, num_envs)
 
     def reset(self, *, seed=None, options=None):
-        """As the environment's."""
+        """The environment's reset, logged."""
         if self.envs is None:
             self.envs = self.make()
             envs = self.envs.unwrapped
@@ -263,7 +263,7 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
         return self.obs, info
 
     def step(self, actions):
-        """As the environment's."""
+        """The environment's step, logged."""
         if self.logs_all:
             self.log.rows.append(actions)
         self.obs, *rest = self.envs.step(actions)
@@ -271,10 +271,11 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
 
     @property
     def logs(self):
-        """{"episodes": those of its environments, where each has its own; "whole": that of all, since the seed}.
+        """{"episodes": one log per environment, of its current episode; "whole": one log of all, since the seed}.
 
-        The episodes bring most environments back, but not those on which the past leaves traces beyond the episode.
-        REMEMBERING ones have no logs of their own; for others the whole is kept beside episodes up to LOG_BYTES.
+        Most environments come back when they replay their current episode. Some do not, because earlier episodes leave
+        traces. So the whole log is also kept, up to LOG_BYTES. A vector environment of one piece, and an environment
+        in REMEMBERING, has only the whole log, of any size.
         """
         self.log.pack()
         if self.parts and sum(chunk.nbytes for chunk in self.log.chunks) > LOG_BYTES:
@@ -283,16 +284,16 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
         return {name: some for name, some in logs.items() if some}
 
     def replay(self, logs, obs, progress=iter):
-        """Come back to the end of these logs; False where they lead to other observations than `obs`.
+        """Replays these logs. Returns False if the observations at the end differ from `obs`.
 
-        progress   gives what it is given, one by one, and may show how far it is (as `tqdm`)
+        progress   progress(items) yields the items and may show a progress bar (such as `tqdm`)
         """
         for name, replay in (("episodes", self._replay_episodes), ("whole", self._replay_whole)):
-            self.envs = None  # a new one
+            self.envs = None  # the next reset makes a new one
             try:
                 if name in logs and np.array_equal(replay(logs, progress), obs):
                     return True
-            except Exception:  # of whatever kind: an environment that goes elsewhere may well refuse the old actions
+            except Exception:  # any exception: an environment in another state may refuse the old actions
                 continue
         self.envs = None
         return False
@@ -321,28 +322,29 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
 
 
 def _as_drawn(actions, space):
-    """Packed actions as the policy drew them."""
+    """Packed actions in the dtype in which the policy drew them."""
     return actions.astype(space.dtype) if np.issubdtype(space.dtype, np.integer) else actions
 
 
 class OwnReward(gymnasium.vector.VectorWrapper):
-    """Leaves the environment's own reward in info["reward"], because a wrapper around it changes the reward."""
+    """Puts the environment's own reward into info["reward"], because the wrapper around this one changes the reward."""
 
     def step(self, actions):
-        """As the environment's."""
+        """The environment's step, with info["reward"]."""
         obs, rew, terminated, truncated, info = self.env.step(actions)
         return obs, rew, terminated, truncated, {**info, "reward": rew}
 
 
 def scale_rewards(envs, gamma):
-    """Divide rewards by the running standard deviation of the discounted return (Gymnasium's `NormalizeReward`)."""
+    """Divides rewards by the running standard deviation of the discounted return (Gymnasium's `NormalizeReward`)."""
     return NormalizeReward(OwnReward(envs), gamma)
 
 
 class NormalisedElsewhere(gymnasium.vector.VectorObservationWrapper):
-    """Observations with a mean and variance removed that are given: a worker's. They are those of all workers.
+    """Normalises a worker's observations by a given mean and variance, which come from all workers' observations.
 
-    What it sees meanwhile is for `take`: the learner merges it, and gives new ones.
+    `take` returns the moments of the observations seen here. The learner merges the moments of all workers, and then
+    sets a new mean and variance.
     """
 
     def __init__(self, env):
@@ -350,7 +352,7 @@ class NormalisedElsewhere(gymnasium.vector.VectorObservationWrapper):
         self.mean, self.var, self.seen = 0.0, 1.0, []
 
     def observations(self, obs):
-        """Normalised."""
+        """The observations, normalised."""
         self.seen.append(np.array(obs))
         return normalised(obs, self.mean, self.var)
 
@@ -361,30 +363,30 @@ class NormalisedElsewhere(gymnasium.vector.VectorObservationWrapper):
 
 
 def normalised(obs, mean, var):
-    """Observations with this mean and variance removed, as Gymnasium's wrapper does it."""
+    """Observations normalised by this mean and variance, with the formula of Gymnasium's wrapper."""
     return (obs - mean) / np.sqrt(var + 1e-8)
 
 
 def merge(obs_rms, seen):
-    """Add (mean, variance, number) of other observations to the running moments; neither may be there."""
+    """Adds (mean, variance, number) of other observations to the running moments. If `seen` is None, does nothing."""
     if seen:
         mean, var, count = seen
         obs_rms.update_from_moments(mean.astype(obs_rms.mean.dtype), var.astype(obs_rms.mean.dtype), count)
 
 
 def moments(obs_rms):
-    """{name: array} of the running moments of normalised observations, {} of None."""
+    """{name: array} of the running moments of the observations; {} if `obs_rms` is None."""
     if obs_rms is None:
         return {}
     return {"obs_mean": obs_rms.mean, "obs_var": obs_rms.var, "obs_count": np.asarray(obs_rms.count)}
 
 
 def set_moments(obs_rms, obs_mean, obs_var, obs_count):
-    """Give the `RunningMeanStd` these moments."""
+    """Sets the moments of a `RunningMeanStd`."""
     obs_rms.mean, obs_rms.var, obs_rms.count = obs_mean.copy(), obs_var.copy(), float(obs_count)
 
 
 def freeze_normaliser(envs, obs_rms):
-    """Give a normalised vector environment these moments and hold them there, as an evaluation should."""
+    """Sets the moments of a normalised vector environment and stops their updates, for an evaluation."""
     set_moments(envs.obs_rms, **moments(obs_rms))
     envs.update_running_mean = False

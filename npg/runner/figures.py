@@ -1,4 +1,4 @@
-"""Figures of runs. Matplotlib is imported only when one is drawn, so training does not wait for it."""
+"""Figures of runs. Matplotlib is imported only when a figure is drawn, so training does not wait for the import."""
 
 import argparse
 import io
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def import_figure():
-    """Matplotlib's `Figure`, which needs no display and keeps no state. MPLBACKEND may be wrong: it is not read."""
+    """Imports Matplotlib's `Figure`, which needs no display. Ignores the variable MPLBACKEND, which may be wrong."""
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ def import_figure():
 
 
 def figure_path(text):
-    """An argparse type: a file to write in a folder that exists, refused before the work is done."""
+    """An argparse type: the path of a file to write. A folder that does not exist is refused before the work begins."""
     path = pathlib.Path(text)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"no folder {path.parent}")
@@ -28,11 +28,11 @@ def figure_path(text):
 
 
 def learning_curve(rows, title, target=None, window=100):
-    """A PNG, as bytes: returns against environment steps.
+    """Draws returns against environment steps. Returns a PNG as bytes.
 
-    rows     of metrics.csv: dicts with env_steps, return_mean where an episode ended, return_100 or that of another
-             window, and eval_return_mean where an evaluation was made
-    target   the return to be reached, drawn as a line
+    rows     of metrics.csv, as dicts: env_steps; return_mean if an episode ended; return_100 (return_30 for window 30)
+             if there were enough episodes; eval_return_mean if there was an evaluation
+    target   the return to reach, drawn as a line
     """
     Figure = import_figure()
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -58,7 +58,7 @@ def learning_curve(rows, title, target=None, window=100):
 
 
 def gif(path, frames, fps):
-    """Animated GIF of RGB frames [height, width, 3], into a file or path. Pillow, which writes it, is Matplotlib's."""
+    """Writes RGB frames [height, width, 3] as an animated GIF into a file or path. Pillow comes with Matplotlib."""
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in frames]

@@ -1,7 +1,7 @@
-"""The folder of a run: who may write there, and how a file is written.
+"""The folder of a run: a lock for the folder, and safe writing of its files.
 
     taken               a folder belongs to one process at a time
-    write_atomically    a file is replaced whole, or not at all
+    write_atomically    a file is replaced as a whole, or not at all
 """
 
 import contextlib
@@ -15,30 +15,30 @@ try:
 except ImportError:
     fcntl = None
 try:
-    import msvcrt  # of Windows
+    import msvcrt  # only on Windows
 except ImportError:
     msvcrt = None
 
 LOCK = ".lock"
 FILES = "config.json", "metrics.csv", "checkpoint.npz", "result.json", "learning_curve.png"
-_mine = set()  # locks of this process: the system's locks keep out other processes only
+_mine = set()  # folders that this process has locked: the system's locks stop only other processes
 
 
 class RunError(Exception):
-    """A folder or file that cannot be used; the message is one line for the user."""
+    """A folder, a file or an argument cannot be used. The message is one line for the user."""
 
 
 def one_line(error):
-    """What an exception says, in one line; a line break within becomes a space."""
+    """The text of an exception in one line: each line break becomes a space."""
     return " ".join(str(error).split())
 
 
 @contextlib.contextmanager
 def taken(folder):
-    """Make the folder if it is not there, and take it; RunError where another process, or this one, has it.
+    """Makes the folder if necessary and locks it. RunError if another process, or this one, has locked it already.
 
-    The system frees it when this process ends, however it ends. The file `LOCK` is removed at the end; a killed process
-    leaves it, and it means nothing then.
+    The system releases the lock when this process ends, even if the process is killed. The file `LOCK` is removed at
+    the end. A killed process leaves the file, but the file alone locks nothing.
     """
     folder = pathlib.Path(folder)
     path = folder / LOCK
@@ -57,13 +57,13 @@ def taken(folder):
         yield
     finally:
         _mine.discard(key)
-        with contextlib.suppress(OSError):  # Windows removes no open file
+        with contextlib.suppress(OSError):  # Windows cannot remove an open file
             os.unlink(path)
         os.close(lock)
 
 
 def _locked(path):
-    """A descriptor of the file, which is locked; BlockingIOError where somebody else has locked it."""
+    """Opens and locks a file, returns its descriptor. BlockingIOError if another process has locked the file."""
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -77,16 +77,17 @@ def _locked(path):
             pass
         except OSError as error:
             os.close(lock)
-            if isinstance(error, PermissionError):  # EACCES: locked, on some systems
+            if isinstance(error, PermissionError):  # EACCES means locked, on some systems
                 raise BlockingIOError from None
             raise
-        os.close(lock)  # its owner has just removed it: another file is the lock now
+        os.close(lock)  # its owner has just removed this file: open a new file
 
 
 def write_atomically(path, write):
-    """write(file) into a temporary file beside `path`, which then takes its place: never half a file.
+    """Calls write(file) for a temporary file beside `path`. The temporary file then replaces `path`: never half a file.
 
-    The temporary file has a name that no other process uses, and is removed where writing fails.
+    No other process uses the name of the temporary file. If writing fails, the temporary file is removed, and RunError
+    is raised for an OSError.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -98,17 +99,17 @@ def write_atomically(path, write):
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)  # it is still there only where something went wrong
+        temporary.unlink(missing_ok=True)  # it still exists only after an error
 
 
 def remove_leftovers(folder):
-    """Remove the temporary files of a process that was killed; for whoever has `taken` the folder."""
+    """Removes the temporary files of a killed process. The caller must have `taken` the folder."""
     for name in FILES:
         for path in folder.glob(f"{name}.*tmp"):
             path.unlink(missing_ok=True)
 
 
 def write_json(path, value):
-    """Atomically; NaN, which JSON does not know, becomes null."""
+    """Writes a value as JSON, atomically. NaN and Inf become null, because JSON has neither."""
     clean = json.loads(json.dumps(value), parse_constant=lambda name: None)
     write_atomically(path, lambda file: file.write((json.dumps(clean, indent=2) + "\n").encode()))

@@ -1,6 +1,6 @@
-"""Ctrl-C in one line, without a traceback; and a standard error that may be closed, full or a broken pipe.
+"""Ends a script at Ctrl-C with one line and no traceback; protects it from a closed, full or broken standard error.
 
-Light to import: a script imports it before anything that takes time.
+A script imports this module before all slow imports. So this module itself must import fast.
 """
 
 import os
@@ -12,7 +12,7 @@ LINE = "interrupted"
 
 
 def leave_at_once():
-    """Until further notice Ctrl-C ends this process with one line and exit code 130: for imports, say."""
+    """From now on, Ctrl-C ends this process with one line and exit code 130: used during imports. `run` ends this."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _leave)
 
@@ -26,7 +26,7 @@ def _leave(number, frame):
 
 
 def run(main):
-    """The exit code of main(), a script's work after its imports: 130 where Ctrl-C ends it."""
+    """Runs main(), a script's work after its imports. Returns the exit code: main's, or 130 after Ctrl-C."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,23 +37,23 @@ def run(main):
         code = 130
         print(f"\n{LINE}", file=sys.stderr)
     if in_main_thread:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the end of the process
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the end of the process is left
     return code if isinstance(code, int) else 0
 
 
 class Forgiving:
-    """A text stream that ignores it when nothing can be written: what is shown on the way may not end a training."""
+    """A text stream that ignores write errors, because a message on the screen must not end a training."""
 
     def __init__(self, stream):
         self.stream = stream
 
     def write(self, text):
-        """As the stream's, if there is one that works."""
+        """Writes to the stream, if the stream still works."""
         self._try(lambda: self.stream.write(text))
         return len(text)
 
     def flush(self):
-        """As the stream's, if there is one that works."""
+        """Flushes the stream, if the stream still works."""
         self._try(lambda: self.stream.flush())
 
     def _try(self, act):
@@ -65,7 +65,7 @@ class Forgiving:
                 self.stream = None
 
     def isatty(self):
-        """Whether a person reads it."""
+        """Whether the stream is a terminal."""
         return self.stream is not None and not self.stream.closed and self.stream.isatty()
 
     def __getattr__(self, name):
@@ -73,7 +73,7 @@ class Forgiving:
 
 
 def _silence(stream):
-    """What the stream has kept goes nowhere, else the end of the process would try to write it again."""
+    """Redirects the stream to nowhere. Otherwise Python would try to write its buffer again at the end."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

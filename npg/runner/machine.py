@@ -1,4 +1,4 @@
-"""What this machine gives: CPU cores, and the time since this process began."""
+"""Facts about the machine and this process: CPU cores, control groups (cgroups), the time since the process began."""
 
 import contextlib
 import math
@@ -10,7 +10,7 @@ BEGAN = time.monotonic()
 
 
 def process_seconds():
-    """Seconds since this process began; where the system does not say when that was, since its first lines."""
+    """Seconds since this process began. If the system does not know the beginning: since the import of this module."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
@@ -18,9 +18,9 @@ def process_seconds():
 
 
 def available_cores(root="/"):
-    """CPU cores that this process may use: its CPU affinity and its cgroups' limits (versions 1 and 2), at least 1.
+    """CPU cores that this process may use, at least 1. Its CPU affinity and its cgroups (versions 1 and 2) limit them.
 
-    A limit of 1.5 cores counts as 2. `root` is where the system's files begin.
+    A limit of 1.5 cores counts as 2. `root` is the root of the file system.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -28,7 +28,7 @@ def available_cores(root="/"):
 
 
 def _cgroup_limits(root):
-    """Cores allowed by each cgroup this process is in and by the cgroups around those."""
+    """Yields the cores that each cgroup of this process allows, and the cores that each enclosing cgroup allows."""
     for is_first_version, folder in cgroups("cpu", root):
         with contextlib.suppress(OSError, ValueError):
             if is_first_version:
@@ -41,7 +41,7 @@ def _cgroup_limits(root):
 
 
 def cgroups(controller, root):
-    """(whether it is of version 1, its folder) of each cgroup this process is in, and of the cgroups around those."""
+    """Yields (whether it has version 1, its folder) for each cgroup of this process and each enclosing cgroup."""
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run needs of memory, by a low estimate: settings that cannot fit are refused before anything is made."""
+"""A low estimate of the memory that a run needs. Settings that cannot fit are refused before the run starts."""
 
 import contextlib
 import math
@@ -10,12 +10,12 @@ import numpy as np
 from npg.runner.machine import cgroups
 
 PROCESS = 30e6  # bytes of a Python process with NumPy and Gymnasium
-ENVIRONMENT = 100  # bytes of one environment, at least, besides its observation
-VECTORS = 3  # of θ's size: θ, its gradient, and what an optimizer remembers or makes on its way
+ENVIRONMENT = 100  # bytes of one environment, at least, without its observation
+VECTORS = 3  # arrays of θ's size: θ, its gradient, and an array of the optimizer
 
 
 def memory_limit(root="/"):
-    """Bytes that this process may use: the machine's memory, or less where its cgroups allow less; None: unknown."""
+    """Bytes that this process may use: the machine's memory, or less if its cgroups allow less. None if unknown."""
     root, limits = pathlib.Path(root), []
     with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
         lines = (root / "proc/meminfo").read_text().splitlines()
@@ -32,18 +32,18 @@ def memory_limit(root="/"):
 
 
 def estimate(settings, obs_space, act_space, side_by_side=None):
-    """{setting: bytes that it makes necessary}, from a run's settings and an environment's spaces.
+    """{setting: bytes that it requires}, from a run's settings and an environment's spaces.
 
-    The bytes of later ones depend on the settings before them.
+    The bytes of a setting may also depend on the settings before it in this dict.
 
-    side_by_side   episodes of an evaluation at a time; None: all
+    side_by_side   episodes that an evaluation plays at the same time; None: all
     """
     n_obs = int(np.prod(obs_space.shape))
     n_act = int(getattr(act_space, "n", 0) or np.prod(act_space.shape))
     row = n_obs * obs_space.dtype.itemsize
     envs, n_steps = settings.get("envs", 1), settings.get("n_steps", 1)
     sizes = [n_obs, *settings.get("hidden", ()), n_act * settings.get("components", 1)]
-    theta = sum((n_in + 1) * n_out for n_in, n_out in zip(sizes, sizes[1:]))  # whole numbers, which do not overflow
+    theta = sum((n_in + 1) * n_out for n_in, n_out in zip(sizes, sizes[1:]))  # Python's integers do not overflow
     rollout = envs * n_steps * row
     rollouts = min(settings.get("capacity", 1), settings["steps"] // (envs * n_steps) + 1)
     candidates = settings.get("n_candidates", 1)
@@ -61,7 +61,7 @@ def estimate(settings, obs_space, act_space, side_by_side=None):
 
 
 def check_memory(settings, *spaces_and_more, limit=None):
-    """ValueError that names the first setting that makes more memory necessary than there is."""
+    """Raises ValueError if a setting requires more memory than there is. The message names the first such setting."""
     limit = limit or memory_limit() or math.inf
     for name, needed in estimate(settings, *spaces_and_more).items():
         if needed <= limit:

@@ -1,4 +1,4 @@
-"""metrics.csv: one row an update, a column for each number that an update yields."""
+"""metrics.csv: one row per update, one column for each number that an update yields."""
 
 import csv
 import io
@@ -12,9 +12,9 @@ COLUMNS = (*COUNTERS, "return_mean", "length_mean")
 
 
 class Metrics:
-    """The rows of a run, and its metrics.csv.
+    """The metrics of a run, in memory and in metrics.csv.
 
-    rows      [{name: number}], in the order of the updates; the last one may still change until `write`
+    rows      [{name: number}], one dict per update; the last row may change until `write`
     columns   names of the first columns; a row with a new name adds a column
     """
 
@@ -23,7 +23,7 @@ class Metrics:
         self.file, self.writer, self.n_written = None, None, 0
 
     def write(self):
-        """Append the new rows to the file."""
+        """Appends the new rows to the file."""
         new = self.rows[self.n_written :]
         if not self._file_is_there() or {name for row in new for name in row} - set(self.columns):
             self.write_anew()
@@ -32,14 +32,14 @@ class Metrics:
             self.n_written = len(self.rows)
 
     def _file_is_there(self):
-        """False before the first row, and where somebody has deleted, renamed or replaced the file."""
+        """False before the file is first written, and after somebody has deleted, renamed or replaced it."""
         try:
             return self.file is not None and os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
         except FileNotFoundError:
             return False
 
     def write_anew(self):
-        """Write the whole file."""
+        """Writes the whole file again."""
         self.close()
         self.columns = tuple(dict.fromkeys([*self.columns, *(name for row in self.rows for name in row)]))
         text = io.StringIO(newline="")
@@ -51,7 +51,7 @@ class Metrics:
         self.writer = csv.DictWriter(self.file, self.columns)
 
     def close(self):
-        """Close the file; `write` opens it again."""
+        """Closes the file. The next `write` opens it again."""
         if self.file is not None:
             self.file.close()
             self.file = None
@@ -62,7 +62,7 @@ def _formatted(row):
 
 
 def read_metrics(folder, with_columns=False):
-    """Rows of metrics.csv as dicts of numbers, without the empty cells; an incomplete last line is ignored.
+    """Reads the rows of metrics.csv as dicts of numbers. Ignores empty cells and an incomplete last line.
 
     with_columns   also return the names of the columns: (rows, columns)
     """
@@ -78,7 +78,7 @@ def read_metrics(folder, with_columns=False):
 
 
 def metrics_until(folder, update):
-    """The `Metrics` of a run, up to this update; RunError where metrics.csv is missing or damaged."""
+    """Reads the `Metrics` of a run up to this update. RunError if metrics.csv is missing or damaged."""
     path = pathlib.Path(folder) / "metrics.csv"
     try:
         rows, columns = read_metrics(folder, with_columns=True)

@@ -1,6 +1,7 @@
-"""Playing with a policy: candidates of a search, evaluations that training never sees, films.
+"""Plays with a policy without learning: evaluations on unseen episodes, films, and the candidates of a search.
 
-`Player` plays a run's policy in episodes of their own seeds, `policy_evaluator` the candidates of a search.
+`Player` plays the policy of a run. These episodes have their own seeds. `policy_evaluator` plays the candidates of a
+search.
 """
 
 import functools
@@ -14,35 +15,35 @@ from npg.rollout import play
 from npg.runner.environments import freeze_normaliser, merge, normalised
 from npg.runner.workers import kept
 
-CALL = 4  # training takes 16 to 25 µs for a step of CartPole, an evaluation 70 to 100 µs for a step of 10 or 100
-POINT, CONFIRMING, COMMAND, FILM, FINAL, MORE, GREEDY, MORE_GREEDY = range(8)  # what is played for: its random numbers
-EVALUATE = 2  # what a stream of random numbers is for; see `npg.runner.task`
-ACT = {"most-likely": 0.0, "sharpened": 0.6, "sampled": 1.0}  # temperature of the policy where it only plays
+CALL = 4  # CartPole: training takes 16 to 25 µs per step; an evaluation 70 to 100 µs per step of all 10 or 100 games
+POINT, CONFIRMING, COMMAND, FILM, FINAL, MORE, GREEDY, MORE_GREEDY = range(8)  # purposes; each has its own seeds
+EVALUATE = 2  # a purpose of random numbers; the others are in `npg.runner.task`
+ACT = {"most-likely": 0.0, "sharpened": 0.6, "sampled": 1.0}  # temperature of a policy that only plays
 
 
 class Player:
     """Plays episodes that training never sees.
 
-    task       `npg.runner.task.Task`: how environments are made, and the moments of its observations
-    learner    `npg.runner.task.Learner`: whose policy plays
+    task       an `npg.runner.task.Task`: makes the environments, and has the moments of the observations
+    learner    an `npg.runner.task.Learner`: has the policy that plays
     """
 
     def __init__(self, task, learner):
         self.task, self.learner, self.envs = task, learner, {}
 
     def actor(self, how, seeds):
-        """act(obs) of the policy, acting as the setting `act` says; its random numbers follow from `seeds`."""
+        """Returns act(obs) of the policy. `how` is a value of the setting `act`; `seeds` seed its random numbers."""
         temperature = ACT[how]
         policy = exploring(self.learner.policy, temperature=temperature) if temperature else self.learner.policy
         rng = np.random.default_rng([*seeds, 1]) if temperature else None
         return functools.partial(policy.act, self.learner.theta, rng=rng)
 
     def returns(self, n, how, *stream):
-        """(returns [n] of unseen episodes, their cost in steps): they follow from the run's seed and `stream`.
+        """Plays n unseen episodes: (returns [n], cost in steps). The run's seed and `stream` are their seeds.
 
-        how   what the policy does: a value of the setting `act`
+        how   the way in which the policy acts, a value of the setting `act`
 
-        Where all n environments are computed at once, a call counts as `CALL` steps, however many they are.
+        If one call computes a step of all n environments, this call costs `CALL` steps, whatever n is.
         """
         task, seeds = self.task, (self.task.seed, EVALUATE, *stream)
         if task.cluster and not task.obs_rms:
@@ -51,12 +52,12 @@ class Player:
         envs = self.envs[n_envs] = self.envs.get(n_envs) or task.make_envs(n_envs)
         if task.obs_rms:
             freeze_normaliser(envs, task.obs_rms)
-        with np.errstate(all="ignore"):  # what is not finite ends a run with a message of its own
+        with np.errstate(all="ignore"):  # NaN or Inf ends a run with its own message
             returns, lengths = play(envs, self.actor(how, seeds), n, *seeds)
         return returns, int(lengths.sum() if task.at_a_time else CALL * lengths.max())
 
     def frames(self, mode):
-        """One episode, played and rendered: yields what `render` gives before each step, and the frames a second."""
+        """Plays and renders one episode. Yields (picture by `render`, frames per second) before each step."""
         env, moments, over = self.task.make_env(mode), self.task.obs_rms, False
         seeds = self.task.seed, EVALUATE, 0, FILM
         act = self.actor(self.task.act, seeds)
@@ -71,12 +72,15 @@ class Player:
 
 
 def play_chunk(make_envs, act, n, seeds):
-    """Returns [n] and lengths [n] of one episode in each of n environments."""
+    """Plays one episode in each of n new environments: (returns [n], lengths [n])."""
     return play(make_envs(n), act, n, *seeds)
 
 
 def parallel_play(executor, make_envs, actor, how, episodes, n, *seeds):
-    """(returns [episodes], cost) of an evaluation in n chunks, each by a worker; make_envs(number) has to pickle."""
+    """Plays an evaluation in n chunks, one per worker: (returns [episodes], cost). `make_envs` must be picklable.
+
+    The cost is the number of steps in the chunk with the most steps.
+    """
     sizes = [len(part) for part in np.array_split(np.arange(episodes), n) if len(part)]
     streams = [(*seeds, j) for j in range(len(sizes))]
     acts = [actor(how, stream) for stream in streams]
@@ -85,28 +89,30 @@ def parallel_play(executor, make_envs, actor, how, episodes, n, *seeds):
 
 
 class Evaluations(NamedTuple):
-    """What the P candidates of an iteration met in n episodes each; named as in `npg.rollout.Rollout`."""
+    """The episodes of one iteration of a search: n per candidate, P candidates. Names as in `npg.rollout.Rollout`."""
 
-    obs: np.ndarray  # [P, n_obs], each candidate's mean
-    rew: np.ndarray  # [P, n], summed over each episode
+    obs: np.ndarray  # [P, n_obs], the mean observation of each candidate
+    rew: np.ndarray  # [P, n], the sum of rewards of each episode
     episode_returns: list
     episode_lengths: list
     env_steps: int
 
 
 def policy_evaluator(policy, make_env, n_episodes, rng, obs_rms=None, common=True, executor=None):
-    """evaluate(thetas) for `search`: mean undiscounted return of each policy's most likely actions in `n_episodes`.
+    """Returns evaluate(thetas) for `search`: the mean undiscounted return of each candidate over `n_episodes` episodes.
 
-    make_env   a function that makes one environment, once in each process
-    obs_rms    running moments of the observations, a Gymnasium `RunningMeanStd`: the policies see observations with
-               mean and variance removed, by the moments of earlier iterations. Or None
-    common, executor   as in `evaluator`
+    The candidates play their most likely actions.
+
+    make_env   make_env() → one environment; each process calls it once
+    obs_rms    running moments of the observations, a Gymnasium `RunningMeanStd`, or None. The moments of earlier
+               iterations normalise the observations that the policies see
+    common, executor   as in `npg.gradient_free.evaluator`
     """
 
     if executor:
         play = functools.partial(play_in_worker, str(make_env), make_env)
     else:
-        env = functools.cache(make_env)  # made at the first call
+        env = functools.cache(make_env)  # the first call makes the environment
         play = lambda *arguments: play_episodes(env(), *arguments)
 
     def evaluate(thetas):
@@ -122,7 +128,7 @@ def policy_evaluator(policy, make_env, n_episodes, rng, obs_rms=None, common=Tru
 
 
 def play_episodes(env, policy, n, moments, theta, seed):
-    """Returns [n] and lengths [n] of n episodes; mean, variance [n_obs] and number of their observations.
+    """Plays n episodes: (returns [n], lengths [n], mean, variance [n_obs] and number of their observations).
 
     All returns are NaN if any observation is not finite.
     """
@@ -145,5 +151,5 @@ def play_episodes(env, policy, n, moments, theta, seed):
 
 
 def play_in_worker(key, make_env, *arguments):
-    """`play_episodes` in an environment that this process makes once and keeps."""
+    """`play_episodes` in an environment that this process makes once and then keeps."""
     return play_episodes(kept(key, make_env), *arguments)

@@ -1,16 +1,16 @@
-"""How a sampler's environments come back after an interruption.
+"""Brings a sampler's environments back to their state after an interruption.
 
-An environment is the random numbers that its episode began with, and the actions since. A checkpoint holds these, and
-`restore` plays them again. Nothing is asked of an environment but `reset` and `step`.
+The random numbers at the start of an episode and the actions since then determine the state of an environment. A
+checkpoint holds both, and `restore` replays the actions. An environment needs only `reset` and `step` for this.
 
-    SyncVectorEnv              each environment replays its own episode: the state of `np_random` before the episode's
-                               reset, then the actions since
-    a vector environment of    is replayed as a whole, from its seed: CartPole's own, ale-py's
+    SyncVectorEnv              each environment replays its own episode: first a reset with the state that `np_random`
+                               had before the episode's reset, then the actions
+    a vector environment of    is replayed as a whole, from its seed. Examples: CartPole's own, ale-py's
     one piece
 
-The observations that a replay reaches are compared with those saved. Where its episode does not bring an environment
-back, because the past leaves traces beyond the episode, all of them are replayed from their seed. Where that does not
-either, the environment is not deterministic: new episodes begin.
+`restore` compares the observations after the replay with the saved observations. If they differ, earlier episodes have
+left traces in an environment; then all environments are replayed from their seed. If the observations still differ,
+the environment is not deterministic, and new episodes begin.
 """
 
 import json
@@ -22,22 +22,24 @@ from gymnasium.wrappers.vector import NormalizeReward
 from npg.rollout import AheadSampler, Rollout
 from npg.runner.environments import Log
 
-CARRIED = "obs", "ended", "unfinished_return", "unfinished_length"  # from one rollout of a sampler to the next
+CARRIED = "obs", "ended", "unfinished_return", "unfinished_length"  # a sampler needs these for its next rollout
 
 
 def state_of(sampler, logs=None):
-    """What `restore` needs to make another sampler go on where this one stands: a dict of arrays, texts and dicts.
+    """The state of a sampler: a dict of arrays, texts and dicts. `restore` makes a new sampler continue from it.
 
-    Waits for what is being drawn ahead. `logs` is what becomes of the environments' logs; without it they are packed.
+    logs   a function that converts a list of environments' logs; None: `packed`
+
+    Waits for rollouts that an `AheadSampler` is collecting.
     """
     state = {"rng": random_state(sampler.rng)}
     if isinstance(sampler, AheadSampler):
         drawn = [future.result() for future in sampler.ahead]
         state["parts"] = {str(k): state_of(part) for k, part in enumerate(sampler.samplers)}
         if drawn:
-            state["theta"] = drawn[0].theta  # the same in all of them
+            state["theta"] = drawn[0].theta  # the same in all rollouts
             state["ahead"] = {str(k): rollout._replace(theta=0)._asdict() for k, rollout in enumerate(drawn)}
-    elif sampler.obs is not None:  # else it has not begun
+    elif sampler.obs is not None:  # otherwise the sampler has not begun
         envs = sampler.envs.unwrapped
         carried = {name: np.array(getattr(sampler, name)) for name in CARRIED}
         state.update(carried, reached=envs.obs)
@@ -48,9 +50,9 @@ def state_of(sampler, logs=None):
 
 
 def restore(sampler, state, progress=iter):
-    """Make a new sampler go on from `state_of` another one. Where it cannot, it begins new episodes: False.
+    """Makes a new sampler continue from the `state_of` another sampler. Returns False if new episodes begin instead.
 
-    progress   as of `ReplayableVectorEnv.replay`
+    progress   as in `ReplayableVectorEnv.replay`
     """
     set_random_state(sampler.rng, state["rng"])
     if isinstance(sampler, AheadSampler):
@@ -75,14 +77,14 @@ def restore(sampler, state, progress=iter):
 
 
 def _reward_scaling(envs):
-    """The wrapper that scales rewards, if there is one."""
+    """The wrapper that scales rewards, or None."""
     while envs is not envs.unwrapped and not isinstance(envs, NormalizeReward):
         envs = envs.env
     return envs if isinstance(envs, NormalizeReward) else None
 
 
 def begin_anew(sampler, *seeds):
-    """Make a new sampler begin with other episodes than a run of its seeds does: those of `seeds`, or of its `rng`."""
+    """Makes a new sampler begin with other episodes than its own seeds give: from `seeds`, or else from its `rng`."""
     if seeds:
         set_random_state(sampler.rng, random_state(np.random.default_rng(seeds)))
     if isinstance(sampler, AheadSampler):
@@ -94,13 +96,13 @@ def begin_anew(sampler, *seeds):
 
 
 def packed(logs):
-    """{name: array} of some logs."""
+    """A list of `Log`s as {name: array}."""
     actions = [log.actions for log in logs]
     return {
         "starts": np.array([json.dumps(log.start, default=np.ndarray.tolist) for log in logs]),
         "lengths": np.array([len(x) for x in actions]),
         "actions": np.concatenate([x for x in actions if len(x)] or actions),
-        "resets": np.array(logs[0].resets, np.int64),  # of one that is replayed as a whole
+        "resets": np.array(logs[0].resets, np.int64),  # only a whole log has any
     }
 
 
@@ -117,12 +119,12 @@ def random_state(rng):
 
 
 def set_random_state(rng, text):
-    """Give a `Generator` that state."""
+    """Sets the state of a `Generator` from a text by `random_state`."""
     rng.bit_generator.state = json.loads(str(text))
 
 
 def flat(tree, prefix=""):
-    """{"a": {"b": x}} → {"a.b": array of x}, as a file of arrays can hold it."""
+    """{"a": {"b": x}} → {"a.b": array of x}, because a file of arrays has no nested names."""
     arrays = {}
     for name, value in tree.items():
         is_branch = isinstance(value, dict)
@@ -131,7 +133,7 @@ def flat(tree, prefix=""):
 
 
 def below(name, arrays):
-    """What stood under a name before `flat`: {"a.b": x} → {"b": x}, below "a"."""
+    """The inverse of `flat` for one name: below("a", {"a.b": x}) → {"b": x}."""
     branch = {}
     for path, array in arrays.items():
         if path.startswith(f"{name}."):

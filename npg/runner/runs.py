@@ -1,14 +1,14 @@
-"""A training run on disk: what was asked, what was measured, and a state from which it goes on bit for bit.
+"""A training run on disk: its settings, its metrics, and a checkpoint from which it resumes bit for bit.
 
-    config.json         all that is needed to repeat the run
-    metrics.csv         one row an update
+    config.json         all settings, enough to repeat the run
+    metrics.csv         one row per update
     checkpoint.npz      the state at the last checkpoint
-    result.json         how it ended
+    result.json         the results at the end of the run
     learning_curve.png
 
-A checkpoint holds all that a later update depends on: what is learned, random numbers, and the environments, which come
-back by `npg.runner.replaying`. So saving changes nothing, and a run that was killed and resumed from its last
-checkpoint ends with exactly the θ and the metrics of one that was not.
+A checkpoint holds everything that later updates depend on: learned arrays, random number generators, and the
+environments, which `npg.runner.replaying` brings back. Saving does not change training. So a run that is killed and
+resumed from its last checkpoint ends with exactly the same θ and the same metrics, except for times.
 """
 
 import collections
@@ -30,29 +30,31 @@ from npg.runner.saved import FORMAT, read_checkpoint
 from npg.runner.settings import parse_period
 
 CLOCKS = ("evaluation_seconds", "process_seconds")
-FEW, MANY = 10, 100  # episodes
+FEW, MANY = 10, 100  # episodes of an evaluation
 PICTURE_SECONDS = 30  # between two pictures of a learning curve
 
 
 class Diverged(Exception):
-    """A NaN or Inf; the message names the tensor and the update."""
+    """Training has produced a NaN or Inf. The message names the tensor and the update."""
 
 
 class Run:
     """Runs a `Learner` in a folder: counts, records, saves, resumes.
 
-    config["checkpoint_every"]  updates ("50"), or seconds ("30s"), then never more than 1 % of the time; or "none"
-    config["evaluate_every"]    updates between evaluations: where config["evaluate_from"] is given, only while the
-                                recent return is no less
-    config["episodes"]          of each evaluation; None: `FEW` on the way, `MANY` to confirm that a run has solved its
-                                task, and at the end what the time affords
+    config["checkpoint_every"]  updates ("50"); or seconds ("30s"), but saving never takes more than 1 % of the time;
+                                or "none"
+    config["evaluate_every"]    updates between evaluations. If config["evaluate_from"] is given, evaluations are made
+                                only while the recent mean return is at least config["evaluate_from"]
+    config["episodes"]          of each evaluation. None: `FEW` during training (a search: `MANY`); `MANY` to confirm
+                                that the run has solved its task; at the end, as many as the time allows
 
-    `returns` are those of the last episodes of training, 100, or as many as `Script.window` says: the policy as it
-    acts. Their mean decides whether a run has solved its task. Of a search, which seldom plays with θ itself, they are
-    those of the last evaluation.
+    `returns` holds the returns of the last training episodes: `Script.window` of them, usually 100. They measure the
+    policy as it acts. If their mean reaches the target, an evaluation must confirm that the task is solved. A search
+    seldom plays with θ itself, so there `returns` holds the returns of the last evaluation.
 
-    Evaluations take at most a quarter of training's steps, and the last ones at most a quarter of its time and 1.5 s:
-    an evaluation that would take more is left out.
+    During training, evaluations take at most a quarter of training's steps. With the last evaluations, they take at
+    most a quarter of training's time plus 1.5 s. An evaluation that would take more is left out. Only the first `FEW`
+    episodes of a last evaluation are always played.
     """
 
     def __init__(self, folder, config, task, learner, quiet=True):
@@ -62,24 +64,24 @@ class Run:
         self.seconds, self.started, self.confirmed, self.solved = 0.0, None, None, False
         self.window, self.is_search = task.script.window, config["algo"] in task.script.searches
         self.returns, self.name = collections.deque(maxlen=self.window), f"return_{self.window}"
-        self.unconfirmed = -self.window  # `episodes` when a confirmation failed
-        self.evaluated_steps = self.last_cost = 0  # of all evaluations; of the last one
-        self.evaluation_seconds, self.seconds_of_others = 0.0, 0.0  # the second: of the processes before this one
+        self.unconfirmed = -self.window  # `episodes` at the last confirmation that failed
+        self.evaluated_steps = self.last_cost = 0  # cost in steps of all evaluations; of the last evaluation
+        self.evaluation_seconds, self.seconds_of_others = 0.0, 0.0  # the second: seconds of earlier processes
         self.drawn_at = time.monotonic()
         self.metrics = Metrics(folder, (*COLUMNS, self.name, "eval_return_mean"))
-        self.resumed, self.new_episodes = None, []  # the checkpoint, and updates after which new episodes had to begin
+        self.resumed, self.new_episodes = None, []  # the checkpoint; updates after which new episodes had to begin
         self.saved_at, self.save_cost, self.saved_update = time.monotonic(), 0.0, None
-        self.stopped = None  # a signal's number
-        self.under_way = self.at_rest = False  # an update; an evaluation, which can be stopped at once
+        self.stopped = None  # the number of a signal that stops the run
+        self.under_way = self.at_rest = False  # whether an update is running; whether a signal may stop immediately
         self.bar = tqdm(total=config["steps"], unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True)
 
     @functools.cached_property
     def player(self):
-        """Plays this run's policy in episodes of their own."""
+        """The `Player` of this run's policy."""
         return Player(self.task, self.learner)
 
     def evaluate(self, what_for, n, how=None):
-        """Returns of n unseen episodes, or of as many as config["episodes"] says; `how` the policy acts, as `act`."""
+        """Returns of n unseen episodes, or of config["episodes"] if given. `how` is a value of the setting `act`."""
         self.at_rest, began = True, time.perf_counter()
         try:
             n, how = self.config["episodes"] or n, how or self.task.act
@@ -91,7 +93,7 @@ class Run:
         return returns
 
     def create(self):
-        """Make the folder; RunError where it holds a run already, or cannot be written."""
+        """Makes the folder and config.json. RunError if the folder holds a run already or cannot be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if any((self.folder / name).exists() for name in ("config.json", "metrics.csv", "checkpoint.npz")):
@@ -102,13 +104,13 @@ class Run:
         self.started, self.under_way = time.perf_counter(), True
 
     def resume(self):
-        """Take the state of the last checkpoint, or begin again; rows of metrics.csv beyond it are dropped."""
+        """Takes the state of the last checkpoint and drops later rows of metrics.csv. Without it, begins again."""
         if (self.folder / "checkpoint.npz").exists() or (self.folder / "result.json").exists():
             self.resumed = read_checkpoint(self.folder)
             self.restore(self.resumed)
             self.metrics = metrics_until(self.folder, self.update)
-        self.learner.anneal(self.left)  # the learning rates go on where they were
-        self._evaluate_if_due()  # where a signal came in the middle of that
+        self.learner.anneal(self.left)  # the learning rates continue from their last values
+        self._evaluate_if_due()  # where a signal has interrupted this evaluation
         try:
             remove_leftovers(self.folder)
             write_json(self.folder / "config.json", self.config)
@@ -117,16 +119,16 @@ class Run:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
 
     def replay(self):
-        """Bring the environments of a resumed run back to where they were; False where the run is over already."""
+        """Brings the environments of a resumed run back to their state. Returns False if the run is over already."""
         if self.is_over():
             return False
-        (self.folder / "result.json").unlink(missing_ok=True)  # the run has not ended after all
+        (self.folder / "result.json").unlink(missing_ok=True)  # the run continues, so its result is not final
         progress = functools.partial(
             tqdm, desc="replaying the environments", unit=" steps", delay=1, leave=False, disable=self.bar.disable
         )
         self.at_rest = True
         try:
-            if self.resumed is not None:  # else there was no checkpoint yet
+            if self.resumed is not None:  # otherwise there was no checkpoint yet
                 self.task.restore(self.resumed, self.update, progress)
         finally:
             self.at_rest = False
@@ -142,7 +144,7 @@ class Run:
             self.bar.write(line, file=sys.stderr)
 
     def restore(self, saved):
-        """Take the state of a checkpoint; RunError unless names, shapes and dtypes are those of this run."""
+        """Takes the state of a checkpoint. RunError if a name, shape or dtype does not fit, or at NaN or Inf."""
         counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
         self._take({**self.learner.arrays, **counters}, saved, self.folder)
         self.learner.restore(saved)
@@ -157,9 +159,9 @@ class Run:
         self.evaluation_seconds, self.seconds_of_others = (float(saved.get(name, 0.0)) for name in CLOCKS)
 
     def take_policy(self, saved, source):
-        """Take only what acts: θ, and the observations' moments; RunError, naming `source`, if they do not fit.
+        """Takes only the policy: θ and the moments of the observations. RunError, with `source`, if they do not fit.
 
-        (Another optimizer, or other workers, may have learned than this run has.)
+        The saved run may have had another optimizer or another number of workers.
         """
         self._take({"theta": self.learner.theta}, saved, source)
 
@@ -177,13 +179,13 @@ class Run:
             set_moments(self.task.obs_rms, **{name: saved[name] for name in seen})
 
     def all_returns_are_equal(self):
-        """Whether no episode of training had another return than the others."""
+        """Whether all episodes of training had the same return."""
         seen = {row["return_mean"] for row in self.rows if "return_mean" in row}
         return len(seen | set(self.returns)) == 1
 
     @property
     def rows(self):
-        """Those of metrics.csv."""
+        """The rows of metrics.csv."""
         return self.metrics.rows
 
     @property
@@ -193,11 +195,11 @@ class Run:
 
     @property
     def recent_return(self):
-        """Mean return of the last episodes of training; None before there are enough."""
+        """The mean of `returns`; None before there are enough episodes."""
         return float(np.mean(self.returns)) if len(self.returns) == self.window else None
 
     def is_over(self):
-        """Whether the task is solved, the budget spent, or a signal has come."""
+        """Whether the task is solved, the budget is spent, or a signal has come. Plays a confirmation if necessary."""
         if self._seems_solved():
             self.confirmed = self.evaluate(CONFIRMING, MANY)
             self.solved = bool(self.confirmed.mean() >= self.config["target"])
@@ -212,14 +214,14 @@ class Run:
         if self.is_search or self.task.script.solved_by_evaluations:
             reached, n_new = self.rows[-1].get("eval_return_mean"), 1
         else:
-            reached, n_new = self.recent_return, self.window  # episodes since a confirmation that failed
+            reached, n_new = self.recent_return, self.window  # new episodes needed after a failed confirmation
         is_new = self.episodes - self.unconfirmed >= n_new
         return reached is not None and reached >= self.config["target"] and is_new
 
     def record(self, update):
-        """Count an update, evaluate where it is time to, write its row of metrics; save where it is time to.
+        """Counts an update and writes its row of metrics. Evaluates and saves a checkpoint whenever these are due.
 
-        Raises Diverged where something is not finite, and leaves the last good checkpoint.
+        Raises Diverged if a value is not finite. The last good checkpoint stays.
         """
         self.seconds += time.perf_counter() - self.started
         self._check_finite(update)
@@ -238,7 +240,7 @@ class Run:
             self.bar.set_postfix_str(shown, refresh=False)
 
     def draw(self):
-        """Write the learning curve as it is now; a picture that cannot be drawn does not end a training."""
+        """Draws the learning curve of all rows so far. An error in drawing does not end a training."""
         title = f"{self.config['env']}, {self.config['algo']}, seed {self.config['seed']}"
         try:
             picture = figures.learning_curve(self.rows, title, self.config["target"], self.window)
@@ -248,19 +250,19 @@ class Run:
         self.drawn_at = time.monotonic()
 
     def stop(self, number, frame):
-        """A signal's handler: the run ends after the update under way; in an evaluation, or if asked again, at once."""
+        """Signal handler: the run ends after the current update; in an evaluation or at a second signal, at once."""
         now, self.stopped = self.stopped or self.at_rest, number
         if now:
             raise KeyboardInterrupt
 
     def save_where_it_stands(self):
-        """Save, but not what has been saved already, nor in the middle of an update."""
+        """Saves a checkpoint, unless this update is saved already or an update is running."""
         if not self.under_way and self.update != self.saved_update and self.rows:
-            self.metrics.write_anew()  # a second signal may have come in the middle of a row
+            self.metrics.write_anew()  # a second signal may have interrupted the writing of a row
             self.save()
 
     def last_checkpoint(self):
-        """Where the run can go on, in words."""
+        """Text for a message: the checkpoint from which the run can resume."""
         if self.saved_update is None:
             return "there is no checkpoint yet"
         return f"the last good checkpoint, of update {self.saved_update}, is in {self.folder}"
@@ -271,7 +273,7 @@ class Run:
         return time.monotonic() - self.saved_at >= max(self.save_seconds, 100 * self.save_cost)
 
     def save(self):
-        """Write the state as it is now, and the metrics up to now."""
+        """Writes the present state as checkpoint.npz, and the metrics up to now."""
         began = time.monotonic()
         self.metrics.write()
         state = {
@@ -293,7 +295,7 @@ class Run:
         self.save_cost = self.saved_at - began
 
     def finish(self):
-        """The end: last evaluations; the state as it is now; the picture; result.json."""
+        """Ends the run: saves the state, makes the last evaluations, draws the learning curve, writes result.json."""
         config = self.config
         self.save_where_it_stands()
         returns = self.confirmed if self.solved else self._affordable(FINAL, MORE, FEW)
@@ -327,9 +329,10 @@ class Run:
         return result
 
     def _affordable(self, first, more, later, how=None):
-        """Returns of `FEW` unseen episodes, and of as many more, up to `MANY`, as the time affords.
+        """Returns of `FEW` unseen episodes, and of as many more as the time allows, up to `MANY` together.
 
-        later   episodes that must still be affordable then
+        first, more   purposes of the two groups of episodes
+        later         number of episodes of a later evaluation, for which time must remain
         """
         began = time.perf_counter()
         returns = self.evaluate(first, FEW, how)
@@ -386,10 +389,10 @@ class Run:
 
 
 def is_number(value):
-    """Whether it is one number: what an algorithm yields besides may be arrays, lists or a `Rollout`."""
+    """Whether a value is one number. An update also yields arrays, lists and a `Rollout`."""
     return isinstance(value, (int, float, np.number)) or isinstance(value, np.ndarray) and value.ndim == 0
 
 
 def steps_of_worker(k):
-    """The name of the column of metrics.csv with the steps that worker k made for an update."""
+    """Name of the column of metrics.csv for the number of steps that worker k made in an update."""
     return f"worker_{k}_steps"

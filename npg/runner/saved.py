@@ -1,4 +1,4 @@
-"""What a run has saved, read again: config.json, checkpoint.npz, and a policy's weights alone."""
+"""Reads the files that a run has saved: config.json, checkpoint.npz. Reads and writes files with a policy alone."""
 
 import json
 import pathlib
@@ -9,16 +9,16 @@ import numpy as np
 from npg.runner.folder import RunError, write_atomically
 from npg.runner.metrics import COUNTERS
 
-PRETRAINED = "pretrained"  # goes where a run's folder goes
+PRETRAINED = "pretrained"  # this name can replace the folder of a run
 FORMAT, EARLIER_FORMAT = "npg run 2", "npg run 1"
-# settings of the format before: {name: its name now}
+# settings of the earlier format: {earlier name: present name}
 RENAMED = {"value_weight": "value_coef", "entropy_weight": "entropy_coef"}
 RENAMED_IN_SEARCHES = {"sigma": "search_sigma", "log_std": "search_log_std"}
 SEARCHES = ("es", "hill-climbing", "genetic")
 
 
 def read_config(folder):
-    """config.json of a run folder; RunError where there is none of ours."""
+    """Reads config.json of a run folder. RunError if it is missing, damaged, or not of an npg run."""
     path = pathlib.Path(folder) / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -40,29 +40,29 @@ def read_config(folder):
 
 
 def in_this_format(config):
-    """A config of this format, or of the one before, as one of this: settings go by the names that they have now."""
+    """Converts a config of the earlier format to the present format, with the present names of its settings."""
     if config.get("format") == EARLIER_FORMAT:
         renamed = {**RENAMED, **(RENAMED_IN_SEARCHES if config["algo"] in SEARCHES else {})}
         settings = {renamed.get(name, name): value for name, value in config["settings"].items()}
         if config.get("workers"):
             settings["workers"] = config["workers"]
         if config["env"] == "Pong" and (settings.get("hidden"), settings.get("activation")) == ([200], "relu"):
-            del settings["hidden"], settings["activation"]  # the network stands in run_pong.py
+            del settings["hidden"], settings["activation"]  # run_pong.py now fixes the network
         config = {**config, "format": FORMAT, "settings": settings, "from_earlier_format": True}
     return config
 
 
 def read_checkpoint(folder):
-    """{name: array} of checkpoint.npz; RunError where it is missing, damaged, or not ours."""
+    """Reads {name: array} from checkpoint.npz. RunError if it is missing, damaged, or not of an npg run."""
     path = pathlib.Path(folder) / "checkpoint.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
             if sum(member.file_size for member in file.zip.infolist()) > path.stat().st_size:
-                raise ValueError("it would unpack to more than its size")  # no checkpoint of ours is compressed
+                raise ValueError("it would unpack to more than its size")  # npg never compresses a checkpoint
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise RunError(f"{path}: no checkpoint here") from None
-    except Exception as error:  # what damaged bytes make zipfile and NumPy raise has no common base
+    except Exception as error:  # damaged bytes raise errors of zipfile and NumPy that have no common base
         raise RunError(f"{path}: not a readable checkpoint: {error}") from None
     missing = {"format", "theta", *COUNTERS} - set(arrays)
     if missing or str(arrays["format"]) not in (FORMAT, EARLIER_FORMAT):
@@ -71,13 +71,13 @@ def read_checkpoint(folder):
 
 
 def write_weights(path, config, theta):
-    """A policy alone, to give away: its config, and θ in half precision and compressed."""
+    """Writes a policy alone, for distribution: its config, and θ in half precision, compressed."""
     arrays = {"config": np.asarray(json.dumps(config)), "theta": theta.astype(np.float16)}
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def read_weights(path):
-    """(config, θ) of a file by `write_weights`; RunError where there is none."""
+    """Reads (config, θ) from a file by `write_weights`. RunError if the file cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return in_this_format(json.loads(str(file["config"]))), file["theta"].astype(np.float32)

@@ -1,4 +1,4 @@
-"""A run script, as the command line sees it: its algorithms, their settings, and the `Learner` of a config."""
+"""Describes a run script to the command line: its algorithms and their settings. Makes the `Learner` of a config."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -16,9 +16,9 @@ from npg.runner.task import Task, stochastic_policy
 class Script(NamedTuple):
     """A run script: its algorithms, its training loop, and the defaults of the command line.
 
-    algorithms   {--algo: (the script's function, the functions that its **settings go to)}
+    algorithms   {--algo: (the script's function, the functions or classes that receive its **settings)}
     train        train(run, learner): the loop
-    searches     of the algorithms, those that are no policy gradients
+    searches     names of the algorithms that are searches, not policy gradients
     box          {--algo: {setting: default}}: defaults that are different for Box actions
     defaults     {setting: default}: defaults that are different in this script, for every algorithm
     """
@@ -29,21 +29,21 @@ class Script(NamedTuple):
     description: str = ""
     box: dict = {}
     defaults: dict = {}
-    steps: dict = {}  # {--algo: budget}
-    window: int = 100  # episodes of training whose mean return is reported
-    solved_by_evaluations: bool = False  # not by that mean return
-    evaluate_within: float | None = None  # evaluations begin when training's return is that close to the target
-    side_by_side: int | None = None  # episodes of an evaluation at a time; None: as many as take the least time
+    steps: dict = {}  # {--algo: default budget of environment steps}
+    window: int = 100  # the mean return of this many last training episodes is reported
+    solved_by_evaluations: bool = False  # whether evaluations, not this mean return, show that the task is solved
+    evaluate_within: float | None = None  # evaluations begin when this mean is at most so far below the target
+    side_by_side: int | None = None  # episodes that an evaluation plays at the same time; None: the fastest number
     make_envs: Callable = environments.make_envs  # (env, n, *, settings of the environment) → vector environment
-    make_env: Callable = environments.make_env  # (env, render_mode, *, the same) → one environment, to be rendered
-    target: float | None = None  # mean return at which training stops; None: the environment's threshold, if it has one
-    one_logit: bool = False  # two actions are drawn from one logit (Bernoulli), not from two (Categorical)
-    worker_options: dict = {}  # further arguments of `make_envs` in a process that is one of several
+    make_env: Callable = environments.make_env  # (env, render_mode, *, the same) → one environment, for rendering
+    target: float | None = None  # mean return at which training stops; None: the environment's threshold, if any
+    one_logit: bool = False  # one logit gives the two actions (Bernoulli), not two logits (Categorical)
+    worker_options: dict = {}  # further arguments of `make_envs` in a worker process
     playing: tuple = ()  # settings of the environment that --evaluate may override: the policy does not see them
     pretrained: object = None  # path of the weights that come with the package
 
     def settings_of(self, algo, is_box):
-        """{name: inspect.Parameter}: all that can be set, with the defaults in effect for Box actions or others."""
+        """{name: inspect.Parameter} of all settings of an algorithm, with its defaults for Box or Discrete actions."""
         functions = [*self.algorithms[algo], self.make_envs, _run]
         if algo not in self.searches:
             functions += [_start, _playing, _rewards]
@@ -51,24 +51,24 @@ class Script(NamedTuple):
             functions.append(stochastic_policy)
         if "workers" in keyword_only(functions[0]):
             functions.append(_cluster)
-        often = {"evaluate_every": 1} if algo in self.searches else {}  # an update of theirs takes many episodes
+        often = {"evaluate_every": 1} if algo in self.searches else {}  # an update of a search takes many episodes
         budget = {"steps": self.steps[algo]} if algo in self.steps else {}
         otherwise = {**self.defaults, **often, **budget, **(self.box.get(algo, {}) if is_box else {})}
         found = {}
         for function in functions:
-            found = {**keyword_only(function), **found}  # the nearest wins
+            found = {**keyword_only(function), **found}  # the first function that has a setting gives the default
         found = {name: p.replace(default=otherwise.get(name, p.default)) for name, p in found.items()}
         order = [*RUN, *(name for function in functions for name in keyword_only(function))]
         return {name: found[name] for name in order if name in found}
 
     def probe(self, env):
-        """A vector environment, closed: to ask for its spaces and its `spec`."""
+        """A closed vector environment. It still tells its spaces and its `spec`."""
         envs = self.make_envs(env, 1)
         envs.close()
         return envs
 
 
-# Only the signatures of the next five are read: they hold the settings that no algorithm takes.
+# Nobody calls the next five functions. Their signatures hold the settings that no algorithm's function takes.
 
 
 def _run(
@@ -79,15 +79,15 @@ def _run(
 
 
 def _start(*, start_from: str | None = None):
-    """A setting of every run of a policy gradient."""
+    """A setting of every policy gradient."""
 
 
 def _cluster(*, cluster: str | None = None):
-    """A setting of every run that may have workers."""
+    """A setting of every algorithm that accepts workers."""
 
 
 def _playing(*, act="sampled"):
-    """A setting of evaluations and films of a policy that draws its actions."""
+    """A setting of every policy gradient, for its evaluations and films."""
 
 
 def _rewards(*, scale_rewards=False):
@@ -95,18 +95,18 @@ def _rewards(*, scale_rewards=False):
 
 
 EVALUATE_FROM = inspect.Parameter("evaluate_from", inspect.Parameter.KEYWORD_ONLY, annotation=float | None)
-RUN = [name for function in (_run, _start, _cluster) for name in keyword_only(function)]  # the rest is "settings"
+RUN = [name for function in (_run, _start, _cluster) for name in keyword_only(function)]  # all others: "settings"
 
 
 def prepare(script, config, folder, executor=None):
-    """(Task, Learner) of a config: nothing has started yet. RunError where a config cannot be used."""
+    """Makes (Task, Learner) from a config, but does not start training. RunError if the config cannot be used."""
     algo, given = config["algo"], config["settings"]
     try:
         if algo not in list(script.algorithms):
             raise ValueError(f"algo: expected one of {', '.join(script.algorithms)}, got {algo!r}")
         probe = script.probe(config["env"])
         parameters = script.settings_of(algo, isinstance(probe.single_action_space, spaces.Box))
-        if config.get("from_earlier_format"):  # which had fewer settings
+        if config.get("from_earlier_format"):  # the earlier format had fewer settings
             given = {**{name: p.default for name, p in parameters.items() if name not in RUN}, **given}
         for name in given:
             if name not in parameters or name in RUN:

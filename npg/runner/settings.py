@@ -1,8 +1,9 @@
-"""Settings: read off the signatures of the functions that take them, and checked by one vocabulary.
+"""Settings of a run: found in the signatures of functions, and checked by one vocabulary.
 
-An algorithm is listed as a tuple of functions: the script's own, then those that its `**settings` go to. A setting is a
-keyword-only argument of one of them, its default the nearest function's. `VOCABULARY` says, by name, which values are
-allowed. The command line and a run's config.json pass the same check.
+An algorithm is a tuple of functions: the script's own function, then the functions that receive its `**settings`. Each
+keyword-only argument of these functions is a setting. If several functions have a setting, the first function gives the
+default. `VOCABULARY` tells, for each name, which values are allowed. Settings from the command line and from a run's
+config.json pass the same check.
 """
 
 import inspect
@@ -21,19 +22,19 @@ from npg.runner.playing import ACT
 
 
 class Setting(NamedTuple):
-    """What a setting may be, and what it is for."""
+    """The purpose of a setting, and its allowed values."""
 
     help: str
     low: float = -math.inf
     high: float = math.inf
-    above: float = -math.inf  # a limit that is itself not allowed
+    above: float = -math.inf  # values must be greater than this limit
     choices: tuple = ()
-    only_with: dict = {}  # {another setting: values of it, without which this one changes nothing}
-    empty: bool = False  # whether a list of none is allowed
+    only_with: dict = {}  # {another setting: its values for which this setting has an effect}
+    empty: bool = False  # whether an empty list is allowed
 
 
 class NotEmpty:
-    """Holds every sequence but the empty one."""
+    """Contains every sequence that is not empty."""
 
     def __contains__(self, value):
         return len(value) > 0
@@ -114,13 +115,13 @@ VOCABULARY = {
 
 
 def keyword_only(function):
-    """{name: inspect.Parameter} of the arguments right of the `*`."""
+    """{name: inspect.Parameter} of a function's keyword-only arguments, which are right of the `*`."""
     parameters = inspect.signature(function).parameters
     return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 def kind(parameter):
-    """(type of one value, whether there are several, whether None is one): of the annotation, else of the default."""
+    """(type of one value, whether the setting is a list, whether None is allowed), by the annotation or the default."""
     annotation, default = parameter.annotation, parameter.default
     if isinstance(annotation, types.UnionType):  # float | None
         return typing.get_args(annotation)[0], False, True
@@ -131,7 +132,7 @@ def kind(parameter):
 
 
 def check(parameter, value):
-    """The value, if the setting may be that, numbers of the right type; else ValueError in one line."""
+    """Returns the value, with numbers in the right type. If it is not allowed, raises ValueError with one line."""
     (of, several, none), name = kind(parameter), parameter.name
     setting = VOCABULARY.get(name, Setting(""))
     if value is None and none:
@@ -149,19 +150,19 @@ def check(parameter, value):
             raise ValueError(f"{name}: expected {NAMES[of]}, got {x!r}")
         if number and not (setting.low <= x <= setting.high and x > setting.above and abs(x) <= LARGEST):
             raise ValueError(f"{name}: expected a number {allowed(setting)}, got {x}")
-        if of is int and name != "seed" and abs(x) > LARGEST_INT:  # random numbers take any seed
+        if of is int and name != "seed" and abs(x) > LARGEST_INT:  # a seed may have any size
             raise ValueError(f"{name}: expected a whole number below 2^63, got {x}")
         checked.append(float(x) if of is float else x)
     return tuple(checked) if several else checked[0]
 
 
-LARGEST = sys.float_info.max  # finite float; larger numbers, inf and NaN are refused
-LARGEST_INT = 2**63 - 1  # that an array can hold
+LARGEST = sys.float_info.max  # the largest finite float; larger numbers, inf and NaN are refused
+LARGEST_INT = 2**63 - 1  # the largest integer that an array can hold
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
 def allowed(setting):
-    """"from 0 to 1", "> 0": the numbers that a setting may be."""
+    """The allowed numbers of a setting as text, such as "from 0 to 1" or "> 0"."""
     if setting.above > -math.inf:
         return f"> {setting.above:g}"
     if setting.high < math.inf:
@@ -170,7 +171,10 @@ def allowed(setting):
 
 
 def without_effect(parameters, settings):
-    """(name, other, its value) of a setting that differs from its default, and changes nothing because of the other."""
+    """Finds a setting that differs from its default but has no effect, because of another setting's value.
+
+    Returns (its name, name of the other setting, value of the other setting), or None if there is no such setting.
+    """
     for name, parameter in parameters.items():
         for other, values in VOCABULARY.get(name, Setting("")).only_with.items():
             if settings[name] != parameter.default and other in settings and settings[other] not in values:

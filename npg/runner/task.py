@@ -1,7 +1,7 @@
-"""What an algorithm is made of in a run script: a `Task` gives it parts, and it returns a `Learner`.
+"""The connection between a run and a script's function: the function takes a `Task` and returns a `Learner`.
 
-Nothing starts before the first update is asked for: environments and worker processes are made at their first use. So
-a script's function may be called just to play with a policy, too.
+The `Task` makes samplers, evaluators and random number generators for the function. Environments and worker processes
+start at their first use, not before the first update. So the function may also be called only to play with a policy.
 """
 
 import functools
@@ -32,16 +32,16 @@ from npg.runner.replaying import begin_anew, below, flat, random_state, restore,
 from npg.runner.settings import keyword_only
 from npg.runner.workers import Pool
 
-INIT, TRAIN = 0, 1  # purposes of streams of random numbers: the streams of one seed are independent
+INIT, TRAIN = 0, 1  # purposes of random numbers: each purpose has an independent stream
 MOMENTS = "mean", "var", "count"
-TIME_LIMIT = 60  # seconds after which a worker counts as hung
+TIME_LIMIT = 60  # a worker that takes more seconds for a call counts as hung
 
 
 def stochastic_policy(space, *, policy="gaussian", components=2, sigma="learned", log_std=0.0):
     """(distribution, number of the network's outputs, tail, learn_tail) of a policy over Box actions.
 
-    policy   "gaussian": N(μ, diag σ²); "multivariate": N(μ, Σ), Σ = L Lᵀ; "mixture": of `components` Gaussians
-    sigma    "learned" and "fixed": the spread is the same in every state, from e^log_std; "state": the network's output
+    policy   "gaussian": N(μ, diag σ²); "multivariate": N(μ, Σ), Σ = L Lᵀ; "mixture": `components` Gaussians
+    sigma    "learned" or "fixed": σ is the same in every state and starts at e^log_std; "state": the network puts σ out
     """
     n = space.shape[0]
     if policy == "gaussian":
@@ -50,7 +50,7 @@ def stochastic_policy(space, *, policy="gaussian", components=2, sigma="learned"
         rows, columns = np.tril_indices(n)
         distribution, n_out, tail = MultivariateGaussian(n), n, np.where(rows == columns, log_std, 0.0)
     else:
-        distribution = GaussianMixture(n, components, spread=1.0)  # over the range of the actions
+        distribution = GaussianMixture(n, components, spread=1.0)  # the means cover the range of the actions
         n_out, tail = components * (n + 1), log_std
     if sigma == "state":
         return distribution, distribution.n_params, 0.0, True
@@ -58,11 +58,12 @@ def stochastic_policy(space, *, policy="gaussian", components=2, sigma="learned"
 
 
 class Task:
-    """An environment to learn, with a seed: makes samplers, evaluators and random numbers, and remembers them.
+    """One environment and one seed: makes samplers, evaluators and random number generators, and remembers them.
 
-    n_obs, n_act        numbers that the policy sees and, in Rⁿ, puts out as an action (or its preferences)
-    distribution        of the policy π_θ(a|s), from `n_out` outputs of a network and the tail, as `Policy` takes it
-    deterministic       the distribution of a policy a = π_θ(s), for the searches
+    n_obs           length of an observation
+    n_act           length of an action (Box), or number of preferences (Discrete)
+    distribution    of the policy π_θ(a|s). Its parameters are `n_out` outputs of a network, and `tail`, as in `Policy`
+    deterministic   the distribution of a policy a = π_θ(s), for the searches
     """
 
     def __init__(self, script, env, seed, settings, probe, executor=None):
@@ -71,8 +72,8 @@ class Task:
         options = {name: settings[name] for name in keyword_only(script.make_envs)}
         self.make_envs = functools.partial(script.make_envs, env, **options)
         self.make_env = functools.partial(script.make_env, env, **options)
-        at_a_time = 10 if isinstance(probe.unwrapped, SyncVectorEnv) else None  # else all are computed at once
-        self.at_a_time = script.side_by_side or at_a_time  # episodes of an evaluation
+        at_a_time = 10 if isinstance(probe.unwrapped, SyncVectorEnv) else None  # otherwise one call steps all
+        self.at_a_time = script.side_by_side or at_a_time  # episodes of an evaluation at a time; None: all
         self.spaces = obs_space, act_space = probe.single_observation_space, probe.single_action_space
         self.n_obs, self.obs_rms = obs_space.shape[0], None
         if options.get("normalise_obs"):
@@ -93,28 +94,29 @@ class Task:
         else:
             self.distribution = Bernoulli() if script.one_logit else Categorical(int(act_space.n))
             self.n_act = self.n_out = self.distribution.n_params
-            self.deterministic = self.distribution  # of which a search plays the most likely action
+            self.deterministic = self.distribution  # a search plays its most likely action
         self.samplers, self.rngs, self.actors, self.executor = [], [], [], None
         self.gradients_of_workers = self.shared = None
-        self.replayed = True  # False where a resumed run had to begin new episodes
+        self.replayed = True  # False if a resumed run had to begin new episodes
 
     def rng(self, stream):
-        """Random numbers of the run's seed: `INIT` for the first parameters, `TRAIN` for a search."""
+        """A random number generator from the run's seed: `INIT` for the initial parameters, `TRAIN` for a search."""
         if stream == INIT:
             return np.random.default_rng([self.seed, INIT])
         self.rngs.append(np.random.default_rng([self.seed, TRAIN, 0]))
         return self.rngs[-1]
 
     def sampler(self, envs, kind=Sampler, ahead=0, **options):
-        """A `kind` of sampler of `envs` environments; `ahead` threads draw the next rollout during learning.
+        """Makes a sampler for `envs` environments. With `ahead` > 0: this many threads draw the next rollout ahead.
 
-        options   settings of the environment, where the function names them itself
+        kind      class of the sampler
+        options   settings of the environment that the script's function takes itself
         """
         n_parts = max(1, ahead)
         if envs % n_parts:
             raise ValueError(f"envs: expected a multiple of ahead, {n_parts}, got {envs}")
         if self.obs_rms:
-            options["normalise_obs"] = False  # but around it, so that the moments are there before the environments
+            options["normalise_obs"] = False  # the wrapper below normalises: its moments exist before the environments
         n, parts = envs // n_parts, []
         make = functools.partial(self.make_envs, n, **options)
         for _ in range(n_parts):
@@ -134,29 +136,29 @@ class Task:
         return sampler
 
     def evaluator(self, policy, episodes, rng, common_seeds, workers=None):
-        """evaluate(thetas) for `npg.gradient_free.search`: mean return in `episodes` episodes, by workers if there are.
+        """Returns evaluate(thetas) for `npg.gradient_free.search`: the mean return of each θ in `episodes` episodes.
 
-        Without workers all candidates play in one environment of this process, made at its first use.
+        With workers, the candidates play in the workers. Without, all of them play in one environment of this process.
         """
         executor = self.pool(workers) if workers else None
         return policy_evaluator(policy, self.make_env, episodes, rng, self.obs_rms, common_seeds, executor)
 
     def pool(self, workers):
-        """The cluster's executor, or worker processes of this machine, started with the first call."""
+        """The cluster's executor, or a `Pool` of processes on this machine. They start at the first call."""
         self.executor = self.cluster or Pool(workers, timeout=TIME_LIMIT)
         return self.executor
 
     def gradients(self, workers, envs, model, learn, kind=Sampler):
-        """The `gradients` of `npg.a3c.parallel_a2c`: learn(sampler, model, θ) by each worker, with its own `envs`."""
+        """The `gradients` of `npg.a3c.parallel_a2c`: each worker calls learn(sampler, model, θ) with its own `envs`."""
         self.actors = self._actors([model] * workers, envs, learn, kind)
         self.gradients_of_workers = Gradients(self.pool(workers), self.actors, self.obs_rms)
         return self.gradients_of_workers
 
     def asynchronous(self, envs, models, learn, theta, optimizer, statistics, report_every, kind=Sampler, **options):
-        """(updates, {name: (vector, optimizer)}, further arrays) of A3C: worker k runs learn(sampler, models[k], θ, …).
+        """A3C: worker k runs learn(sampler, models[k], θ, …).
 
-        On this machine θ is copied into shared memory: use the returned vector, not the argument. On a cluster the
-        workers send their gradients.
+        Returns (updates, {name: (vector, optimizer)}, further arrays). On this machine θ is copied into shared memory:
+        use the returned vector, not the argument. On a cluster the workers send their gradients.
         """
         n = len(models)
         self.actors = self._actors(models, envs, learn, kind, **options)
@@ -182,7 +184,7 @@ class Task:
 
     def _actors(self, models, envs, learn, kind, **options):
         if self.obs_rms:
-            options["normalise_obs"] = False  # but around it, with the moments of all
+            options["normalise_obs"] = False  # `NormalisedElsewhere` normalises, with the moments of all workers
         make_envs = functools.partial(self.make_envs, envs, **self.script.worker_options, **options)
         make_sampler = functools.partial(_new_sampler, kind, make_envs, envs, self.spaces, bool(self.obs_rms))
         run = uuid.uuid4().hex
@@ -190,11 +192,11 @@ class Task:
 
     @property
     def restarted(self):
-        """Worker processes that took the place of another, so far."""
+        """Number of worker processes so far that have replaced another process."""
         return getattr(self.executor, "restarted", 0)
 
     def state(self):
-        """{name: array}: where samplers, their environments and random numbers stand, for `restore`."""
+        """{name: array} for `restore`: the state of samplers, their environments, and random number generators."""
         if self.gradients_of_workers:
             workers = self.gradients_of_workers.states()
             self.replayed = self.replayed and self.gradients_of_workers.replayed
@@ -211,11 +213,11 @@ class Task:
         })
 
     def restore(self, saved, update, progress=iter):
-        """Go on from a `state`, bit for bit; where that cannot be, with new episodes: `replayed` is False then.
+        """Continues from a `state`, bit for bit. If that is impossible, new episodes begin and `replayed` is False.
 
-        saved      {name: array}; further arrays do not matter
-        update     its number, which seeds new episodes
-        progress   as of `npg.runner.replaying.restore`
+        saved      {name: array}; other arrays among them are ignored
+        update     number of the saved update; it seeds new episodes
+        progress   as in `npg.runner.replaying.restore`
         """
         samplers, rngs, workers = (below(name, saved) for name in ("samplers", "rngs", "workers"))
         if self.reward_rms:
@@ -236,7 +238,7 @@ class Task:
             self.replayed = self.replayed and self.actors[k].state is not None
 
     def close(self):
-        """End the worker processes."""
+        """Ends the worker processes."""
         if isinstance(self.executor, Pool):
             self.executor.kill_workers()
 
@@ -247,15 +249,15 @@ def _new_sampler(kind, make_envs, n, spaces, normalised, *seeds):
 
 
 class Learner:
-    """Something that learns, and all that must be saved of it.
+    """An algorithm that is ready to learn, and everything of it that a checkpoint must hold.
 
-    policy    what acts: policy.act(theta, obs, rng=None)
-    updates   an iterator: each `next` samples, weighs and steps, and yields {"rollout": …, measures}
-    learned   {name: (vector that is learned in place, its optimizer or None)}; "theta" is the policy's
+    policy    has policy.act(theta, obs, rng=None)
+    updates   an iterator; each `next` samples, weighs and steps, and gives {"rollout": …, measures}
+    learned   {name: (vector that is learned in place, its optimizer or None)}; "theta" is the policy's vector
     anneal    whether the learning rates fall to 0 over the budget
-    method    of a search: it remembers more than θ
-    arrays    {name: array} of what is to be saved besides
-    buffer    an `ExperienceBuffer`
+    method    the method of a search, which has more state than θ; or None
+    arrays    {name: array} of further arrays to save
+    buffer    an `ExperienceBuffer`, or None
     """
 
     def __init__(self, policy, updates, learned, *, anneal=False, arrays=None, method=None, buffer=None):
@@ -265,7 +267,7 @@ class Learner:
 
     @functools.cached_property
     def arrays(self):
-        """{name: array} of all that is learned, and of what optimizers and a method remember: the arrays themselves."""
+        """{name: array} of all learned vectors and of the state of optimizers and method: the arrays, not copies."""
         arrays = {**(state(self.method) if self.method else {}), **self.more}
         for name, (vector, optimizer) in self.learned.items():
             if not any(vector is array for array in arrays.values()):
@@ -275,18 +277,18 @@ class Learner:
         return arrays
 
     def experience(self):
-        """{name: array} of what the next update finds in the buffer."""
+        """{name: array} of the experience that the next update finds in the buffer."""
         batches = self.buffer.batches if self.buffer else []
-        kept = batches[max(0, len(batches) - self.buffer.capacity + 1) :] if batches else []  # the oldest leaves then
+        kept = batches[max(0, len(batches) - self.buffer.capacity + 1) :] if batches else []  # the oldest leaves next
         return flat({"buffer": {str(i): batch._asdict() for i, batch in enumerate(kept)}})
 
     def restore(self, saved):
-        """Fill the buffer with the `experience` among these arrays."""
+        """Fills the buffer with the `experience` among these arrays."""
         for batch in below("buffer", saved).values():
             self.buffer.add(Experience(**batch))
 
     def anneal(self, fraction):
-        """Learning rates are this fraction of the initial ones from now on, if the run anneals them at all."""
+        """Sets the learning rates to this fraction of their initial values, if the run anneals them."""
         if self.annealed:
             for optimizer, rate in self.rates:
                 optimizer.learning_rate = fraction * rate

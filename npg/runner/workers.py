@@ -1,10 +1,11 @@
-"""Worker processes whose calls survive that a process dies, hangs or raises.
+"""Worker processes. If a process dies, hangs or raises, its call is repeated in a new process.
 
-Whatever in npg computes elsewhere calls `map(fn, items)`: of a `Pool` on this machine, of Dask's
-`Client.get_executor(pure=False)` on a cluster. Both repeat a call elsewhere where a process dies.
+npg calls `map(fn, items)` to compute in other processes: of a `Pool` on this machine, of Dask's
+`Client.get_executor(pure=False)` on a cluster. (A3C on a cluster calls `submit`.) Both repeat a call in another process
+if a process dies.
 
-What workers share is handed to them as they start: `shared_array`s among the pool's `initargs`. What a worker keeps
-from one call to the next, such as an environment, which cannot be sent, it keeps with `kept`.
+Workers receive shared memory when they start: `shared_array`s among the pool's `initargs`. Objects that cannot be sent,
+such as environments, stay in a worker from one call to the next: `kept`.
 """
 
 import atexit
@@ -26,19 +27,22 @@ from multiprocessing.sharedctypes import RawArray
 import numpy as np
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-START_SECONDS = 60  # more time for the first call of a process, which has to import what it needs
-KEPT = 16  # objects a worker remembers
-PR_SET_PDEATHSIG, SIGKILL = 1, 9  # of Linux
+START_SECONDS = 60  # additional time for the first call of a process, which must import its modules
+KEPT = 16  # objects that a worker remembers
+PR_SET_PDEATHSIG, SIGKILL = 1, 9  # constants of Linux
 
 
 class WorkerError(Exception):
-    """A call failed in every process that tried it; the message says how, the cause is what it raised, if it did."""
+    """A call failed in every attempt. The message says how. If the call raised, the cause is its exception."""
 
 
 class SharedArray(np.ndarray):
-    """An array that a `Pool`'s initargs bring to its workers as the same memory; what is made of it is private."""
+    """An array in shared memory. A `Pool` whose initargs contain the array gives its workers the same memory.
 
-    raw = None  # of the array that `shared_array` returned, alone
+    A view of a `SharedArray`, or a result computed from a `SharedArray`, is pickled as an ordinary copy.
+    """
+
+    raw = None  # the memory; only the array that `shared_array` returned has it
 
     def __reduce_ex__(self, protocol):
         if self.raw is None:
@@ -48,9 +52,10 @@ class SharedArray(np.ndarray):
 
 
 def shared_array(shape, dtype=np.float32):
-    """Zeros in memory that processes share, without a lock: a `SharedArray`.
+    """A `SharedArray` of zeros, in memory that processes share without a lock.
 
-    It vanishes with the last process that has it. Pickled as an argument of a call it raises RuntimeError.
+    The memory is freed when the last process that has it ends. Pickling the array as an argument of a call raises
+    RuntimeError.
     """
     dtype = np.dtype(dtype)
     return _over(RawArray("b", max(1, dtype.itemsize * int(np.prod(shape)))), shape, dtype)
@@ -66,9 +71,9 @@ _memory = threading.local()  # a Dask worker may run several calls at a time
 
 
 def kept(key, make):
-    """What an earlier call in this process kept under `key`; at first, or where that process is gone, make().
+    """The object that this process keeps under `key`. The first call with a key calls make() and keeps the result.
 
-    A process remembers the last `KEPT` keys that were asked for.
+    A process remembers the `KEPT` keys that were used last.
     """
     memory = _memory.__dict__
     memory[key] = memory.pop(key) if key in memory else make()
@@ -78,18 +83,20 @@ def kept(key, make):
 
 
 class Pool:
-    """`n` worker processes; a call whose process dies, hangs or raises is repeated in a fresh one.
+    """`n` worker processes. If a process dies, hangs or raises, its call is repeated in a new process.
 
-    start_method  "spawn" (a fresh interpreter, a second until it has imported what it needs), "forkserver" or "fork"
-                  (milliseconds, but unsafe where the parent has threads, such as ale-py's)
-    timeout       seconds a call may take before its process counts as hung and is killed; None: for ever
-    retries       times a call is repeated before `map` raises WorkerError
-    initializer   called with initargs in each process as it starts; `shared_array`s among them stay shared
+    start_method  "spawn" (a new interpreter, which takes a second to import its modules), "forkserver" or "fork"
+                  (milliseconds, but unsafe if the parent has threads, such as ale-py's)
+    timeout       seconds after which the process of a call counts as hung and is killed; None: no limit
+    retries       number of times that a call is repeated before `map` raises WorkerError
+    initializer   called with initargs when a process starts; `shared_array`s among initargs stay shared
 
-    Processes start with the first call. They ignore Ctrl-C, which is the parent's to handle; they use one BLAS thread
-    each (by environment variables; after "fork", where NumPy is loaded already, as many as the parent). They end when
-    their parent does, however it ends: on Linux the kernel kills them. Elsewhere, after "forkserver", and where another
-    thread than the main one started them, they notice it themselves, unless they are stopped or do not let Python run.
+    Processes start with the first call. They ignore Ctrl-C; the parent handles it. Each process uses one BLAS thread,
+    set by environment variables. (After "fork", NumPy is loaded already, so a process uses as many as the parent.)
+
+    The processes end when their parent ends, even if it is killed. On Linux the kernel kills them. On other systems,
+    after "forkserver", and if a thread other than the main thread started them, the processes must notice the end of
+    the parent themselves. They cannot notice it while they are stopped or do not let Python run.
     """
 
     def __init__(self, n, start_method="spawn", timeout=None, retries=3, initializer=None, initargs=()):
@@ -106,11 +113,11 @@ class Pool:
 
     @property
     def restarted(self):
-        """Processes that took the place of another."""
+        """Number of processes that have replaced another process."""
         return sum(max(0, worker.starts - 1) for worker in self.workers)
 
     def map(self, fn, *iterables):
-        """[fn(*args) for args in zip(*iterables)]: call k by worker k, those after n by whichever is free first."""
+        """[fn(*args) for args in zip(*iterables)]. Worker k makes call k; a later call goes to the next free worker."""
         todo = collections.deque((k, pickle.dumps((fn, args))) for k, args in enumerate(zip(*iterables)))
         free, busy = collections.deque(self.workers), {}
         results, attempts = [None] * len(todo), collections.Counter()
@@ -135,12 +142,12 @@ class Pool:
                         worker.kill()
                         worker.send(message, self.timeout)
         except BaseException:
-            self.kill_workers()  # none of them may still compute when the next call comes
+            self.kill_workers()  # no worker may still compute when the next `map` begins
             raise
         return results
 
     def kill_workers(self):
-        """End all processes; the next `map` starts others."""
+        """Ends all processes. The next `map` starts new processes."""
         for worker in self.workers:
             worker.kill()
 
@@ -153,19 +160,19 @@ class Pool:
 
 
 class _Failure(Exception):
-    """One attempt at a call failed: the message says how, the cause is what the call raised."""
+    """One attempt at a call failed. The message says how. If the call raised, the cause is its exception."""
 
 
 class _Worker:
-    """One process at a time, and the connection to it."""
+    """One worker: its present process, and the connection to this process."""
 
     def __init__(self, context, initializer, initargs):
         self.context, self.at_start = context, (initializer, initargs)
         self.process, self.starts, self.alarm, self.late, self.refused = None, 0, None, False, None
-        self.lock = threading.Lock()  # of `alarm`
+        self.lock = threading.Lock()  # protects `alarm`
 
     def send(self, message, seconds):
-        """Ask for a pickled call (fn, args); after that many seconds the process is killed."""
+        """Sends a pickled call (fn, args) to the process. After `seconds` without an answer, the process is killed."""
         self.seconds, self.late, fresh = seconds, False, self.process is None or not self.process.is_alive()
         try:
             if fresh:
@@ -176,7 +183,7 @@ class _Worker:
                 alarm.daemon, self.alarm = True, alarm
                 alarm.start()
             self.connection.send_bytes(message)
-        except OSError as error:  # `receive` says so
+        except OSError as error:  # `receive` reports it
             self.refused = error
 
     def _start(self):
@@ -189,12 +196,12 @@ class _Worker:
 
     def _kill_late(self, alarm):
         with self.lock:
-            if self.alarm is alarm:  # else the answer has come meanwhile
+            if self.alarm is alarm:  # otherwise the answer has come meanwhile
                 self.late = True
                 self.process.kill()
 
     def receive(self):
-        """The value of the call, once there is one or the process has ended; _Failure says why there is none."""
+        """The value of the call, after the process has answered or ended. _Failure tells why there is no value."""
         try:
             if self.process is None:
                 raise _Failure(f"no process could be started: {self.refused}")
@@ -220,7 +227,7 @@ class _Worker:
             alarm.cancel()
 
     def kill(self):
-        """End the process, if there is one."""
+        """Ends the process, if there is one."""
         self._calm()
         if self.process is not None:
             self.process.kill()
@@ -230,7 +237,7 @@ class _Worker:
 
 
 def _that_have_answered(workers):
-    """Those that have, or that have ended; waits for the first."""
+    """Waits until at least one worker has answered or its process has ended. Returns all such workers."""
     if any(worker.process is None for worker in workers):
         return [worker for worker in workers if worker.process is None]
     ready = wait([x for worker in workers for x in (worker.connection, worker.process.sentinel)])
@@ -238,7 +245,7 @@ def _that_have_answered(workers):
 
 
 class _Origin(Exception):
-    """The traceback of an exception in a worker, to be shown above the parent's."""
+    """The traceback of an exception in a worker. Python shows it above the parent's traceback."""
 
     def __str__(self):
         return f"\n{self.args[0]}"
@@ -246,11 +253,14 @@ class _Origin(Exception):
 
 @contextlib.contextmanager
 def _no_interrupts():
-    """A process that starts meanwhile does not see Ctrl-C, until it can ignore it (where the system has masks)."""
+    """A process that starts inside this block is protected from Ctrl-C until it ignores Ctrl-C itself.
+
+    This needs a system with signal masks; on other systems, the block does nothing.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    ensure_running()  # multiprocessing's resource tracker, whose own start would let Ctrl-C through again
+    ensure_running()  # multiprocessing's resource tracker: its later start would let Ctrl-C through again
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -260,7 +270,7 @@ def _no_interrupts():
 
 @contextlib.contextmanager
 def _one_blas_thread():
-    """The environment of a process that starts meanwhile."""
+    """Sets environment variables: a process that starts inside this block uses one BLAS thread."""
     before = {name: os.environ.get(name) for name in BLAS_THREADS}
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     try:
@@ -274,7 +284,7 @@ def _one_blas_thread():
 
 
 def _work(connection, by_main_thread, initializer, initargs):
-    """The life of a worker process: answers calls until its parent ends."""
+    """The main function of a worker process: answers calls until the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
@@ -296,7 +306,7 @@ def _end_with_parent():
 
 
 def _outcome(message, initializer, initargs):
-    """(value, exception, traceback) of a call, pickled."""
+    """Makes a pickled call. Returns (value, exception, traceback), pickled."""
     try:
         if initializer is not None:
             initializer(*initargs)
@@ -306,7 +316,7 @@ def _outcome(message, initializer, initargs):
         origin = traceback.format_exc()
         try:
             failure = pickle.dumps((None, error, origin))
-            pickle.loads(failure)  # exceptions of their own making often cannot
+            pickle.loads(failure)  # an exception class of the user often cannot be unpickled
             return failure
         except Exception:
             return pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}"), origin))

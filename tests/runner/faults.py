@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""What can go wrong in a worker, for the tests to import; as a script, workers to be interrupted or orphaned.
+"""Faults of a worker, which the tests import. As a script: a pool of workers that a test interrupts or orphans.
 
     python tests/runner/faults.py START_METHOD PATH FAULT …
 
-It writes PATH as it begins to make a pool of a worker a fault; worker k writes PATHk, its id, and the fault follows.
+The script writes the file PATH and then makes a pool with one worker per fault. Worker k writes its process id into
+the file PATHk; then its fault follows.
 """
 
 import ctypes

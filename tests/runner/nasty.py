@@ -1,4 +1,4 @@
-"""Environments that fail, for the tests: registered as nasty:NAME-v0, where NAME says how and where."""
+"""Environments that fail, for the tests. Their ids are nasty:NAME-v0; NAME tells how and where they fail."""
 
 import os
 import sys

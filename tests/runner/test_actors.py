@@ -1,4 +1,4 @@
-"""What workers share and keep: the same learning as in one process, whoever dies, hangs or raises."""
+"""Workers with shared memory and kept environments learn as one process does, also if workers die, hang or raise."""
 
 import contextlib
 import functools

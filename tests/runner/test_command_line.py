@@ -1,6 +1,6 @@
-"""The command line as its users meet it: wrong input, full disks, Ctrl-C, SIGKILL, NaN; and runs that can be repeated.
+"""The command line as users see it: wrong input, full disks, Ctrl-C, SIGKILL, NaN; and runs that can be repeated.
 
-Most tests call `main` in this process; where a process must die, it is forked from this one or really started.
+Most tests call `main` in this process. If a process must die, the test forks this process or starts a new process.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""Every Gymnasium environment with Discrete or Box actions reaches the policy the same way; the others say why not.
+"""Every Gymnasium environment with Discrete or Box actions gives the policy vectors; an error explains all others.
 
-The environments registered here, below "strange/", are also those of test_command_line.py.
+test_command_line.py also uses the environments that are registered here, below "strange/".
 """
 
 import io

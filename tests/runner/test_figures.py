@@ -1,4 +1,4 @@
-"""The learning curve shows the numbers that it was given, and a GIF plays the frames that it was given."""
+"""The learning curve shows the given numbers, and a GIF plays the given frames."""
 
 import argparse
 import subprocess

@@ -1,4 +1,4 @@
-"""A folder belongs to one process at a time; a file is replaced whole, or not at all."""
+"""A folder belongs to one process at a time. A file is replaced as a whole, or not at all."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Ctrl-C is one line and exit code 130; a stream that cannot be written ends nothing."""
+"""Ctrl-C gives one line and exit code 130. A stream that cannot be written does not end the script."""
 
 import io
 import os

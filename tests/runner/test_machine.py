@@ -1,4 +1,4 @@
-"""The CPU cores that this process may use, by affinity and by cgroups."""
+"""The CPU cores that affinity and cgroups allow this process to use."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Settings that cannot fit into memory are refused by name, before anything is made."""
+"""Settings that cannot fit into memory are refused before the run starts. The message names the setting."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
-"""Nothing needs what Windows or macOS lack, with workers and without: each is taken away, here and in the workers.
+"""The package runs without the functions that Windows or macOS lack, both with workers and without.
 
-By a `sitecustomize.py`, which Python imports as any process of this run starts.
+A `sitecustomize.py` removes each of these functions. Every process of the run imports this file when it starts.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Policies that only play: the candidates of a search, and evaluations in parts."""
+"""Policies that only play: the candidates of a search, and evaluations that are divided into chunks."""
 
 import functools
 from concurrent.futures import ProcessPoolExecutor

@@ -1,4 +1,4 @@
-"""The lecture's policies over Box actions, from the script: each learns what a plain Gaussian cannot."""
+"""The lecture's policies over Box actions, from the script. Each learns a task that a plain Gaussian cannot learn."""
 
 import pathlib
 import sys

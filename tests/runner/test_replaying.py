@@ -1,4 +1,4 @@
-"""A sampler that has come back goes on as the one that was saved, whatever it had drawn, or begins new episodes."""
+"""A restored sampler continues exactly as the saved sampler, or begins new episodes."""
 
 import io
 import time

@@ -1,6 +1,6 @@
-"""A run on disk survives being killed at any moment, and goes on as if nothing had happened.
+"""A run on disk may be killed at any moment. After a resume it continues as if nothing had happened.
 
-The experiments here are random walks: θ after k updates depends on every random number drawn until then.
+The runs here are random walks: θ after k updates depends on every random number drawn before.
 """
 
 import errno

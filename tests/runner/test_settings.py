@@ -1,4 +1,4 @@
-"""Settings are read off signatures, and one vocabulary says what each may be; both scripts keep to it."""
+"""Settings come from signatures, and one vocabulary tells their allowed values. Both scripts obey the vocabulary."""
 
 import functools
 import inspect

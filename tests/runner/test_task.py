@@ -1,4 +1,4 @@
-"""A script's functions make what they promise of a task and settings, and its arrays are all that has to be saved."""
+"""A script's functions make the promised parts from a task and settings. A checkpoint holds all that they need."""
 
 import functools
 import io

@@ -1,4 +1,4 @@
-"""Workers that die, hang, raise, or lose their parent, under every start method; what they share and what they keep."""
+"""Workers that die, hang, raise, or lose their parent, under every start method; shared memory and kept objects."""
 
 import contextlib
 import functools
