@@ -70,7 +70,7 @@ def main():
     args = parser.parse_args()
     print(machine("numpy", "ale-py"), "\n")
     with Pool(1) as pool:
-        sampling, gradient = pool.submit(segments, args.segments).result().T
+        sampling, gradient = pool.map(segments, [args.segments])[0].T
     segment = np.median(sampling + gradient)
     shared = shared_array(MODEL.size)
     statistics = RMSProp(shared, 1e-6)
@@ -81,8 +81,8 @@ def main():
     print("|---|---|---|---|---|")
     for n in (1, 2):
         with Pool(n, initializer=receive, initargs=(shared, statistics)) as pool:
-            list(pool.map(updates, [1] * n))  # now all processes have started
-            times = np.concatenate(list(pool.map(updates, [args.updates] * n)))
+            pool.map(updates, [1] * n)  # now all processes have started
+            times = np.concatenate(pool.map(updates, [args.updates] * n))
             columns = [with_spread(x, "{:.2f}") for x in (*times.T, times.sum(axis=1))]
             part = np.median(times.sum(axis=1)) / segment
             print(f"| {n} | {' | '.join(columns)} | {part:.1%} |", flush=True)
