@@ -1,6 +1,6 @@
 """Actor-critic: a learned value replaces the return of a single rollout.
 
-`actor_critic`    the five steps of the slide "Actor-Critic": fit V, then compute one-step advantages
+`actor_critic`    the five steps of the slide "Actor-Critic", with one-step advantages
 `a2c`             one gradient for actor and critic, GAE(λ) advantages (λ = 1: the longest n-step ones), entropy bonus
 `q_actor_critic`  Q_w(s, a) replaces the return
 

@@ -308,7 +308,10 @@ class GaussianMixture:
         return np.concatenate([dlogits, dmean.reshape(flat), dlog_std.reshape(flat)], axis=-1)
 
     def _component_log_prob(self, params, act):
-        """log w_j + log N(a; μ_j, σ_j²) [..., m], z = (a − μ_j)/σ_j and 1/σ_j [..., m, n], log w_j [..., m]."""
+        """(log w_j + log N(a; μ_j, σ_j²), z = (a − μ_j)/σ_j, 1/σ_j, log w_j) of the m components.
+
+        Their shapes are [..., m], [..., m, n], [..., m, n] and [..., m].
+        """
         log_w, mean, log_std = self._split(params)
         _check("act", act, self.n)
         inv_std = np.exp(-log_std)
@@ -343,7 +346,10 @@ class GaussianMixture:
         return self._join(r - np.exp(log_w), r[..., None] * z * inv_std, r[..., None] * (z * z - 1))
 
     def _overlaps(self, params):
-        """For pairs of components: log w_i, log w_j N(μ_i; μ_j, v_ij) [..., m, m], μ_i − μ_j and v_ij = σ_i² + σ_j²."""
+        """(log w_i, log(w_j N(μ_i; μ_j, v_ij)), μ_i − μ_j, v_ij, σ_i²), where v_ij = σ_i² + σ_j².
+
+        A quantity with the indices i and j has a value for each pair of components.
+        """
         log_w, mean, log_std = self._split(params)
         var = np.exp(2 * log_std)
         v = var[..., :, None, :] + var[..., None, :, :]
@@ -357,9 +363,10 @@ class GaussianMixture:
         return -(np.exp(log_w) * logsumexp(log_overlap)).sum(axis=-1)
 
     def grad_entropy_lower_bound(self, params):
-        """With A_ij = w_i · w_j N_ij / S_i, C = A + Aᵀ, d = μ_k − μ_j and v = σ_k² + σ_j²:
+        """The gradient of the bound B. Let A_ij = w_i · w_j N_ij / S_i, C = A + Aᵀ, d = μ_k − μ_j, v = σ_k² + σ_j².
 
-            ∂B/∂w_k = −log S_k − Σ_i A_ik / w_k,  and through the softmax  ∂B/∂logit_k = w_k (∂B/∂w_k − Σ_j w_j ∂B/∂w_j)
+            ∂B/∂w_k = −log S_k − Σ_i A_ik / w_k
+            ∂B/∂logit_k = w_k (∂B/∂w_k − Σ_j w_j ∂B/∂w_j)      (the softmax's chain rule)
             ∂B/∂μ_k = Σ_j C_kj d / v,   ∂B/∂ log σ_k = σ_k² Σ_j C_kj (1/v − d²/v²)
         """
         log_w, log_overlap, difference, v, var = self._overlaps(params)

@@ -61,7 +61,7 @@ def complex_step_gradient(f, theta):
 def check_gradient(f, theta, gradient, method="central", tolerance=None, n_directions=20, seed=0):
     """Asserts that `gradient` is ∇f(θ); returns the largest relative error.
 
-    f          maps a float64 array of θ's shape to a number, or to an array (then `gradient` is its Jacobian)
+    f          f(θ) is a number, for a float64 array of θ's shape. If f(θ) is an array, `gradient` is its Jacobian.
     gradient   the analytic gradient, shape f(θ).shape + θ.shape
     method     "central" or "complex"
     tolerance  limit of |analytic − numeric| / max(max|analytic|, max|numeric|, 1e-3 max|f|). The default is 1e-7 for

@@ -62,7 +62,7 @@ class MLP:
     sizes       numbers of units from input to output, e.g. (4, 64, 64, 2)
     activation  of the hidden layers: "tanh", "relu", "sigmoid" or "identity"
 
-    `size` is the number of parameters. θ = [W_1, b_1, W_2, b_2, …], each W [n_in, n_out] row by row.
+    `size` is the number of parameters. θ is [W_1, b_1, W_2, b_2, …]. It holds each W [n_in, n_out] row by row.
     """
 
     def __init__(self, sizes, activation="tanh"):

@@ -70,11 +70,11 @@ class Sampler:
         self.unfinished_length = np.zeros(self.envs.num_envs, np.int64)
 
     def steps(self, policy, theta, n_steps):
-        """The next `n_steps` rows; episodes may end and begin in them. If no row is a valid step, more rows follow."""
+        """The next `n_steps` rows; episodes may end and begin in them. If the only row is no step, one more follows."""
         if n_steps < 1:
             raise ValueError(f"n_steps: expected at least 1, got {n_steps}")
-        something = lambda rows: any(valid.any() for *_, valid in rows)
-        return self._collect(policy, theta, lambda rows, finished: len(rows) >= n_steps and something(rows))[0]
+        n_rows = max(n_steps, 2) if self.ended.all() else n_steps  # the row of a reset is no step
+        return self._collect(policy, theta, lambda rows, finished: len(rows) == n_rows)[0]
 
     def segment(self, policy, theta, t_max):
         """Algorithm S3's rollout: it stops after t_max steps, or when an episode has ended in every environment."""

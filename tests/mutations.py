@@ -64,7 +64,7 @@ BUGS = {
         ("rows between episodes taken for steps", "valid = ~self.ended", "valid = np.ones_like(self.ended)"),
         ("truncated merged into terminated", "= terminated & valid, truncated & valid",
          "= (terminated | truncated) & valid, truncated & valid"),
-        ("rows until something is earned", "any(valid.any() for *_, valid", "any(own.any() for *_, own, _"),
+        ("the row of a reset alone", "n_rows = max(n_steps, 2) if self.ended.all() else n_steps", "n_rows = n_steps"),
         ("observations not copied", "obs = np.array(self.obs)  #", "obs = self.obs  #"),
         ("rewards of a second episode counted", "rew=np.where(over, 0, rollout.rew)", "rew=rollout.rew"),
         ("drawn ahead: the learner's own θ", "theta = theta.copy()", "theta = theta[:]"),

@@ -61,11 +61,13 @@ def _formatted(row):
     return {name: f"{x:.6g}" if isinstance(x, float) else x for name, x in row.items()}
 
 
-def read_metrics(folder, with_columns=False):
-    """Reads the rows of metrics.csv as dicts of numbers. Ignores empty cells and an incomplete last line.
+def read_metrics(folder):
+    """Reads the rows of metrics.csv as dicts of numbers. Ignores empty cells and an incomplete last line."""
+    return _read(folder)[0]
 
-    with_columns   also return the names of the columns: (rows, columns)
-    """
+
+def _read(folder):
+    """(rows, names of the columns)."""
     with open(pathlib.Path(folder) / "metrics.csv", newline="") as file:
         reader = csv.DictReader(file)
         rows, columns = list(reader), reader.fieldnames or COLUMNS
@@ -74,14 +76,14 @@ def read_metrics(folder, with_columns=False):
         {k: int(v) if k in COUNTERS[:3] else float(v) for k, v in row.items() if v not in ("", None)}
         for row in complete
     ]
-    return (numbers, columns) if with_columns else numbers
+    return numbers, columns
 
 
 def metrics_until(folder, update):
     """Reads the `Metrics` of a run up to this update. RunError if metrics.csv is missing or damaged."""
     path = pathlib.Path(folder) / "metrics.csv"
     try:
-        rows, columns = read_metrics(folder, with_columns=True)
+        rows, columns = _read(folder)
         rows = [row for row in rows if row["update"] <= update]
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise RunError(f"{path}: cannot be read: {error!r}") from None

@@ -370,7 +370,7 @@ class Run:
         row.update((steps_of_worker(k), n) for k, n in enumerate(update.get("worker_steps", ())))
         if self.task.executor is not None:
             row["workers_restarted"], self.restarted = self.task.restarted - self.restarted, self.task.restarted
-        self.metrics.rows.append(row)
+        self.rows.append(row)
 
     def _evaluate_if_due(self):
         due = self.rows and self.update % self.config["evaluate_every"] == 0 and self._worth_evaluating()
