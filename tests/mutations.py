@@ -277,6 +277,13 @@ BUGS = {
     "runner/settings": [
         ("numbers out of range pass the check", "not (setting.low <= x <= setting.high and ", "not ("),
     ],
+    "runner/workers": [
+        ("one repetition too many", "attempts[k] > self.retries", "attempts[k] > self.retries + 1"),
+        ("the interpreter ends, and a process is replaced", "self.retries = 0", "pass"),
+        ("the alarm of an answered call kills the next one", "if self.alarm is alarm:", "if True:"),
+        ("no kernel ends the orphans", 'if by_main_thread and sys.platform == "linux":', "if False:"),
+        ("a worker forgets nothing", "len(memory) > KEPT", "False"),
+    ],
     "runner/actors": [
         ("a gradient that is not finite is applied", "if np.isfinite(np.dot(dtheta, dtheta)):", "if True:"),
         ("a lost worker's successor plays its episodes again", "more = (self.k, age) if age else ", "more = "),
@@ -330,6 +337,8 @@ def verdict(module, what, old, new):
 def main(words):
     bugs = [(module, *bug) for module, planted in BUGS.items() for bug in planted]
     bugs = [bug for bug in bugs if all(word in bug[1] for word in words)]
+    if not bugs:
+        sys.exit(f"no planted bug's name contains {' and '.join(words)}")
     caught = 0
     with ThreadPoolExecutor(2) as pool:
         sound = pool.submit(run_tests, sorted({module for module, *_ in bugs}))

@@ -109,7 +109,7 @@ class Pool:
         context = multiprocessing.get_context(start_method)
         self.timeout, self.retries = timeout, retries
         self.workers = [_Worker(context, initializer, initargs) for _ in range(n)]
-        atexit.register(self.kill_workers)
+        atexit.register(self._exit)
 
     @property
     def restarted(self):
@@ -151,12 +151,19 @@ class Pool:
         for worker in self.workers:
             worker.kill()
 
+    def _exit(self):
+        """Ends all processes when the interpreter ends. A `map` in another thread does not replace them: it fails."""
+        self.retries = 0
+        for process in [worker.process for worker in self.workers]:
+            if process is not None:
+                process.kill()
+
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
         self.kill_workers()
-        atexit.unregister(self.kill_workers)
+        atexit.unregister(self._exit)
 
 
 class _Failure(Exception):

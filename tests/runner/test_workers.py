@@ -468,6 +468,20 @@ def test_a_pool_that_nobody_ends_ends_with_the_script_however_that_ends(method, 
     eventually(lambda: not lives(pid_in(tmp_path / "pid")), 5)
 
 
+def test_a_call_in_a_thread_is_not_repeated_when_the_interpreter_ends(tmp_path):
+    pool, told = Pool(1, "fork"), []
+
+    def call():
+        with pytest.raises(WorkerError, match="gave up after 1 attempts"):
+            pool.map(faults.hang, [tmp_path / "pid"], ["sleep"])
+        told.append(True)
+
+    with meanwhile(call):
+        faults.pid_once_there(tmp_path / "pid")
+        pool._exit()
+    assert told and pool.restarted == 0
+
+
 def test_a_call_that_never_ends_ends_with_the_script_that_does_not_wait_for_it(tmp_path):
     ended = in_a_script("faults.abandon_a_call(sys.argv[1])", tmp_path / "pid")
     assert ended.returncode == 0
