@@ -282,6 +282,7 @@ BUGS = {
         ("the interpreter ends, and a process is replaced", "self.retries = 0", "pass"),
         ("the alarm of an answered call kills the next one", "if self.alarm is alarm:", "if True:"),
         ("no kernel ends the orphans", 'if by_main_thread and sys.platform == "linux":', "if False:"),
+        ("a Ctrl-C that another thread receives", "lambda *_: noted.append(True)", "handler"),
         ("a worker forgets nothing", "len(memory) > KEPT", "False"),
     ],
     "runner/actors": [

@@ -260,19 +260,29 @@ class _Origin(Exception):
 
 @contextlib.contextmanager
 def _no_interrupts():
-    """A process that starts inside this block is protected from Ctrl-C until it ignores Ctrl-C itself.
+    """Ctrl-C waits until the end of this block. A process that starts inside is protected until it ignores Ctrl-C.
 
-    This needs a system with signal masks; on other systems, the block does nothing.
+    The signal mask protects the new process; on a system without masks, it is not protected. The mask does not protect
+    the main thread: another thread may receive the signal, and then Python calls the main thread's handler.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    ensure_running()  # multiprocessing's resource tracker: its later start would let Ctrl-C through again
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    noted = []
+    handler = signal.getsignal(signal.SIGINT)
+    defers = threading.current_thread() is threading.main_thread() and handler is not None
+    if defers:
+        signal.signal(signal.SIGINT, lambda *_: noted.append(True))
+    masks = hasattr(signal, "pthread_sigmask")
+    if masks:
+        ensure_running()  # multiprocessing's resource tracker: its later start would let Ctrl-C through again
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if defers:
+            signal.signal(signal.SIGINT, handler)
+        if noted:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -428,20 +428,29 @@ def test_after_a_call_that_failed_or_was_interrupted_the_next_has_fresh_processe
         assert not set(pids_of(pool)) & set(before)
 
 
-def test_ctrl_c_while_a_process_starts_leaves_none(monkeypatch, no_process_left):
+@pytest.mark.parametrize("receiver", ["main thread", "another thread"])
+def test_ctrl_c_while_a_process_starts_leaves_none(monkeypatch, no_process_left, receiver):
     process, others = multiprocessing.get_context("fork").Process, set(multiprocessing.active_children())
-    start = process.start
+    start, over = process.start, threading.Event()
+    threads = {"main thread": threading.main_thread().ident}
 
-    def start_and_interrupt(self):
-        start(self)
-        os.kill(os.getpid(), signal.SIGINT)
+    def wait_in_another_thread():
+        threads["another thread"] = threading.get_ident()
+        over.wait(LIMIT)
 
-    with Pool(2, "fork") as pool:
+    with Pool(2, "fork") as pool, meanwhile(wait_in_another_thread):
+
+        def start_and_interrupt(self):
+            start(self)
+            signal.pthread_kill(threads[receiver], signal.SIGINT)
+            time.sleep(0.05)  # until the other thread has received it
+
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(process, "start", start_and_interrupt)
             pids_of(pool)
         assert set(multiprocessing.active_children()) == others
         assert pool.map(faults.same, range(3)) == [0, 1, 2]
+        over.set()
 
 
 @pytest.mark.parametrize("method", ["fork", slow("spawn")])
