@@ -47,7 +47,7 @@ def _call(what, *others):
 
 
 def _guarded(env, env_id, shape):
-    """Makes `reset` and `step` raise EnvironmentFailed if the environment fails or obs does not have this shape."""
+    """Makes the calls of an environment raise EnvironmentFailed if it fails or if obs does not have this shape."""
 
     def guard(name):
         call, what = getattr(env, name), f"environment {env_id}: {name}"
@@ -55,14 +55,14 @@ def _guarded(env, env_id, shape):
         def guarded(*args, **kwargs):
             with _call(what):
                 answer = call(*args, **kwargs)
-                if np.shape(answer[0]) != shape:
+                if name != "render" and np.shape(answer[0]) != shape:
                     found = list(np.shape(answer[0]))
                     raise ValueError(f"observations: expected the shape {list(shape)}, got {found}")
                 return answer
 
         return guarded
 
-    env.reset, env.step = guard("reset"), guard("step")
+    env.reset, env.step, env.render = guard("reset"), guard("step"), guard("render")
     return env
 
 

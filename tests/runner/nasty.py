@@ -37,11 +37,13 @@ RETURNS = "shape", "nan", "reward", "tuple", "text", "never", "once"
 class Nasty(gymnasium.Env):
     """`act` in a call: "raise" in "step", say; or `returns` what it should not. In a step it waits for the 20th."""
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
     observation_space = spaces.Box(-1, 1, (3,), np.float32)
     action_space = spaces.Discrete(2)
 
     def __init__(self, act="none", call="step", returns="", render_mode=None):
         self.act, self.call, self.returns, self.n, self.t = ACTS[act], call, returns, 0, 0
+        self.render_mode = render_mode
         if call == "init":
             self.act()
 
@@ -70,6 +72,10 @@ class Nasty(gymnasium.Env):
                 return "nothing", 0.0, False, False, {}
         rew = np.nan if self.returns == "reward" else 1.0
         return obs, rew, over and self.returns != "never" or self.returns == "once", self.t >= 200, {}
+
+    def render(self):
+        """Always fails."""
+        boom()
 
 
 IDS = {f"{act}-{call}": {"act": act, "call": call} for act in ACTS for call in CALLS if act != "none"}

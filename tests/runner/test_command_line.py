@@ -1612,6 +1612,15 @@ def test_an_environment_that_fails_is_told_of_in_one_line_and_its_traceback_is_k
     assert "Traceback" in text and "nasty.py" in text or env == "shape"
 
 
+def test_an_environment_that_fails_to_render_is_told_of_in_one_line(call, tmp_path):
+    assert call(f"{tiny()} --steps 100 --env nasty:print-reset-v0", out=tmp_path / "run").code == 0
+    result = call("", gif=tmp_path / "run")
+    words = "environment nasty:print-reset-v0: render raised ValueError: the user's mistake in two lines"
+    assert result.code == 4 and words in result.err and result.err.count("\n") == 1
+    assert "nasty.py" in (tmp_path / "run" / "error.txt").read_text()
+    assert not (tmp_path / "run" / "policy.gif").exists()
+
+
 def test_an_environment_that_fails_after_a_checkpoint_leaves_that(call, tmp_path):
     result = call(f"{tiny()} --checkpoint-every 1 --steps 300 --env nasty:raise-step-v0", out=tmp_path / "run")
     assert result.code == 4 and "the last good checkpoint, of update" in result.err
@@ -1732,6 +1741,7 @@ def test_what_cannot_fit_into_memory_is_refused_before_anything_is_made(call, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_scripts_work_without_docstrings_and_with_any_backend(tmp_path):
     env = {**os.environ, "MPLBACKEND": "bogus"}
     command = [sys.executable, "-OO", PATH, *tiny(more="--steps 100").split(), "--out", str(tmp_path / "run")]
