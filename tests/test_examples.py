@@ -41,6 +41,7 @@ def test_a_folder_that_is_not_there_is_named_before_the_work_begins(name, capsys
     assert capsys.readouterr().err.endswith("error: argument --out: no folder nowhere\n")
 
 
+@pytest.mark.slow
 def test_the_variance_ladder_goes_down_and_parameter_space_is_above_it(run):
     in_mdps, in_cartpole = run("variance", "--mdps", "2", "--estimates", "40", "--updates", "0")
     for lower, higher in [
@@ -73,6 +74,7 @@ def test_the_score_function_and_the_reparameterised_gradient_are_the_closed_form
     assert np.linalg.norm(path[-1, :2] - example["CENTER"]) < 0.2
 
 
+@pytest.mark.slow
 def test_parameter_space_pays_for_parameters_and_action_space_for_actions(run):
     by_n, by_T = run("estimators", "--repeats", "60")
     cost = lambda costs: {name: np.array([row[name] for row in costs.values()]).T for name in costs[2]}
@@ -96,6 +98,7 @@ def test_none_of_the_estimators_compared_is_biased(n, T):
         assert np.all(np.abs(g.mean(axis=0) - gradient) <= 4 * g.std(axis=0, ddof=1) / np.sqrt(len(g)))
 
 
+@pytest.mark.slow
 def test_importance_weights_trade_bias_for_variance(run):
     results = run("importance", "--mdps", "2")
     trajectory, step = results["trajectory"], results["step"]

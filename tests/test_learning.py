@@ -18,7 +18,7 @@ def train(folder, flags, seed):
     return json.loads((folder / "result.json").read_text())
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [SEEDS[0], *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:])])
 def test_the_defaults_solve_cartpole(tmp_path, seed):
     result = train(tmp_path, "", seed)
     assert result["solved"] and result["return_100"] >= 475 and result["env_steps"] < 100_000

@@ -126,6 +126,7 @@ def test_observations_are_bytes_that_combine_the_last_frames(envs, inputs):
     assert obs.any()
 
 
+@pytest.mark.slow
 def test_two_frames_do_not_foretell_the_paddle_in_even_games_and_three_do(envs):
     """Its next move is a case of the moves seen before and of the action taken: how much do equal cases differ?"""
     env, rng = envs(32), np.random.default_rng(0)

@@ -58,13 +58,15 @@ def return_at_the_end(folder, env, policy, seed):
     return np.mean([row["return_mean"] for row in read_metrics(folder)[-40:] if "return_mean" in row])
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_mixture_holds_two_good_actions_far_apart_and_a_gaussian_does_not(tmp_path, seed):
     assert return_at_the_end(tmp_path / "mixture", "TwoPlaces", "mixture", seed) > 8  # of 10
     assert return_at_the_end(tmp_path / "gaussian", "TwoPlaces", "gaussian", seed) < 5
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_full_covariance_holds_correlated_actions_and_a_diagonal_one_does_not(tmp_path, seed):
     assert return_at_the_end(tmp_path / "multivariate", "Diagonal", "multivariate", seed) > 13
     assert return_at_the_end(tmp_path / "gaussian", "Diagonal", "gaussian", seed) < 7
