@@ -43,8 +43,8 @@ def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate
               gamma=0.99, standardise=True, max_grad_norm: float | None = 0.5, **settings):
     """REINFORCE with any weight Ψ (--weight) and any baseline (--baseline).
 
-    The slide's: --weight total --baseline none --gamma 1 --no-standardise --max-grad-norm none --optimizer sgd
-    --learning-rate 3e-5 --no-anneal
+    The slide's settings: --weight total --baseline none --gamma 1 --no-standardise --max-grad-norm none
+    --optimizer sgd --learning-rate 3e-5 --no-anneal
     """
     rng, sampler = task.rng(INIT), task.sampler(envs)
     network = MLP((task.n_obs, *hidden, task.n_out), activation)
@@ -58,7 +58,7 @@ def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate
         learned["phi"] = phi, OPTIMIZERS[optimizer](phi, critic_learning_rate)
         b = b(critic, *learned["phi"], sampler.rng, epochs, batch_size)
     if baseline == "leave-one-out" and envs < 2:
-        raise ValueError("baseline: leave-one-out needs at least 2 envs")
+        raise ValueError(f"envs: expected at least 2 with baseline leave-one-out, got {envs}")
     updates = npg.reinforce.reinforce(
         sampler, policy, *learned["theta"], b, gamma=gamma, standardise=standardise, max_grad_norm=max_grad_norm,
         **settings
@@ -103,8 +103,8 @@ def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=Fal
                  estimation="td", max_grad_norm: float | None = 0.5, **settings):
     """Batch actor-critic, the lecture's five steps: fit V, then use one-step advantages.
 
-    With two networks, the critic's default learning rate is 1e-2, larger than the policy's. In a shared network, such
-    large steps would spoil what the policy needs. There the critic's default is the policy's learning rate.
+    Without --critic-learning-rate, the critic's step size is 0.01 with two networks. With --shared it is the same as
+    the policy's, because larger steps would spoil the hidden layers for the policy.
     """
     critic_learning_rate = critic_learning_rate or (learning_rate if shared else 1e-2)
     sampler = task.sampler(envs)
@@ -122,7 +122,10 @@ def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=Fal
 def a2c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=2e-3, optimizer="adam",
         anneal=True, workers: int | None = None,
         n_steps=5, lam=1.0, max_grad_norm: float | None = 0.5, **settings):
-    """A2C: one gradient for actor and critic, with GAE(λ) advantages. With workers: the mean of their gradients."""
+    """A2C: one gradient for actor and critic, with GAE(λ) advantages.
+
+    With workers, each worker computes a gradient, and θ follows their mean.
+    """
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
@@ -143,7 +146,7 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
         epsilons=(0.0,), temperatures=(1.0,), n_steps=5, lam=1.0, **settings):
     """A3C, Algorithm S3: each worker applies its own gradient immediately to the θ that all workers share.
 
-    The slide's: --envs 1 --max-grad-norm none
+    The slide's settings: --envs 1 --max-grad-norm none
     """
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
@@ -159,7 +162,7 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
 
 def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, learning_rate=8e-3, optimizer="adam",
         anneal=True, capacity=1, n_steps=64, epochs=8, **settings):
-    """A2C that takes several steps on the same experience, with clipped importance weights (PPO)."""
+    """PPO: A2C that takes several steps on the same experience, with clipped importance weights."""
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
@@ -171,7 +174,7 @@ def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, lear
 
 def es(task, *, envs=1, hidden=(), activation="tanh", learning_rate=0.2, anneal=False, common_seeds=True,
        search_sigma="fixed", search_log_std=-1.0, shaping="standardise", workers: int | None = None, **settings):
-    """Evolution strategy for a deterministic policy: ∇_μ E[F(θ)], θ ~ N(μ, σ²), by the score function."""
+    """Evolution strategy for a deterministic policy: estimates ∇_μ E[F(θ)], θ ~ N(μ, σ²), by the score function."""
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     optimizer = SGD(theta, learning_rate)
@@ -184,7 +187,7 @@ def es(task, *, envs=1, hidden=(), activation="tanh", learning_rate=0.2, anneal=
 
 def finite_difference(task, *, envs=1, hidden=(), activation="tanh", learning_rate=0.1, optimizer="adam", anneal=False,
                       common_seeds=True, scheme="forward", epsilon=0.3, n_candidates=15, workers: int | None = None):
-    """∂U/∂θ_k of a deterministic policy by finite differences, or by Kohl and Stone's method."""
+    """Estimates ∂U/∂θ_k of a deterministic policy by finite differences, or by Kohl and Stone's method."""
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     if scheme == "kohl-stone":
@@ -199,7 +202,7 @@ def finite_difference(task, *, envs=1, hidden=(), activation="tanh", learning_ra
 
 def hill_climbing(task, *, envs=1, hidden=(), activation="tanh", common_seeds=True, search_log_std=-1.0,
                   n_candidates=14, narrow=0.9, workers: int | None = None, **settings):
-    """Hill climbing for a deterministic policy: θ moves to the best candidate near θ, if that one is better."""
+    """Hill climbing for a deterministic policy: θ moves to the best candidate near θ, if it is better than θ."""
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     method = HillClimbing(theta, np.exp(search_log_std), n_candidates=n_candidates, narrow=narrow, **settings)
@@ -209,7 +212,7 @@ def hill_climbing(task, *, envs=1, hidden=(), activation="tanh", common_seeds=Tr
 
 def genetic(task, *, envs=1, hidden=(), activation="tanh", common_seeds=True, search_log_std=-1.0,
             workers: int | None = None, **settings):
-    """Genetic algorithm for a deterministic policy: the best of each generation have children."""
+    """Genetic algorithm for a deterministic policy: the best candidates are the parents of the next generation."""
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     method = Genetic(theta, np.exp(search_log_std), **settings)

@@ -44,9 +44,9 @@ from npg.runner.task import INIT, Learner
 def reinforce(task, *, inputs="difference", envs=8, learning_rate=5e-3, optimizer="adam", anneal=False,
               baseline="none", critic_learning_rate=1e-3, epochs=1, batch_size=512,
               gamma=0.99, standardise=True, **settings):
-    """REINFORCE, the slides' own method: the result of a rally, discounted, weights every action of the rally."""
+    """REINFORCE, the slides' own method: the discounted result of a rally is the weight of its actions."""
     if baseline not in ("none", "state"):
-        raise ValueError(f"baseline: expected none or state (the others need one return a game), got {baseline!r}")
+        raise ValueError(f"baseline: expected none or state (the others need one return per game), got {baseline!r}")
     rng, sampler = task.rng(INIT), task.sampler(envs, RallySampler, inputs=inputs)
     policy = Policy(LitMLP((6400, 200, 1), "relu"), Bernoulli())  # the probability of UP
     theta = policy.init(rng)
@@ -87,7 +87,10 @@ def actor_critic(task, *, envs=32, shared=False, learning_rate=1e-3, optimizer="
 
 def a2c(task, *, envs=32, shared=True, learning_rate=1e-3, optimizer="adam", anneal=True, workers: int | None = None,
         lam=0.98, entropy_coef=0.005, standardise=True, max_grad_norm: float | None = 0.5, **settings):
-    """A2C: one gradient for actor and critic, with GAE(λ) advantages. With workers: the mean of their gradients."""
+    """A2C: one gradient for actor and critic, with GAE(λ) advantages.
+
+    With workers, each worker computes a gradient, and θ follows their mean.
+    """
     model = actor_and_critic(shared)
     theta = model.init(task.rng(INIT))
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
@@ -121,7 +124,7 @@ def a3c(task, *, inputs="half", envs=8, shared=True, learning_rate=1e-3, optimiz
 
 def ppo(task, *, envs=32, ahead=2, shared=True, learning_rate=1.2e-3, optimizer="adam", anneal=True, capacity=1,
         n_steps=64, lam=0.98, epochs=3, batch_size=512, entropy_coef=0.005, **settings):
-    """A2C that takes several steps on the same experience, with clipped importance weights (PPO)."""
+    """PPO: A2C that takes several steps on the same experience, with clipped importance weights."""
     if ahead and n_steps == 1:
         raise ValueError("n_steps: expected at least 2 with ahead, got 1")
     sampler, model = task.sampler(envs, RallySampler, ahead), actor_and_critic(shared)

@@ -35,7 +35,7 @@ PAPER = {1: 1.0, 2: 2.1, 4: 3.7, 8: 6.9, 16: 12.5}  # speed-up in time to score,
 STARTS = 10  # measurements of how long workers take to start
 CARTPOLE = {
     "CartPole": "--steps 200000 --evaluate-every 1",
-    "CartPole, 2 environments a worker": "--steps 200000 --evaluate-every 1 --envs 2",
+    "CartPole, 2 environments per worker": "--steps 200000 --evaluate-every 1 --envs 2",
 }
 COLORS = {"A3C, 1": "#9ecae1", "A3C, 2": "#3182bd", "A3C, 4": "#08519c", "A3C, 8": "#08306b", "A2C, 2": "#e6550d"}
 
@@ -126,14 +126,14 @@ def main():
     cores = available_cores()
     powers = [2**k for k in range(5) if 2**k <= max(cores, 2)]
     add = parser.add_argument
-    add("--workers", type=int, nargs="+", default=powers, metavar="N", help=f"of A3C {powers}")
-    add("--seeds", type=int, default=10, help="of each, on CartPole (10)")
-    add("--first-seed", type=int, default=0, help="the others follow it (0)")
-    add("--seconds", type=float, default=20.0, help="of each measurement of throughput (20)")
-    add("--rounds", type=int, default=5, help="measurements of throughput with each (5)")
-    add("--pong-seeds", type=int, default=3, help="of each, on Pong: minutes each (3)")
-    add("--pong-score", type=float, default=0.0, help="at which Pong stops (0)")
-    add("--pong-steps", type=int, default=3_000_000, help="at most, and the learning rate's way to 0 (3,000,000)")
+    add("--workers", type=int, nargs="+", default=powers, metavar="N", help=f"numbers of workers of A3C {powers}")
+    add("--seeds", type=int, default=10, help="seeds per row on CartPole (10)")
+    add("--first-seed", type=int, default=0, help="first seed; the others follow it (0)")
+    add("--seconds", type=float, default=20.0, help="seconds per measurement of throughput (20)")
+    add("--rounds", type=int, default=5, help="measurements of throughput per number of workers (5)")
+    add("--pong-seeds", type=int, default=3, help="seeds per row on Pong; each takes minutes (3)")
+    add("--pong-score", type=float, default=0.0, help="mean score that ends training on Pong (0)")
+    add("--pong-steps", type=int, default=3_000_000, help="budget on Pong; the step size falls to 0 (3,000,000)")
     add("--figure", type=figure_path, metavar="PNG", help="draw score against wall time and against steps")
     args = parser.parse_args()
     speeds = {n: [] for n in args.workers}

@@ -92,9 +92,9 @@ def with_sb3(algo, seed, budget):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--algo", choices=list(PEERS), default="ppo")
-    parser.add_argument("--steps", type=int, help="the budget (that of run_cartpole.py)")
-    parser.add_argument("--seeds", type=int, default=10, help="how many (10)")
-    parser.add_argument("--first-seed", type=int, default=0, help="the others follow it (0)")
+    parser.add_argument("--steps", type=int, help="budget of steps (the default of run_cartpole.py)")
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds (10)")
+    parser.add_argument("--first-seed", type=int, default=0, help="first seed; the others follow it (0)")
     args = parser.parse_args()
     budget = args.steps or SCRIPT.settings_of(args.algo, False)["steps"].default
     torch.set_num_threads(1)

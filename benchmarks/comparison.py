@@ -120,11 +120,11 @@ def main():
     add = parser.add_argument
     add("--tasks", nargs="+", choices=CONTESTS, default=list(CONTESTS), metavar="TASK", help=", ".join(CONTESTS))
     algos = sorted({algo for contest in CONTESTS.values() for algo in contest.algos})
-    add("--algos", nargs="+", choices=algos, metavar="ALGO", help="only these of each task's (all)")
-    add("--seeds", type=int, help=f"how many ({', '.join(f'{task} {c.seeds}' for task, c in CONTESTS.items())})")
-    add("--first-seed", type=int, default=0, help="the others follow it (0)")
-    add("--workers", type=int, default=available_cores(), help="runs side by side, one thread each (%(default)s)")
-    add("--results", type=pathlib.Path, default="runs/comparison.json", help="where runs are kept (%(default)s)")
+    add("--algos", nargs="+", choices=algos, metavar="ALGO", help="only these algorithms (all)")
+    add("--seeds", type=int, help=f"number of seeds ({', '.join(f'{task} {c.seeds}' for task, c in CONTESTS.items())})")
+    add("--first-seed", type=int, default=0, help="first seed; the others follow it (0)")
+    add("--workers", type=int, default=available_cores(), help="parallel runs, with one thread each (%(default)s)")
+    add("--results", type=pathlib.Path, default="runs/comparison.json", help="file with all results (%(default)s)")
     figure = "docs/figures/comparison.png"
     add("--figure", type=figure_path, metavar="PNG", default=figure, help="figure to write (%(default)s)")
     args = parser.parse_args()

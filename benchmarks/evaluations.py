@@ -31,11 +31,12 @@ def loop(theta, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--candidates", type=int, nargs="+", default=[15, 64], metavar="P", help="at a time (15 64)")
-    parser.add_argument("--evaluations", type=int, default=600, help="by each number of workers (600)")
+    add = parser.add_argument
+    add("--candidates", type=int, nargs="+", default=[15, 64], metavar="P", help="candidates per iteration (15 64)")
+    add("--evaluations", type=int, default=600, help="evaluations per number of workers (600)")
     args = parser.parse_args()
     print(machine("numpy", "gymnasium", "mujoco"), "\n")
-    print("| evaluation | at a time | by 1 worker, 1/s | by 2 workers, 1/s | ratio |")
+    print("| evaluation | candidates per iteration | by 1 worker, 1/s | by 2 workers, 1/s | ratio |")
     print("|---|---|---|---|---|")
     with Pool(1) as one, Pool(2) as two:
         for f in (walk, loop):

@@ -39,7 +39,7 @@ def seconds_to(statement, bytecode):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20, help="processes for each, in turn (20)")
+    parser.add_argument("--rounds", type=int, default=20, help="processes per import; the imports take turns (20)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as bytecode:
         turns = [[seconds_to(statement, bytecode) for statement in IMPORTS.values()] for _ in range(args.rounds + 1)]

@@ -92,9 +92,9 @@ def draw(path, curves):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--seeds", type=int, default=10, help="how many (10)")
-    parser.add_argument("--first-seed", type=int, default=420, help="the others follow it (420)")
-    parser.add_argument("--figure", type=figure_path, metavar="PNG", help="draw every seed")
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds (10)")
+    parser.add_argument("--first-seed", type=int, default=420, help="first seed; the others follow it (420)")
+    parser.add_argument("--figure", type=figure_path, metavar="PNG", help="draw the curve of every seed")
     args = parser.parse_args()
     curves = {}
     print(machine("numpy", "gymnasium"), "\n")

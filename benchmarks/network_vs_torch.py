@@ -58,7 +58,7 @@ def largest_difference(network, with_npg, with_torch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=21, help="measurements of each, in turn (21)")
+    parser.add_argument("--rounds", type=int, default=21, help="measurements per program; the programs take turns (21)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(machine("numpy", "torch"), "\n")

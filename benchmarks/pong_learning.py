@@ -81,9 +81,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=["default", "sticky"], metavar="ROW",
                         help=f"{', '.join(ROWS)} (default sticky)")  # fmt: skip
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="others than each row's own")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="seeds, instead of the seeds of each row")
     parser.add_argument("--runs", type=pathlib.Path, default="runs/pong", help="folder of the runs (runs/pong)")
-    parser.add_argument("--ended", action="store_true", help="train nothing: only the runs that have ended")
+    parser.add_argument("--ended", action="store_true", help="do not train; show only the runs that have ended")
     parser.add_argument("--figure", type=figure_path, metavar="PNG", help="draw every seed's score against minutes")
     args = parser.parse_args()
     print(machine("npg", "numpy", "ale-py"), "\n")

@@ -107,8 +107,8 @@ def main():
     """Makes all measurements in turn and prints a table. With --only: makes one measurement and prints its result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("script", nargs="?", help="path of pg-pong-2025.py")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement (20)")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds per measurement (20)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements per program (5)")
     parser.add_argument("--only", choices=MEASURED, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
@@ -127,7 +127,7 @@ def main():
             print(f"round {k + 1}: {name} {figures[name][-1][0]:.0f} steps/s", file=sys.stderr)
     speeds, memory = np.array([figures[name] for name in names]).transpose(2, 0, 1)
     print(machine("npg", "numpy", "ale-py"), "\n")
-    print("| | steps a second | training's part of it | a3c's part of it | peak memory, GB |\n|---|---|---|---|---|")
+    print("| | steps per second | training / this row | a3c / this row | peak memory, GB |\n|---|---|---|---|---|")
     for name, speed, peak in zip(names, speeds, memory.max(axis=1)):
         parts = " | ".join(with_spread(part / speed, "{:.2f}") for part in speeds[:2])
         print(f"| {name} | {with_spread(speed, '{:.0f}')} | {parts} | {peak:.2f} |")

@@ -63,7 +63,7 @@ def main():
     parser.add_argument("envs", nargs="*", default=ENVS)
     parser.add_argument("--steps", type=int, default=100_000)
     args = parser.parse_args()
-    print("| environment | back | goes on the same | played, s | resume, s | saved, kB |\n|---|---|---|---|---|---|")
+    print("| environment | restored | same afterwards | played, s | resume, s | saved, kB |\n|---|---|---|---|---|---|")
     for env in args.envs:
         try:
             back, same, played, replayed, size = measure(env, args.steps)

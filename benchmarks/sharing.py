@@ -65,8 +65,8 @@ def segments(n):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--updates", type=int, default=100, help="measured in each process (100)")
-    parser.add_argument("--segments", type=int, default=50, help="measured (50)")
+    parser.add_argument("--updates", type=int, default=100, help="updates per process (100)")
+    parser.add_argument("--segments", type=int, default=50, help="segments to measure (50)")
     args = parser.parse_args()
     print(machine("numpy", "ale-py"), "\n")
     with Pool(1) as pool:
@@ -77,7 +77,7 @@ def main():
     statistics.v = shared_array(MODEL.size)
     statistics.v[...] = 1
     print(f"θ: {MODEL.size:,} numbers. Milliseconds, medians and quartiles:\n")
-    print("| processes | copy θ | apply dθ | one update | of a segment |")
+    print("| processes | copy θ | apply dθ | one update | share of a segment |")
     print("|---|---|---|---|---|")
     for n in (1, 2):
         with Pool(n, initializer=receive, initargs=(shared, statistics)) as pool:

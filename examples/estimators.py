@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Sampling in action space against sampling in parameter space: what does a gradient cost, and what drives the cost?
+"""Sampling in action space against sampling in parameter space: what does an estimate of the gradient cost?
 
     python examples/estimators.py
 
@@ -89,14 +89,14 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     out = "docs/figures/estimators.png"
     parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=200, help="estimates behind each point (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=200, help="estimates per point of the figure (%(default)s)")
     args = parser.parse_args(argv)
     rng = np.random.default_rng(args.seed)
     by_n = {int(n): cost(n, FIXED, rng, args.repeats) for n in SIZES}
     by_T = {int(T): cost(FIXED, T, rng, args.repeats) for T in SIZES}
     for what, costs in ("n", by_n), ("T", by_T):
-        print(f"episodes for an error as long as ∇U\n{what:>4}" + "".join(f"{name:>25}" for name in COLORS))
+        print(f"episodes needed for an error of length ‖∇U‖\n{what:>4}" + "".join(f"{name:>25}" for name in COLORS))
         for x, row in costs.items():
             print(f"{x:4d}" + "".join(f"{mean:16.0f} ± {error:6.0f}" for mean, error in row.values()))
 
@@ -105,7 +105,7 @@ def main(argv=None):
     N, results_shown = 64, 25
     results, gradient = estimates(2, 2, rng, results_shown, N)
     thetas = np.zeros((1, 2)), rng.normal(0, 2**-0.5, (N, 2)), np.concatenate([np.eye(2), -np.eye(2)])
-    whats = "one policy, noise in its actions", "noise in the parameters", "two policies a parameter"
+    whats = "one policy, noise in its actions", "noise in the parameters", "two policies per parameter"
     x, y = np.meshgrid(np.linspace(-1.7, 2.5, 100), np.linspace(-1.7, 2.5, 100))
     arrow = {"angles": "xy", "scale_units": "xy", "scale": 1}
     for axes, theta, what, (name, color) in zip(above.subplots(1, 3, sharey=True), thetas, whats, COLORS.items()):
@@ -132,10 +132,10 @@ def main(argv=None):
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
     left, right = below.axes
-    left.set(xlabel=f"n, parameters (T = {FIXED} actions)", ylabel="episodes for an error as long as ∇U")
-    left.set_title("Sampling parameters pays for every parameter …", fontweight="bold", fontsize=11)
-    right.set(xlabel=f"T, actions an episode (n = {FIXED} parameters)")
-    right.set_title("… and sampling actions for every action", fontweight="bold", fontsize=11)
+    left.set(xlabel=f"n, parameters (T = {FIXED} actions)", ylabel="episodes needed for an error of length ‖∇U‖")
+    left.set_title("Cost against the number of parameters", fontweight="bold", fontsize=11)
+    right.set(xlabel=f"T, actions per episode (n = {FIXED} parameters)")
+    right.set_title("Cost against the number of actions", fontweight="bold", fontsize=11)
     caption = f"Points: {args.repeats} estimates from 2n episodes each, 95 % intervals, seed {args.seed}"
     below.supxlabel(caption, fontsize=10)
     figure.savefig(args.out, dpi=130)

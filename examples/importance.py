@@ -30,7 +30,7 @@ from npg.tabular import FiniteMDP
 DISTANCES = np.geomspace(0.01, 3, 12)  # KL(b ‖ π) of trajectories, in nats
 ALL = {"no weight": lambda ratio, psi: psi, **IMPORTANCE}
 COLORS = {"no weight": "0.55", "plain": "#08519c", "truncated": "#31a354", "clipped": "#a63603"}
-RATIOS = {"trajectory": "one ratio for the whole trajectory", "step": "one ratio a step (PPO)"}
+RATIOS = {"trajectory": "one ratio for the whole trajectory", "step": "one ratio per step (PPO)"}
 N = 100
 
 
@@ -76,7 +76,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     out = "docs/figures/importance.png"
     parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
-    parser.add_argument("--mdps", type=int, default=20, help="random MDPs, seeds 0, 1, … (%(default)s)")
+    parser.add_argument("--mdps", type=int, default=20, help="number of random MDPs, with seeds 0, 1, … (%(default)s)")
     args = parser.parse_args(argv)
     results = [[compare(seed, distance) for seed in range(args.mdps)] for distance in DISTANCES]
     pick = lambda kind, key: np.array([[r[kind][key] for r in row] for row in results])  # [distances, MDPs, …]
@@ -118,7 +118,7 @@ def main(argv=None):
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[1]:
         axes.set_xlabel("KL(b ‖ π) of a trajectory, nats")
-    caption = f"Lines: median of {args.mdps} random MDPs (seeds 0–{args.mdps - 1}), bands: their middle half"
+    caption = f"Lines: median of {args.mdps} random MDPs (seeds 0–{args.mdps - 1}), bands: quartiles"
     figure.supxlabel(caption, fontsize=10)
     figure.savefig(args.out, dpi=130)
     return {kind: {key: pick(kind, key) for key in ("ess", "sampled", *ALL)} for kind in RATIOS}

@@ -175,7 +175,7 @@ def draw_labels(path, rollouts, steps_left, won, agrees):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, default="docs/figures", help="folder of the pictures")
+    parser.add_argument("--out", type=pathlib.Path, default="docs/figures", help="folder of the pictures (%(default)s)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     model, theta = trained_player()
@@ -184,7 +184,7 @@ def main():
     rollouts, steps_left, won, agrees = pretended_labels()
     draw_labels(args.out / "pong_labels.png", rollouts, steps_left, won, agrees)
     error = agrees.std() / np.sqrt(len(agrees))
-    print(f"{len(agrees):,} labels, {won.mean():.1%} of won rallies; {agrees.mean():.1%} ± {error:.1%} of all agree")
+    print(f"{len(agrees):,} labels, {won.mean():.1%} from won rallies; {agrees.mean():.1%} ± {error:.1%} of all agree")
     for name, on in {
         "won, 36 to 47 steps before": won & (36 <= steps_left) & (steps_left < 48),
         "lost, 4 to 15 steps before": ~won & (4 <= steps_left) & (steps_left < 16),

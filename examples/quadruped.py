@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A quadruped learns to run: twelve numbers are its gait, and how fast it got is all that it is told.
+"""A quadruped learns to run. Twelve numbers define its gait. The learner sees only the speed of each walk.
 
     python examples/quadruped.py                                                  Kohl & Stone's algorithm
     python examples/quadruped.py --method kohl-stone es hill-climbing genetic     the figure in docs/figures
@@ -229,10 +229,10 @@ def at_least(low):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add, names = parser.add_argument, ", ".join(METHODS)
-    add("--method", nargs="+", choices=METHODS, default=["kohl-stone"], metavar="M", help=f"of {names} (kohl-stone)")
-    add("--evaluations", type=at_least(16), default=1000, metavar="N", help="walks of each method (%(default)s)")
-    add("--seed", type=at_least(0), default=0, metavar="N", help="of everything random (%(default)s)")
-    add("--workers", type=at_least(1), default=available_cores(), metavar="N", help="processes that walk (%(default)s)")
+    add("--method", nargs="+", choices=METHODS, default=["kohl-stone"], metavar="M", help=f"{names} (kohl-stone)")
+    add("--evaluations", type=at_least(16), default=1000, metavar="N", help="walks per method (%(default)s)")
+    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of all random numbers (%(default)s)")
+    add("--workers", type=at_least(1), default=available_cores(), metavar="N", help="worker processes (%(default)s)")
     figure = "figure to write; the GIF goes beside it (%(default)s)"
     add("--out", type=figures.figure_path, default="docs/figures/quadruped.png", metavar="PNG", help=figure)
     add("--quiet", action="store_true", help="no progress bar")
@@ -255,7 +255,7 @@ def main(argv=None):
     try:
         film(args.out.with_suffix(".gif"), thetas[list(stages.values())], titles, args.seed)
     except Exception as error:  # a missing graphics library can raise almost any exception
-        print(f"no GIF, for nothing can be rendered here: {error!r}; try MUJOCO_GL=egl, osmesa or glfw")
+        print(f"no GIF, because rendering failed: {error!r}; try MUJOCO_GL=egl, osmesa or glfw")
     return curves
 
 

@@ -55,8 +55,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     out = "docs/figures/score_function.png"
     parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples (%(default)s)")
-    parser.add_argument("--samples", type=int, default=100_000, help="in each printed estimate (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the samples (%(default)s)")
+    parser.add_argument("--samples", type=int, default=100_000, help="samples per printed estimate (%(default)s)")
     args = parser.parse_args(argv)
     rng = np.random.default_rng(args.seed)
     gaussian, params = Gaussian(2), np.array([0.0, 0.0, -0.2, -0.2])

@@ -147,10 +147,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     out = "docs/figures/variance.png"
     parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the CartPole policy and its episodes (%(default)s)")
-    parser.add_argument("--mdps", type=int, default=20, help="random MDPs, seeds 0, 1, … (%(default)s)")
-    parser.add_argument("--estimates", type=int, default=150, help="of each kind on CartPole (%(default)s)")
-    parser.add_argument("--updates", type=int, default=10, help="of REINFORCE that make the policy (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of CartPole's policy and episodes (%(default)s)")
+    parser.add_argument("--mdps", type=int, default=20, help="number of random MDPs, with seeds 0, 1, … (%(default)s)")
+    parser.add_argument("--estimates", type=int, default=150, help="estimates of each kind on CartPole (%(default)s)")
+    parser.add_argument("--updates", type=int, default=10, help="updates of REINFORCE for the policy (%(default)s)")
     args = parser.parse_args(argv)
 
     variances, biases = zip(*(exact(seed) for seed in range(args.mdps)))
@@ -165,8 +165,8 @@ def main(argv=None):
         spread = f"{np.median(x):8.3g} [{x.min():.3g}, {x.max():.3g}]"
         print(f"{label:42s} {spread:28s} {point:8.3g} [{low:.3g}, {high:.3g}]")
     print(
-        f"evolution strategies estimate a smoothed ∇U: {100 * np.median(biases):.1f} % off on the MDPs (median); on "
-        f"CartPole its part along ∇U is {seen.mean():.2f} ± {seen.std() / np.sqrt(len(seen)):.2f} of ∇U"
+        f"evolution strategies estimate a smoothed ∇U: relative bias {100 * np.median(biases):.1f} % on MDPs (median); "
+        f"on CartPole the component along ∇U is {seen.mean():.2f} ± {seen.std() / np.sqrt(len(seen)):.2f} of ∇U"
     )
 
     figure = Figure(figsize=(11.5, 5), layout="constrained")

@@ -130,7 +130,7 @@ class DiscreteQ:
         """V(s) = Σ_a π_θ(a|s) Q_w(s, a) [...], exactly."""
         (logits, _), (q, _) = policy.params(theta, obs), self.network.forward(w, obs)
         if logits.shape != q.shape:
-            raise ValueError(f"policy: expected one preference an action, shape {q.shape}, got {logits.shape}")
+            raise ValueError(f"policy: expected one preference per action, shape {q.shape}, got {logits.shape}")
         return (np.exp(log_softmax(logits)) * q).sum(axis=-1)
 
     def grad_loss(self, w, obs, act, target):

@@ -60,7 +60,7 @@ def _check(name, array, last):
 def _one_of(n, params, act):
     act = np.asarray(act)
     if act.shape != params.shape[:-1]:
-        raise ValueError(f"act: expected one whole number a row of params, shape {params.shape[:-1]}, got {act.shape}")
+        raise ValueError(f"act: expected a whole number per row of params, shape {params.shape[:-1]}, got {act.shape}")
     if act.size and not (act.min() >= 0 and act.max() < n):
         raise ValueError(f"act: expected whole numbers from 0 to {n - 1}, got {act.min()} to {act.max()}")
     return act

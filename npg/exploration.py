@@ -70,7 +70,7 @@ class Exploring:
     def __init__(self, distribution, epsilon):
         _check_discrete(distribution)
         if not 0 < epsilon <= 1:
-            raise ValueError(f"epsilon: expected 0 < ε ≤ 1 (at 0 it is π itself), got {epsilon}")
+            raise ValueError(f"epsilon: expected 0 < ε ≤ 1 (for ε = 0 use π itself), got {epsilon}")
         self.distribution, self.epsilon = distribution, epsilon
         self.n, self.n_params = distribution.n, distribution.n_params
 

@@ -31,7 +31,7 @@ def search(method, evaluate, rng):
         thetas = method.ask(rng)
         values, measures = evaluate(thetas)
         if np.shape(values) != (len(thetas),):
-            raise ValueError(f"values: expected one a candidate, shape ({len(thetas)},), got {np.shape(values)}")
+            raise ValueError(f"values: expected one per candidate, shape ({len(thetas)},), got {np.shape(values)}")
         progress = method.tell(thetas, values)
         yield {"values": values, "evaluations": len(thetas), **progress, **measures}
 
@@ -227,7 +227,7 @@ class EvolutionStrategy:
         if shaping not in SHAPING:
             raise ValueError(f"shaping: expected one of {sorted(SHAPING)}, got {shaping!r}")
         if n_candidates < 2 or n_candidates % 2:
-            raise ValueError(f"n_candidates: expected a positive even number, for pairs, got {n_candidates}")
+            raise ValueError(f"n_candidates: expected a positive even number (pairs of candidates), got {n_candidates}")
         self.theta, self.log_std = theta, np.full_like(theta, np.log(sigma))
         self.optimizer, self.sigma_optimizer = optimizer, sigma_optimizer
         self.n_candidates, self.shaping = n_candidates, SHAPING[shaping]

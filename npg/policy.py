@@ -98,7 +98,7 @@ class Policy:
             weight = weight(self.distribution.log_prob(params, act))
         weight = np.asarray(weight, params.dtype)
         if weight.shape not in (params.shape[:-1], ()):
-            raise ValueError(f"weight: expected one number an action, shape {params.shape[:-1]}, got {weight.shape}")
+            raise ValueError(f"weight: expected one number per action, shape {params.shape[:-1]}, got {weight.shape}")
         dparams = weight[..., None] * self.distribution.grad_log_prob(params, act)
         if entropy_coef:
             dparams += entropy_coef * self.distribution.grad_entropy(params)
@@ -139,13 +139,13 @@ def per_state(weight, value):
     """One number per state, with value's shape: `weight`, or `weight(value)` if `weight` is a function."""
     weight = np.asarray(weight(value) if callable(weight) else weight)
     if weight.shape != value.shape:
-        raise ValueError(f"weight: expected one number a state, shape {value.shape}, got {weight.shape}")
+        raise ValueError(f"weight: expected one number per state, shape {value.shape}, got {weight.shape}")
     return weight
 
 
 def _error(value, target):
     if np.shape(target) != value.shape:
-        raise ValueError(f"target: expected one number a state, shape {value.shape}, got {np.shape(target)}")
+        raise ValueError(f"target: expected one number per state, shape {value.shape}, got {np.shape(target)}")
     return value - target
 
 

@@ -98,7 +98,7 @@ class ExperienceBuffer:
     def draw(self, size, epochs, rng):
         """Yields shuffled minibatches (`Experience`) of about `size` steps. Each epoch uses every step once."""
         if not self.batches:
-            raise ValueError("the experience buffer is empty: `add` before you `draw`")
+            raise ValueError("the experience buffer is empty: call `add` before `draw`")
         everything = Experience(*(np.concatenate(parts) for parts in zip(*self.batches)))
         for batch in minibatches(len(everything.obs), size, epochs, rng):
             yield Experience(*(x[batch] for x in everything))

@@ -20,7 +20,7 @@ def score_function_gradient(distribution, params, f, n, rng):
     params, x = _sample(distribution, params, n, rng)
     value = np.asarray(f(x))
     if value.shape != (n,):
-        raise ValueError(f"f: expected one number a sample, shape ({n},), got {value.shape}")
+        raise ValueError(f"f: expected one number per sample, shape ({n},), got {value.shape}")
     return _mean(value[:, None] * distribution.grad_log_prob(params, x))
 
 

@@ -79,7 +79,8 @@ class FiniteMDP:
         actions, dynamics = np.empty((len(states), 0), np.int64), self.rho0[states[:, 0]]
         for _ in range(self.horizon):
             if branches[states[:, -1]].sum() > MAX_TRAJECTORIES:
-                raise ValueError(f"horizon: {self.horizon} steps have more than {MAX_TRAJECTORIES:,} trajectories")
+                got = f"got more in {self.horizon} steps"
+                raise ValueError(f"horizon: expected at most {MAX_TRAJECTORIES:,} trajectories, {got}")
             parent, act, following = np.nonzero(P[states[:, -1]])
             dynamics = dynamics[parent] * P[states[parent, -1], act, following]
             states, actions = np.c_[states[parent], following], np.c_[actions[parent], act]

@@ -38,7 +38,7 @@ def test_a_folder_that_is_not_there_is_named_before_the_work_begins(name, capsys
     with pytest.raises(SystemExit) as exit:
         runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](["--out", "nowhere/figure.png"])
     assert exit.value.code == 2
-    assert capsys.readouterr().err.endswith("error: argument --out: no folder nowhere\n")
+    assert capsys.readouterr().err.endswith("error: argument --out: folder nowhere does not exist\n")
 
 
 @pytest.mark.slow

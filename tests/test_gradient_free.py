@@ -112,7 +112,7 @@ def test_theta_is_improved_in_place_and_keeps_its_precision(make):
 
 def test_values_of_another_shape_are_refused():
     method = Genetic(np.zeros(4), 0.1, n_candidates=6)
-    with pytest.raises(ValueError, match=r"values: expected one a candidate, shape \(6,\), got \(5,\)"):
+    with pytest.raises(ValueError, match=r"values: expected one per candidate, shape \(6,\), got \(5,\)"):
         next(search(method, lambda thetas: (np.zeros(5), {}), np.random.default_rng(0)))
 
 

@@ -208,7 +208,7 @@ def test_a_critic_with_more_than_one_output_raises():
 def test_a_weight_of_the_wrong_shape_raises(policy, shape):
     theta, obs, act, _ = draw(policy)
     for weight in (np.ones(shape), lambda logp: np.ones(shape)):
-        with pytest.raises(ValueError, match=r"weight: expected one number an action, shape \(4,\), got"):
+        with pytest.raises(ValueError, match=r"weight: expected one number per action, shape \(4,\), got"):
             policy.grad_log_prob(theta, obs, act, weight)
 
 

@@ -297,7 +297,7 @@ def test_another_environment_is_refused():
 def test_games_that_the_samplers_cannot_share_evenly_are_refused(capsys, tmp_path):
     script = runpy.run_path(str(ROOT / "run_pong.py"))
     assert script["main"](script["SCRIPT"], ["--envs", "3", "--ahead", "2", "--out", str(tmp_path / "run")]) == 2
-    assert "envs: expected a multiple of ahead, 2, got 3" in capsys.readouterr().err
+    assert "envs: expected a multiple of ahead (2), got 3" in capsys.readouterr().err
 
 
 def test_without_ale_py_the_script_says_in_one_line_what_to_install(monkeypatch, capsys, tmp_path):

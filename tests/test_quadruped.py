@@ -157,7 +157,7 @@ def test_the_film_shows_the_gaits_side_by_side(tmp_path):
     [
         (["--evaluations", "3"], "--evaluations: expected at least 16, got 3"),
         (["--method", "magic"], "--method: invalid choice: 'magic'"),
-        (["--out", "nowhere/figure.png"], "--out: no folder nowhere"),
+        (["--out", "nowhere/figure.png"], "--out: folder nowhere does not exist"),
     ],
 )
 def test_bad_arguments_end_with_one_line_that_says_why(flags, message, capsys):

@@ -422,7 +422,7 @@ def test_the_learner_of_what_is_drawn_ahead_has_random_numbers_of_its_own():
 def test_what_is_drawn_ahead_has_at_least_two_rows_for_one_may_be_no_step():
     sampler = AheadSampler([Sampler(side_by_side(Counter(n)), 1) for n in (2, 3)], 1)
     assert [sampler.steps(STILL, np.zeros(1), 2).rew.shape for _ in range(6)] == [(2, 2)] * 6
-    with pytest.raises(ValueError, match="n_steps: expected at least 2 where rollouts are drawn ahead, got 1"):
+    with pytest.raises(ValueError, match="n_steps: expected at least 2 if rollouts are drawn ahead, got 1"):
         sampler.steps(STILL, np.zeros(1), 1)
 
 

@@ -594,7 +594,7 @@ def arguments(**changed):
     ({"terminal": [True]}, r"terminal: expected shape \(3,\) to match P, got \(1,\)"),
     ({"terminal": [True, False, False]}, "rho0: expected no episode to begin in a terminal state"),
     ({"horizon": 0}, "horizon: expected at least 1 step, got 0"),
-    ({"horizon": 60}, "horizon: 60 steps have more than 1,000,000 trajectories"),
+    ({"horizon": 60}, "horizon: expected at most 1,000,000 trajectories, got more in 60 steps"),
 ])
 def test_what_is_no_small_mdp_is_refused_by_name(changed, message):
     FiniteMDP(**arguments())

@@ -34,12 +34,12 @@ from npg.runner.settings import VOCABULARY, Setting, check, kind, parse_period, 
 from npg.runner.workers import WorkerError
 
 FOLDERS = {
-    "out": "folder of the run (a new one below runs/)",
-    "resume": "go on with the run in DIR",
-    "evaluate": "play with the policy in DIR and print its returns",
-    "gif": "write one episode of the policy in DIR as DIR/policy.gif",
-    "watch": "watch one episode of the policy in DIR",
-    "export": f"make the policy in DIR the one that is called {PRETRAINED!r}",
+    "out": "folder of the run (a new folder in runs/)",
+    "resume": "continue the run in DIR",
+    "evaluate": "play episodes with the policy in DIR and print the returns",
+    "gif": "play one episode with the policy in DIR and write DIR/policy.gif",
+    "watch": "show one episode of the policy in DIR on the screen",
+    "export": f"save the policy in DIR as the policy {PRETRAINED!r}",
 }
 ALLOWED = {  # {command: the other flags that it accepts}
     **dict.fromkeys(COMMANDS, {"seed", "episodes", "act", "quiet"}),
@@ -54,8 +54,9 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(script, algo):
     """A parser for every flag of one algorithm. Flags that are not given are absent from its result."""
+    about = f"These are the flags of --algo {algo}, with their defaults in parentheses."
     parser = _Parser(
-        description=f"{script.description} {algo}: {inspect.getdoc(script.algorithms[algo][0]) or ''}",
+        description=f"{script.description} {about} {inspect.getdoc(script.algorithms[algo][0]) or ''}",
         usage="%(prog)s [FLAG ...]",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -69,7 +70,7 @@ def make_parser(script, algo):
     plain, box = (script.settings_of(algo, is_box) for is_box in (False, True))
     for name, parameter in box.items():
         of, several, none = kind(parameter)
-        setting = VOCABULARY.get(name, Setting("of this algorithm"))
+        setting = VOCABULARY.get(name, Setting("setting of this algorithm"))
         options = {"type": of, "metavar": "X"} if not setting.choices else {"choices": list(setting.choices)}
         if of is bool:
             options = {"action": argparse.BooleanOptionalAction}
@@ -78,7 +79,7 @@ def make_parser(script, algo):
         elif none and of is not str:
             options["type"] = number_or_none
         defaults = [_shown(name, p.default) for p in (plain.get(name), parameter) if p]
-        default = "; Box ".join(dict.fromkeys(defaults)) if name in plain else f"Box {defaults[0]}"
+        default = "; Box actions: ".join(dict.fromkeys(defaults)) if name in plain else f"Box actions: {defaults[0]}"
         flag, text = "--" + name.replace("_", "-"), f"{setting.help} ({default})"
         parser.add_argument(flag, **options, help=text.replace("%", "%%"))
     return parser
@@ -86,7 +87,7 @@ def make_parser(script, algo):
 
 def _shown(name, default):
     if name == "workers" and default == 0:
-        return "one a core"
+        return "one per core"
     if isinstance(default, (tuple, list)):
         return " ".join(map(str, default)) or "none"
     return str(default).lower() if default is None or isinstance(default, bool) else str(default)
@@ -137,7 +138,7 @@ def _new_config(script, algo, given, parser):
         name, other = (word.replace("_", "-") for word in idle[:2])
         parser.error(f"--{name} has no effect with --{other} {_shown(*idle[1:])}")
     if values.get("cluster") and not values["workers"]:
-        parser.error("--cluster needs --workers, the number of gradients under way at a time")
+        parser.error("--cluster needs --workers, the number of calls that the cluster computes at the same time")
     if values["target"] is None:
         values["target"] = script.target if script.target is not None else getattr(probe.spec, "reward_threshold", None)
     try:
@@ -236,7 +237,7 @@ def _train(script, config, folder, given, parser):
             return 2
     if run.stopped:
         command = f"python {parser.prog} --resume {shlex.quote(str(folder))}"
-        message = f"interrupted at update {run.update}; {run.last_checkpoint()}. Go on with:\n  {command}"
+        message = f"interrupted at update {run.update}; {run.last_checkpoint()}. Continue with:\n  {command}"
         print(f"\n{message}", file=sys.stderr)
         return 128 + run.stopped
     print(_report(run, result, f"python {parser.prog}", shlex.quote(str(folder))))
@@ -253,7 +254,7 @@ def _report(run, result, program, folder):
     else:
         lines.append(f"  return {run.recent_return:.1f}, mean of the last {run.window} training episodes; "
                      f"{result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f} "
-                     f"in {result['eval_episodes']} unseen ones")
+                     f"in {result['eval_episodes']} unseen episodes")
     if result["greedy_return_mean"] is not None and not run.is_search:
         lines.append(f"  return {result['greedy_return_mean']:.1f} with the most likely actions")
     if result["target"] is not None:
@@ -263,7 +264,7 @@ def _report(run, result, program, folder):
     lines.append(f"  picture   {folder}/learning_curve.png")
     lines.append(f"  watch     {program} --gif {folder}")
     lines.append(f"  evaluate  {program} --evaluate {folder}")
-    lines.append(f"  go on     {program} --resume {folder} --steps {2 * run.config['steps']}")
+    lines.append(f"  continue  {program} --resume {folder} --steps {2 * run.config['steps']}")
     return "\n".join(lines)
 
 
@@ -287,13 +288,13 @@ def _main(script, argv):
         _refuse(script, algo, parser, unknown[0].split("=")[0])
     modes = [name for name in ("resume", *COMMANDS) if name in given]
     if len(modes) > 1:
-        parser.error(f"--{modes[0]} and --{modes[1]} do not go together")
+        parser.error(f"--{modes[0]} and --{modes[1]} cannot be combined")
     if "" in given.values():
         name = next(name for name in given if given[name] == "").replace("_", "-")
         parser.error(f"argument --{name}: expected a name, got nothing")
     mode = modes[0] if modes else None
     for name in given.keys() - ALLOWED.get(mode, given.keys()) - {mode, *(script.playing if mode in COMMANDS else ())}:
-        parser.error(f"--{name.replace('_', '-')} has no meaning with --{mode}, which goes by the run's config.json")
+        parser.error(f"--{name.replace('_', '-')} has no meaning with --{mode}, which uses the run's config.json")
     folder = None
     try:
         if mode in COMMANDS:

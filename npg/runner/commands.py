@@ -30,7 +30,7 @@ def load(script, folder, **overrides):
     for name, value in overrides.items():
         changed = config if name in config else config["settings"]
         if name not in changed:
-            raise RunError(f"{name}: has no meaning for a policy by {config['algo']}")
+            raise RunError(f"{name}: has no meaning for a policy trained by {config['algo']}")
         changed[name] = value
     run = Run("." if folder == PRETRAINED else folder, config, *prepare(script, config, folder))
     run.take_policy(saved, folder)
@@ -65,7 +65,7 @@ def gif(script, given):
 def watch(script, given):
     """Shows one episode on the screen."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise RunError("--watch: there is no screen here; --gif writes the episode to a file")
+        raise RunError("--watch: found no screen; use --gif to write the episode to a file")
     for _ in _load(script, "watch", given).player.frames("human"):
         pass
     return 0

@@ -70,7 +70,7 @@ def _make(make, env_id, *args, **kwargs):
     if env_id.count(":") > 1:
         raise UnsupportedEnvironment(f"environment {env_id!r}: expected NAME or MODULE:NAME")
     try:
-        with _call(f"environment {env_id}: its making", gymnasium.error.Error, ImportError):
+        with _call(f"environment {env_id}: its creation", gymnasium.error.Error, ImportError):
             return make(env_id, *args, **kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         raise UnsupportedEnvironment(f"environment {env_id}: {str(error).splitlines()[0]}") from error
@@ -149,7 +149,7 @@ def make_pong_env(env_id, render_mode=None, *, inputs="trail", sticky=0.0):
 
 def _only_pong(env_id):
     if env_id != "Pong":
-        raise UnsupportedEnvironment(f"environment {env_id!r}: only Pong is played here; run_cartpole.py takes others")
+        raise UnsupportedEnvironment(f"environment {env_id!r}: expected Pong; run_cartpole.py accepts other names")
 
 
 class Log:

@@ -23,7 +23,7 @@ def figure_path(text):
     """An argparse type: the path of a file to write. A folder that does not exist is refused before the work begins."""
     path = pathlib.Path(text)
     if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"no folder {path.parent}")
+        raise argparse.ArgumentTypeError(f"folder {path.parent} does not exist")
     return path
 
 

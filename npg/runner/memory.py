@@ -68,5 +68,5 @@ def check_memory(settings, *spaces_and_more, limit=None):
             continue
         value = settings.get(name, 1)
         shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-        sizes = f"{needed / 1e9:,.0f} GB of memory or more; there are {limit / 1e9:,.0f}"
+        sizes = f"at least {needed / 1e9:,.0f} GB of memory; only {limit / 1e9:,.0f} GB are available"
         raise ValueError(f"{name}: {shown} needs {sizes}")

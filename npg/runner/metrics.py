@@ -88,9 +88,9 @@ def metrics_until(folder, update):
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise RunError(f"{path}: cannot be read: {error!r}") from None
     if [row["update"] for row in rows] != list(range(1, update + 1)):
-        raise RunError(f"{path}: damaged: expected a row for each of updates 1 to {update}")
+        raise RunError(f"{path}: damaged: expected one row per update, from 1 to {update}")
     if any(set(COUNTERS) - row.keys() for row in rows):
-        raise RunError(f"{path}: damaged: expected numbers below {', '.join(COUNTERS)}")
+        raise RunError(f"{path}: damaged: expected numbers in the columns {', '.join(COUNTERS)}")
     metrics = Metrics(folder, columns)
     metrics.rows = rows
     return metrics

@@ -97,7 +97,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if any((self.folder / name).exists() for name in ("config.json", "metrics.csv", "checkpoint.npz")):
-                raise RunError(f"{self.folder}: holds a run already; --resume it or choose another --out")
+                raise RunError(f"{self.folder}: holds a run already; --resume continues it, or choose another --out")
             write_json(self.folder / "config.json", self.config)
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
@@ -140,7 +140,7 @@ class Run:
         at = self.resumed and int(self.resumed["update"])
         if not self.task.replayed and at not in self.new_episodes:
             self.new_episodes.append(at)
-            line = f"{self.folder}: the environments did not come back to where they were: new episodes begin"
+            line = f"{self.folder}: the environments could not be restored: new episodes begin"
             self.bar.write(line, file=sys.stderr)
 
     def restore(self, saved):
@@ -246,7 +246,7 @@ class Run:
             picture = figures.learning_curve(self.rows, title, self.config["target"], self.window)
             write_atomically(self.folder / "learning_curve.png", lambda file: file.write(picture))
         except Exception as error:
-            self.bar.write(f"{self.folder}: no learning curve: {error}", file=sys.stderr)
+            self.bar.write(f"{self.folder}: the learning curve could not be drawn: {error}", file=sys.stderr)
         self.drawn_at = time.monotonic()
 
     def stop(self, number, frame):
@@ -350,8 +350,8 @@ class Run:
             return
         suspects = {"observation": rollout.obs, "reward": rollout.rew, **suspects}  # the cause before its effects
         name, x = next((name, x) for name, x in suspects.items() if not np.isfinite(x).all())
-        bad = np.size(x) - np.count_nonzero(np.isfinite(x))
-        raise Diverged(f"diverged: {name} has {bad} NaN or Inf of {np.size(x)} after update {self.update + 1}")
+        n = np.size(x) - np.count_nonzero(np.isfinite(x))
+        raise Diverged(f"diverged: {name} has NaN or Inf in {n} of {np.size(x)} values after update {self.update + 1}")
 
     def _count(self, update):
         rollout = update["rollout"]

@@ -32,10 +32,10 @@ def read_config(folder):
         raise RunError(f"{path}: not the config of an npg run (expected format {FORMAT!r})")
     needed = {"env", "algo", "seed", "steps", "target", "episodes", "evaluate_every", "checkpoint_every", "settings"}
     if needed - config.keys() or not isinstance(config["settings"], dict):
-        raise RunError(f"{path}: damaged: {', '.join(sorted(needed - config.keys())) or 'settings'}")
+        raise RunError(f"{path}: damaged: no valid {', '.join(sorted(needed - config.keys())) or 'settings'}")
     for name in ("env", "algo", "cluster", "start_from"):  # needed before the settings can be checked
         if not isinstance(config.get(name), str) and (name in ("env", "algo") or config.get(name) is not None):
-            raise RunError(f"{path}: {name}: expected a word, got {config[name]!r}")
+            raise RunError(f"{path}: {name}: expected a string, got {config[name]!r}")
     return in_this_format(config)
 
 
@@ -58,7 +58,7 @@ def read_checkpoint(folder):
     try:
         with np.load(path, allow_pickle=False) as file:
             if sum(member.file_size for member in file.zip.infolist()) > path.stat().st_size:
-                raise ValueError("it would unpack to more than its size")  # npg never compresses a checkpoint
+                raise ValueError("its header announces more data than the file holds")  # npg never compresses it
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise RunError(f"{path}: no checkpoint here") from None

@@ -110,16 +110,16 @@ def prepare(script, config, folder, executor=None):
             given = {**{name: p.default for name, p in parameters.items() if name not in RUN}, **given}
         for name in given:
             if name not in parameters or name in RUN:
-                raise ValueError(f"{name}: no setting of {algo}")
+                raise ValueError(f"{name}: not a setting of {algo}")
         given = {**given, **{name: config.get(name) for name in RUN if name in parameters}}
         settings = {name: check(parameter, given[name]) for name, parameter in parameters.items()}
         parse_period(settings["checkpoint_every"])
         check(EVALUATE_FROM, config.get("evaluate_from"))
         for name in RUN:
             if name not in parameters and config.get(name) is not None:
-                raise ValueError(f"{name}: no setting of {algo}")
+                raise ValueError(f"{name}: not a setting of {algo}")
         if settings.get("cluster") and not settings["workers"]:
-            raise ValueError("cluster: needs workers, the number of gradients under way at a time")
+            raise ValueError("cluster: needs workers, the number of calls that the cluster computes at the same time")
         check_memory(settings, probe.single_observation_space, probe.single_action_space, script.side_by_side)
         task = Task(script, settings["env"], settings["seed"], settings, probe, executor)
         functions = script.algorithms[algo]

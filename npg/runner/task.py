@@ -84,7 +84,7 @@ class Task:
             raise ValueError("scale_rewards: expected false with workers, got true")
         self.is_box, self.tail, self.learn_tail = isinstance(act_space, spaces.Box), 0.0, True
         if self.is_box and self.act == "sharpened":
-            raise ValueError("act: only a policy over discrete actions can be sharpened")
+            raise ValueError("act: expected most-likely or sampled with Box actions, got 'sharpened'")
         if self.is_box:
             self.n_act = act_space.shape[0]
             self.deterministic = Deterministic(self.n_act)
@@ -114,7 +114,7 @@ class Task:
         """
         n_parts = max(1, ahead)
         if envs % n_parts:
-            raise ValueError(f"envs: expected a multiple of ahead, {n_parts}, got {envs}")
+            raise ValueError(f"envs: expected a multiple of ahead ({n_parts}), got {envs}")
         if self.obs_rms:
             options["normalise_obs"] = False  # the wrapper below normalises: its moments exist before the environments
         n, parts = envs // n_parts, []
@@ -163,7 +163,7 @@ class Task:
         n = len(models)
         self.actors = self._actors(models, envs, learn, kind, **options)
         if self.cluster and self.obs_rms:
-            raise ValueError("normalise_obs: a3c on a cluster has no round at which moments could be merged")
+            raise ValueError("normalise_obs: expected false for a3c on a cluster, got true")
         if self.cluster:
             settings = {name: value for name, value in learn.keywords.items() if name != "max_grad_norm"}
             call = functools.partial(rollout_gradient, **settings)

@@ -431,7 +431,7 @@ SLIDES = {  # the flags with which an algorithm is the slide's
 @pytest.mark.parametrize("algo", SLIDES)
 def test_the_slides_own_flags_are_named_and_train(call, tmp_path, algo):
     flags, more = SLIDES[algo], " --workers 2" if algo == "a3c" else ""
-    assert f"The slide's: {flags}" in " ".join(SCRIPT.algorithms[algo][0].__doc__.split())
+    assert f"The slide's settings: {flags}" in " ".join(SCRIPT.algorithms[algo][0].__doc__.split())
     page = (PATH.parent / "docs" / "lecture.md").read_text().replace("\\\n", "")
     assert f"--algo {algo} {flags}" in " ".join(page.split())
     assert flags.split()[-1] in command_line.make_parser(SCRIPT, algo).format_help()
@@ -729,7 +729,8 @@ def test_evaluate_plays_sampled_actions_where_asked_to(call, copy):
 
 
 def test_a_gaussian_cannot_be_sharpened(call, tmp_path):
-    assert_refused(call("--env Pendulum-v1 --act sharpened", out=tmp_path / "run"), "act: only a policy over discrete")
+    expected = "act: expected most-likely or sampled with Box actions, got 'sharpened'"
+    assert_refused(call("--env Pendulum-v1 --act sharpened", out=tmp_path / "run"), expected)
 
 
 def test_a_deterministic_policy_has_no_actions_to_sample(call, tmp_path):
@@ -1598,7 +1599,7 @@ def test_every_setting_changes_what_is_learned_or_is_refused(call, tmp_path, in_
 @pytest.mark.parametrize(
     "env, words",
     [
-        ("raise-init", "its making raised ValueError: the user's mistake in two lines"),
+        ("raise-init", "its creation raised ValueError: the user's mistake in two lines"),
         ("exit-reset", "reset raised SystemExit: 0"),
         ("odd-step", "step raised Odd: 1 2"),
         ("shape", "step raised ValueError"),
@@ -1678,7 +1679,7 @@ def test_nan_in_a_checkpoint_and_one_that_is_compressed_are_refused(call, copy, 
     np.savez(path, **{**good, "theta": good["theta"] * np.nan})
     assert_refused(call("--quiet", **{flag: copy}), "theta holds NaN")
     np.savez_compressed(path, **{**good, "more": np.zeros(10**6)})
-    assert_refused(call("--quiet", **{flag: copy}), "unpack")
+    assert_refused(call("--quiet", **{flag: copy}), "its header announces more data than the file holds")
 
 
 def test_a_finished_run_on_a_full_disk_keeps_its_result(call, copy, monkeypatch):

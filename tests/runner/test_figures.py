@@ -95,7 +95,7 @@ def test_a_gif_of_one_frame_is_a_picture(tmp_path):
 
 def test_a_figure_goes_into_a_folder_that_is_there(tmp_path):
     assert figures.figure_path(str(tmp_path / "figure.png")) == tmp_path / "figure.png"
-    with pytest.raises(argparse.ArgumentTypeError, match=f"no folder {tmp_path / 'nowhere'}"):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"folder {tmp_path / 'nowhere'} does not exist"):
         figures.figure_path(str(tmp_path / "nowhere" / "figure.png"))
 
 

@@ -176,9 +176,9 @@ def test_what_a_setting_may_be_comes_back_with_numbers_of_the_right_type(name, d
         ("optimizer", "adam", "adagrad", "one of adam, rmsprop, sgd, got 'adagrad'"),
         ("optimizer", "adam", None, "one of adam, rmsprop, sgd, got None"),
         ("optimizer", "adam", ["adam"], r"one of adam, rmsprop, sgd, got \['adam'\]"),
-        ("env", "CartPole-v1", "", "a word, got ''"),
-        ("env", "CartPole-v1", 5, "a word, got 5"),
-        ("start_from", None, "", "a word, got ''"),
+        ("env", "CartPole-v1", "", "a string, got ''"),
+        ("env", "CartPole-v1", 5, "a string, got 5"),
+        ("start_from", None, "", "a string, got ''"),
         ("hidden", (64, 64), 64, "a list, got 64"),
         ("hidden", (64, 64), None, "a list, got None"),
         ("hidden", (64, 64), "64", "a list, got '64'"),
@@ -273,7 +273,7 @@ def test_every_setting_of_a_script_has_an_entry_and_its_default_is_one_that_it_m
     for setting, p in SCRIPTS[name].SCRIPT.settings_of(algo, is_box).items():
         assert setting in VOCABULARY
         if (algo, setting) == ("a3c", "workers"):
-            assert p.default == 0  # stands for one a core: the command line puts their number in its place
+            assert p.default == 0  # stands for one per core: the command line puts their number in its place
         else:
             value = check(p, p.default)
             assert value == p.default or value == tuple(p.default)
