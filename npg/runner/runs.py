@@ -345,7 +345,7 @@ class Run:
 
     def _check_finite(self, update):
         rollout, suspects = update["rollout"], {**self.learner.arrays, **moments(self.task.obs_rms)}
-        suspects = {"gradient": update.get("grad_norm", 0.0), "return": rollout.episode_returns, **suspects}
+        suspects = {"norm of the gradient": update.get("grad_norm", 0.0), "return": rollout.episode_returns, **suspects}
         if all(np.isfinite(x).all() for x in suspects.values()):
             return
         suspects = {"observation": rollout.obs, "reward": rollout.rew, **suspects}  # the cause before its effects
