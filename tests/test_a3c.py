@@ -78,7 +78,7 @@ def test_the_gradients_of_several_workers_are_averaged_at_the_same_theta():
         assert update["rollout"].episode_returns == sum((rollout.episode_returns for rollout in rollouts), [])
 
 
-def test_a_segment_without_an_explained_variance_has_no_part_in_its_mean_but_nothing_else_that_is_nan_is_hidden():
+def test_the_mean_leaves_out_a_nan_explained_variance_but_hides_no_other_nan():
     nan = np.nan
     columns = {"grad_norm": (1.0, 3.0, 5.0), "explained_variance": (nan, 0.5, -0.1)}
     measures = [dict(zip(columns, row)) for row in zip(*columns.values())]
@@ -159,7 +159,7 @@ def test_the_slide_line_by_line_is_algorithm_s3():
 
 
 @pytest.mark.parametrize("model", [MODEL, SharedActorCritic(MLP((4, 5, 3)), Categorical(2))])
-def test_a_gradient_is_of_the_copy_that_acted_and_is_applied_to_what_others_have_made_of_theta(model):
+def test_a_gradient_taken_at_the_copy_that_acted_is_applied_to_the_shared_theta(model):
     theta = random_theta(model)
     sampler, twin, others = cartpoles(3, 5), cartpoles(3, 5), np.random.default_rng(2)
     segment = sampler.segment

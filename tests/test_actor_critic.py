@@ -57,7 +57,7 @@ def assert_reached(theta, expected, start):
     assert np.max(abs(theta - expected)) <= 1e-10 * np.max(abs(expected - start))
 
 
-def test_the_rollouts_of_these_tests_meet_both_ends_of_an_episode_and_the_rows_between():
+def test_the_rollout_of_these_tests_has_terminated_truncated_and_reset_rows():
     _, model = MODELS["shared"]
     rollout = cartpole(1).steps(model, random_theta(model), T)
     assert rollout.terminated.any() and rollout.truncated.any() and not rollout.valid.all() and rollout.valid[-1].any()

@@ -229,7 +229,7 @@ def test_state_baseline_learns_the_mean_weight_of_each_state():
     np.testing.assert_allclose(b, [[4, 4], [2, 2]], rtol=0, atol=1e-10)
 
 
-def test_state_baseline_learns_nothing_from_what_follows_an_episode():
+def test_state_baseline_learns_nothing_from_rows_after_an_episode():
     one, other = new_state_baseline(), new_state_baseline()
     one(POLICY, THETA, ENDED, PSI)
     other(POLICY, THETA, ENDED, np.where(ENDED.valid, PSI, -7))

@@ -9,7 +9,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 from comparison import at, draw, interquartile_mean, with_interval
 
 
-def test_the_interquartile_mean_is_blind_to_the_quarter_at_either_end():
+def test_the_interquartile_mean_ignores_the_lowest_and_the_highest_quarter():
     x = np.array([-1e9, 3.0, 1.0, 2.0, 4.0, 2.0, 1e9, 1e9])
     assert interquartile_mean(x) == (2 + 2 + 3 + 4) / 4
     np.testing.assert_array_equal(interquartile_mean(np.stack([x, -x])), [2.75, -2.75])
@@ -23,12 +23,12 @@ def test_the_interval_of_normal_numbers_covers_their_mean_about_as_often_as_it_s
     assert np.all((low <= mean) & (mean <= high))
 
 
-def test_between_evaluations_the_last_one_holds():
+def test_between_evaluations_the_value_of_the_last_one_is_used():
     held = at(np.array([10, 19, 20, 25, 30, 99]), [10, 20, 30], [1.0, 2.0, 3.0])
     np.testing.assert_array_equal(held, [1, 1, 2, 2, 3, 3])
 
 
-def test_it_draws_a_panel_a_task(tmp_path):
+def test_the_figure_is_a_png(tmp_path):
     curve = [[1000, 50_000], [20.0, 500.0]]
     draw(tmp_path / "figure.png", {"CartPole-v1": {"ppo": {0: curve, 1: curve}, "es": {0: curve}}})
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -56,7 +56,7 @@ def test_epsilon_and_temperature_are_checked():
 
 
 @pytest.mark.parametrize("model", [MODEL, SharedActorCritic(MLP((4, 5, 3)), Categorical(2))])
-def test_a_worker_explores_as_it_was_told_and_is_scored_as_what_it_did(model):
+def test_a_workers_score_is_that_of_its_epsilon_and_temperature(model):
     theta, obs = random_theta(model), np.random.default_rng(0).standard_normal((5, 4))
     act, weight = np.array([0, 1, 1, 0, 1]), np.arange(5.0)
     h = model.policy.params(model.actor_params(theta), obs)[0]

@@ -149,7 +149,7 @@ def seed_alone(theta, seed):
     return seed
 
 
-def test_common_seeds_are_one_an_iteration_and_others_one_a_candidate():
+def test_common_seeds_are_one_per_iteration_and_others_one_per_candidate():
     thetas, rng = np.zeros((5, 2)), np.random.default_rng(0)
     first, second = (evaluate_each(seed_alone, thetas, rng, common=True) for _ in range(2))
     assert len(set(first)) == len(set(second)) == 1 and first != second
@@ -216,7 +216,7 @@ def test_the_direction_from_all_candidates_is_that_of_a_linear_functions_gradien
     np.testing.assert_allclose(kohl_stone_direction(ALL_SIGNS, epsilon * ALL_SIGNS @ c), 2 * epsilon * c, atol=1e-12)
 
 
-def test_the_direction_is_0_in_a_parameter_that_is_best_left_alone_and_there_only():
+def test_the_direction_is_0_only_where_leaving_the_parameter_alone_is_best():
     theta = np.array([0.0, 0.3, -0.04])  # of −|θ|², with ε = 0.1: the middle is best where |θ_k| < ε/2
     values = -np.sum((theta + 0.1 * ALL_SIGNS) ** 2, axis=1)
     np.testing.assert_allclose(kohl_stone_direction(ALL_SIGNS, values), [0, -0.12, 0], atol=1e-12)
@@ -350,7 +350,7 @@ def test_as_sigma_shrinks_the_evolution_gradient_becomes_the_policy_gradient_wit
     np.testing.assert_allclose(errors[:-1], 4 * np.array(errors[1:]), rtol=0.01)
 
 
-def test_it_is_the_policys_score_function_estimator_with_parameters_for_actions():
+def test_the_evolution_gradient_is_the_score_function_estimator_with_parameters_as_actions():
     distribution = Gaussian(2)
     expected, _ = score_function_gradient(distribution, PARAMS, quadratic, 50, np.random.default_rng(3))
     thetas = distribution.sample(np.tile(PARAMS, (50, 1)), np.random.default_rng(3))

@@ -37,7 +37,7 @@ def test_it_takes_at_most_one_megabyte():
     assert PATH.stat().st_size <= 1e6
 
 
-def test_it_is_stored_as_one_run_from_top_to_bottom_left_it():
+def test_it_is_stored_after_one_run_from_top_to_bottom():
     assert [cell["execution_count"] for cell in CODE] == list(range(1, len(CODE) + 1))
     outputs = [output for cell in CODE for output in cell["outputs"]]
     assert {output["output_type"] for output in outputs} <= {"stream", "display_data"}  # no errors, no stray results

@@ -99,7 +99,7 @@ def test_frames_are_preprocessed_in_batches():
     assert not seen[0, 1].any()
 
 
-def test_inputs_tell_what_rests_what_comes_and_what_goes():
+def test_inputs_tell_resting_appearing_and_vanishing_pixels_apart():
     before, now = np.array([0, 1, 0, 1], np.int8), np.array([0, 1, 1, 0], np.int8)  # dark, rests, comes, goes
     np.testing.assert_array_equal(INPUTS["difference"].combine((now, before)), [0, 0, 1, -1])
     np.testing.assert_array_equal(INPUTS["half"].combine((now, before)), [0, 1, 2, -1])
@@ -181,7 +181,7 @@ def test_sticky_actions_change_the_game(envs):
     assert (np.array(seen[0]) != np.array(seen[1])).any()
 
 
-def test_a_game_goes_to_21_and_the_next_begins_without_its_ghost(envs):
+def test_a_game_goes_to_21_and_the_next_begins_without_its_last_frame(envs):
     env = envs(2, inputs="difference")
     obs, _ = env.reset(seed=3)
     assert not obs.any()

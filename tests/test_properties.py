@@ -58,7 +58,7 @@ def test_baselines_do_not_care_about_the_order_of_the_trajectories(baseline, dat
 
 @given(data=episodes())
 @ANY
-def test_the_mean_of_leave_one_out_is_the_constant_and_no_trajectory_has_a_say_in_its_own(data):
+def test_leave_one_out_has_the_mean_of_the_constant_and_ignores_a_trajectorys_own_return(data):
     rollout, psi = data
     b = baselines.leave_one_out(None, None, rollout, psi)
     np.testing.assert_allclose(b.mean(), baselines.constant(None, None, rollout, psi), atol=1e-9)
@@ -70,7 +70,7 @@ def test_the_mean_of_leave_one_out_is_the_constant_and_no_trajectory_has_a_say_i
 
 @given(data=episodes(), shift=numbers)
 @ANY
-def test_a_constant_added_to_every_return_is_taken_off_again(data, shift):
+def test_baselines_remove_a_constant_that_is_added_to_every_return(data, shift):
     rollout, psi = data
     for baseline in (baselines.constant, baselines.leave_one_out):
         before, after = (x - baseline(None, None, rollout, x) for x in (psi, psi + shift))

@@ -87,7 +87,7 @@ def test_theta_counts_steps_from_the_hand_set_gait_within_its_range():
     np.testing.assert_array_equal(gait(np.full(12, -1e9)), LOW)
 
 
-def test_a_walk_is_its_seeds_and_a_gait_without_length_goes_nowhere():
+def test_a_walk_follows_from_its_seed_and_a_gait_without_length_goes_nowhere():
     theta = np.zeros(12)
     assert walk(theta, 1, 2.0) == walk(theta, 1, 2.0) != walk(theta, 2, 2.0)
     standing = (numbers(front_length=0, rear_length=0, front_lift=0, rear_lift=0) - INITIAL) / STEP
@@ -95,7 +95,7 @@ def test_a_walk_is_its_seeds_and_a_gait_without_length_goes_nowhere():
         assert abs(walk(standing, seed, 5.0)) < 0.05 < 0.1 < walk(theta, seed, 5.0)
 
 
-def test_who_falls_has_walked_no_further_in_all_the_time_given():
+def test_after_a_fall_the_distance_is_divided_by_the_whole_time():
     class FallsAfter3Steps:
         def reset(self, seed):
             self.x = 5.0

@@ -88,7 +88,7 @@ def test_importance_weights_make_the_mean_of_another_policys_experience_exactly_
     assert np.max(abs(ignored - exact)) > 0.1 * np.max(abs(exact))
 
 
-def test_the_effective_sample_size_counts_what_the_weights_leave():
+def test_the_effective_sample_size_by_hand():
     assert effective_sample_size(np.full(10, 0.3)) == pytest.approx(10)
     assert effective_sample_size(np.array([1.0, 1, 1, 1, 0, 0, 0])) == pytest.approx(4)
     assert effective_sample_size(np.array([1.0, 2, 3])) == pytest.approx(36 / 14)
@@ -182,7 +182,7 @@ def test_ppo_steps_along_the_gradient_of_its_surrogate_on_present_and_older_expe
 
 
 @each_model
-def test_every_epoch_of_ppo_weighs_the_same_experience_under_the_policy_of_that_moment(sampler, model):
+def test_every_epoch_of_ppo_weighs_the_same_experience_by_the_current_policy(sampler, model):
     theta = random_theta(model)
     updated = theta.copy()
     next(ppo(sampler(1), model, updated, SGD(theta, SMALL), epochs=3, **EXACT))
@@ -203,7 +203,7 @@ def test_one_epoch_of_ppo_in_one_batch_is_a2c(sampler, model):
 
 
 @pytest.mark.parametrize("importance", replay.IMPORTANCE)
-def test_ppo_takes_the_ratio_and_the_advantages_from_the_parameters_that_acted_not_from_those_that_learn(importance):
+def test_ppo_takes_log_b_and_the_advantages_from_the_parameters_that_acted(importance):
     sampler, model = MODELS["shared, learned sigma"]
     acted, theta = random_theta(model), random_theta(model)
     theta += 0.05 * np.random.default_rng(1).standard_normal(model.size)
@@ -219,7 +219,7 @@ def test_ppo_takes_the_ratio_and_the_advantages_from_the_parameters_that_acted_n
 
 
 @pytest.mark.parametrize("importance, limit", [("clipped", {"clip": 0.02}), ("truncated", {"truncate": 1.01})])
-def test_the_limits_of_ppos_weights_are_those_that_were_asked_for(importance, limit):
+def test_ppo_uses_the_given_limits_of_its_weights(importance, limit):
     sampler, model = MODELS["shared, learned sigma"]
     theta = random_theta(model)
     older = theta + 0.05 * np.random.default_rng(1).standard_normal(model.size)

@@ -100,13 +100,13 @@ def test_the_rows_by_hand():
     assert rollout.act.shape == (6, 2)
 
 
-def test_there_are_n_steps_rows_also_where_nothing_is_earned():
+def test_there_are_n_steps_rows_even_if_no_reward_comes():
     late = Counter(reward=lambda t: float(t > 20))
     sampler = Sampler(side_by_side(late, Counter(3, reward=lambda t: 0.0)), 0)
     assert [len(sampler.steps(STILL, None, n).rew) for n in (1, 5, 2)] == [1, 5, 2]
 
 
-def test_there_is_one_more_row_where_the_only_one_is_no_step():
+def test_one_more_row_is_drawn_if_the_only_row_is_a_reset():
     sampler = Sampler(side_by_side(Counter(2), Counter(2)), 0)
     assert [len(sampler.steps(STILL, None, 1).rew) for _ in range(5)] == [1, 1, 2, 1, 2]
 
@@ -387,7 +387,7 @@ def test_a_rollout_names_the_parameters_that_drew_it():
     assert sampler.episodes(CARTPOLE_POLICY, theta).theta is theta
 
 
-def test_what_is_drawn_ahead_is_what_would_have_been_drawn_by_the_theta_of_the_call_before():
+def test_a_rollout_drawn_ahead_is_drawn_by_the_theta_of_the_call_before():
     rng, envs = np.random.default_rng(0), lambda: cartpoles("vector_entry_point")
     thetas = [rng.standard_normal(CARTPOLE_POLICY.size).astype(np.float32) for _ in range(4)]
     plain, ahead, theta = Sampler(envs(), 1), AheadSampler([Sampler(envs(), 1)], 1), thetas[0].copy()
@@ -419,7 +419,7 @@ def test_the_learner_of_what_is_drawn_ahead_has_random_numbers_of_its_own():
     assert len({rng.random() for rng in rngs}) == 3
 
 
-def test_what_is_drawn_ahead_has_at_least_two_rows_for_one_may_be_no_step():
+def test_rollouts_drawn_ahead_have_at_least_two_rows():
     sampler = AheadSampler([Sampler(side_by_side(Counter(n)), 1) for n in (2, 3)], 1)
     assert [sampler.steps(STILL, np.zeros(1), 2).rew.shape for _ in range(6)] == [(2, 2)] * 6
     with pytest.raises(ValueError, match="n_steps: expected at least 2 if rollouts are drawn ahead, got 1"):

@@ -326,7 +326,7 @@ def test_the_optimal_constant_baseline_has_the_least_variance(mdp):
 
 
 @pytest.mark.parametrize("terminal", [None, [False, False, True]])
-def test_optimal_constant_of_a_whole_population_is_the_exact_one(terminal):
+def test_optimal_constant_of_the_whole_population_is_exact(terminal):
     """With every probability a multiple of 1/2⁹, some number of copies of each trajectory is the exact distribution."""
     P = np.array([[[1, 1, 2], [0, 3, 1]], [[2, 2, 0], [1, 2, 1]], [[0, 4, 0], [2, 1, 1]]]) / 4
     mdp = FiniteMDP(P, [[1, -0.5], [2, 0.3], [-1, 0.7]], [0.5, 0.5, 0], horizon=2, terminal=terminal)
@@ -461,7 +461,7 @@ def test_the_ratios_up_to_each_reward_are_enough(mdp):
     exactly(mdp.moments(policy, theta, plain_weight(so_far, mdp.along(Q)), prob=prob).bias, 0)
 
 
-def test_one_ratio_a_step_gives_the_gradient_of_the_surrogate_which_is_that_of_u_only_on_policy(mdp):
+def test_one_ratio_per_step_gives_the_gradient_of_the_surrogate_but_that_of_u_only_on_policy(mdp):
     policy, theta = softmax_policy(mdp)
     _, theta_b = softmax_policy(mdp, seed=2)
     Q, V = mdp.values(policy, theta_b)
@@ -596,7 +596,7 @@ def arguments(**changed):
     ({"horizon": 0}, "horizon: expected at least 1 step, got 0"),
     ({"horizon": 60}, "horizon: expected at most 1,000,000 trajectories, got more in 60 steps"),
 ])
-def test_what_is_no_small_mdp_is_refused_by_name(changed, message):
+def test_a_wrong_argument_of_a_finite_mdp_is_named(changed, message):
     FiniteMDP(**arguments())
     with pytest.raises(ValueError, match=message):
         FiniteMDP(**arguments(**changed))

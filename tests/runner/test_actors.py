@@ -155,7 +155,7 @@ def test_a_worker_goes_on_from_a_state_whichever_process_it_is_in():
     assert news["replayed"]
 
 
-def test_what_a_worker_sends_home_of_its_environments_is_only_what_is_new():
+def test_a_worker_sends_only_the_new_part_of_its_log():
     theta, actor = random_theta(MODEL), actors()[0]
     for update in range(5):
         _, news = worker_gradient(actor, theta, update)
@@ -196,7 +196,7 @@ def test_it_does_not_matter_which_process_computes_a_workers_part():
     assert there.replayed and there.executor.calls > 16
 
 
-def test_new_episodes_begin_in_place_of_environments_that_do_not_come_back_and_all_know_of_it():
+def test_workers_report_that_their_environments_did_not_come_back():
     theta, gradients = random_theta(MODEL), Gradients(Here(), actors())
     gradients(theta)
     (state,) = gradients.states()
@@ -282,7 +282,7 @@ def normalised(n, *seeds):
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_an_update_is_normalised_by_the_moments_of_all_that_workers_saw_before_it(n):
+def test_an_update_is_normalised_by_the_moments_of_all_earlier_observations(n):
     obs_rms, rollouts, seen = RunningMeanStd(shape=(4,)), [], []
 
     def only_look(sampler, model, theta, **settings):
@@ -304,7 +304,7 @@ def test_an_update_is_normalised_by_the_moments_of_all_that_workers_saw_before_i
         assert obs_rms.count == pytest.approx(len(every), abs=1e-3)
 
 
-def test_rounds_of_s3_are_normalised_by_what_all_saw_in_the_rounds_before():
+def test_a_round_of_s3_is_normalised_by_the_moments_of_all_earlier_rounds():
     theta, obs_rms = random_theta(MODEL), RunningMeanStd(shape=(4,))
     shared = share(theta, SGD(theta, 0.01), 2)
     learn = learn_here(shared, learners(2, make_sampler=functools.partial(normalised, 3)))
@@ -373,7 +373,7 @@ def test_gradients_longer_than_the_limit_are_scaled_down():
     assert np.linalg.norm(shared.theta - theta) == pytest.approx(0.01)
 
 
-def test_statistics_are_shared_or_every_workers_own():
+def test_optimizer_statistics_are_shared_or_separate():
     theta = random_theta(MODEL)
     moved = {}
     for statistics in ("shared", "own"):
@@ -413,7 +413,7 @@ def cartpoles_paid_in_nan(*seeds):
     return Sampler(PaidInNan(make_envs("CartPole-v1", 3)), *seeds)
 
 
-def test_a_gradient_that_is_not_finite_is_not_applied_and_what_caused_it_comes_back():
+def test_a_gradient_that_is_not_finite_is_not_applied_and_its_rollout_is_returned():
     theta = random_theta(MODEL)
     shared = share(theta, SGD(theta, 0.01), 1)
     learn = learn_here(shared, learners(make_sampler=cartpoles_paid_in_nan))
@@ -423,7 +423,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied_and_what_caused_it_comes_b
     assert np.isfinite(shared.theta).all()
 
 
-def test_a_worker_of_s3_goes_on_from_its_state_at_its_age_and_with_other_episodes_at_another():
+def test_a_worker_of_s3_uses_a_saved_state_only_of_its_own_age():
     theta = random_theta(MODEL)
     shared = share(theta, SGD(theta, 0.05), 1)
     (actor,) = learners()
@@ -477,7 +477,7 @@ def test_one_worker_on_a_pool_is_one_worker_here():
 
 
 @pytest.mark.parametrize("statistics", ["shared", "own"])
-def test_workers_killed_again_and_again_lose_no_count_and_spoil_nothing(statistics):
+def test_killed_workers_spoil_neither_the_count_of_steps_nor_theta(statistics):
     rng, over = np.random.default_rng(0), threading.Event()
 
     def kill():
@@ -550,7 +550,7 @@ def test_a_fault_again_and_again_ends_the_training_and_says_why():
 # Asynchronous, on a cluster
 
 
-def test_a_sampler_that_a_lost_process_had_is_followed_by_other_episodes_than_its_first():
+def test_after_a_lost_process_a_sampler_does_not_repeat_its_first_episodes():
     theta = random_theta(MODEL)
     first, again, later = (gradient_anywhere(actors()[0], theta, update)[0] for update in (0, 0, 7))
     np.testing.assert_array_equal(first, again)
@@ -591,7 +591,7 @@ def test_on_dask_one_worker_is_serial_a2c_to_the_last_bit(client):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [parallel_a2c, asynchronous_gradients])
-def test_a_dask_worker_killed_in_the_middle_costs_nothing_but_time(client, algorithm):
+def test_training_goes_on_after_a_dask_worker_is_killed(client, algorithm):
     theta = random_theta(MODEL).astype(np.float32)
     executor, workers, adam = client.get_executor(pure=False, retries=3), actors(2), Adam(theta, 0.01)
     if algorithm is parallel_a2c:

@@ -486,7 +486,7 @@ def test_a_run_can_be_repeated_from_its_config_alone(call, tmp_path):
     assert {"npg", "python", "numpy", "gymnasium"} <= config["versions"].keys()
 
 
-def test_a_seed_changes_everything(call, tmp_path, finished):
+def test_another_seed_gives_another_theta(call, tmp_path, finished):
     assert call(tiny(more="--steps 300 --seed 1"), out=tmp_path / "run").code == 0
     assert not np.array_equal(read_checkpoint(tmp_path / "run")["theta"], read_checkpoint(finished)["theta"])
 
@@ -540,7 +540,7 @@ def test_a_run_may_start_from_the_policy_that_another_ended_with(call, tmp_path,
     assert read_config(second)["start_from"] == str(first) and read_config(alone)["start_from"] is None
 
 
-def test_what_a_run_started_from_is_asked_for_only_until_it_has_a_checkpoint(call, tmp_path, finished):
+def test_start_from_is_read_only_until_the_run_has_a_checkpoint(call, tmp_path, finished):
     folder = tmp_path / "run"
     assert call(tiny(more=f"{STANDING_STILL} --start-from {finished}"), out=folder).code == 0
     theta = read_checkpoint(folder)["theta"]
@@ -553,7 +553,7 @@ def test_what_a_run_started_from_is_asked_for_only_until_it_has_a_checkpoint(cal
     assert call("--quiet --steps 100", resume=folder).code == 0
 
 
-def test_a_start_that_cannot_be_is_refused_in_one_line(call, tmp_path, finished):
+def test_a_start_from_that_does_not_fit_is_refused_in_one_line(call, tmp_path, finished):
     for more, words in (
         ("--start-from nowhere", "nowhere"),
         (f"--hidden 5 --start-from {finished}", "expected theta"),
@@ -1077,7 +1077,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, Killed])
-def test_a_run_that_ends_while_its_solving_evaluation_is_confirmed_goes_on_with_that(call, tmp_path, scripted, end):
+def test_a_run_stopped_in_its_confirmation_confirms_again_when_it_is_resumed(call, tmp_path, scripted, end):
     flags = tiny(more="--steps 5000 --target 50 --checkpoint-every 7")
     scripted(60, 60)
     assert call(flags, out=tmp_path / "whole").code == 0
@@ -1152,7 +1152,7 @@ def long_run(tmp_path_factory):
     return folder
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_that_works_bit_for_bit(tmp_path, long_run):
+def test_ctrl_c_saves_and_the_printed_command_resumes_bit_for_bit(tmp_path, long_run):
     folder = tmp_path / "run"
     process = start(*LONG.replace("--quiet", "").split(), "--out", folder)
     assert wait_for_rows(folder, 35, process)
@@ -1183,7 +1183,7 @@ def test_ctrl_c_again_and_again_spoils_nothing(call, tmp_path, long_run):
     assert_same_run(folder, long_run)
 
 
-def test_ctrl_c_saves_exactly_where_the_run_stands_and_an_evaluation_cut_short_is_made_later(call, tmp_path, scripted):
+def test_ctrl_c_in_an_evaluation_saves_and_the_evaluation_is_made_after_the_resume(call, tmp_path, scripted):
     flags = tiny(more="--steps 4000 --checkpoint-every 1000s --evaluate-every 30")
     scripted(1)
     assert call(flags, out=tmp_path / "whole").code == 0
@@ -1287,7 +1287,7 @@ def alive(pid):
 
 
 @pytest.mark.parametrize("algo, env", [("a3c", "CartPole-v1"), ("a3c", "Pendulum-v1"), ("a2c", "CartPole-v1")])
-def test_workers_train_and_every_one_is_accounted_for(call, tmp_path, algo, env):
+def test_workers_train_and_the_steps_of_each_are_recorded(call, tmp_path, algo, env):
     result = call(tiny(algo, f"--env {env} --workers 2 --steps 600"), out=tmp_path / "run")
     assert result.code == 0 and result.err == ""
     rows, written = read_metrics(tmp_path / "run"), (tmp_path / "run" / "metrics.csv").read_text()
@@ -1356,7 +1356,7 @@ def test_a_call_that_fails_for_good_on_a_cluster_ends_the_run_with_one_line_and_
 
 
 @pytest.mark.parametrize("begun_there", [True, False])
-def test_what_a_cluster_trained_is_played_and_gone_on_with(call, tmp_path, monkeypatch, begun_there):
+def test_a_run_resumes_on_a_cluster_and_plays_without_it(call, tmp_path, monkeypatch, begun_there):
     cluster = lambda address: ThreadPoolExecutor(1) if address else contextlib.nullcontext()
     monkeypatch.setattr(command_line, "_cluster", cluster)
     folder, there = tmp_path / "run", " --cluster tcp://127.0.0.1:9"
@@ -1467,7 +1467,7 @@ def test_an_unknown_flag_is_refused_by_its_name(call, tmp_path, flags):
 
 
 @pytest.mark.parametrize("flag", ["--epsilons", "--temperatures"])
-def test_a_list_of_nothing_is_refused(call, tmp_path, flag):
+def test_an_empty_list_is_refused(call, tmp_path, flag):
     refused = call(f"--quiet --algo a3c --workers 1 --steps 1 --episodes 1 {flag}", out=tmp_path / "run")
     assert_refused(refused, f"argument {flag}: expected at least one number")
     assert not (tmp_path / "run").exists()
@@ -1719,7 +1719,7 @@ def test_a_gif_that_is_interrupted_leaves_the_old_one(call, copy, monkeypatch):
         (lambda config: config["settings"].update(gamma=-1), "gamma"),
     ],
 )
-def test_what_a_config_says_passes_the_check_of_the_command_line(call, copy, change, words):
+def test_a_config_is_checked_like_the_command_line(call, copy, change, words):
     path = copy / "config.json"
     path.write_text(edited(path.read_text(), change))
     before = contents(copy)

@@ -384,7 +384,7 @@ def test_pong_with_sticky_actions_comes_back_too(n_steps):
 
 @given(st.integers(0, 2**31), st.lists(st.sampled_from([1, 2, 9, 10, 11, 23, "reset"]), max_size=6))
 @settings(max_examples=25, deadline=None, derandomize=True)
-def test_whatever_was_asked_of_environments_they_come_back(seed, asked):
+def test_environments_come_back_after_any_sequence_of_steps_and_resets(seed, asked):
     for env_id in ("CartPole-v1", "strange/Plain-v0"):
         envs, rng = replayable(env_id, 2), np.random.default_rng(seed)
         envs.reset(seed=seed)
@@ -406,7 +406,7 @@ def test_of_independent_environments_at_most_one_episode_is_replayed():
         step(envs, rng)
 
 
-def test_actions_that_fit_into_a_byte_take_one_and_come_back_as_they_were_drawn():
+def test_small_actions_take_one_byte_in_the_log_and_come_back_with_their_type():
     envs, rng = replayable("CartPole-v1"), np.random.default_rng(0)
     envs.reset(seed=0)
     for _ in range(100):
@@ -423,7 +423,7 @@ def test_actions_that_fit_into_a_byte_take_one_and_come_back_as_they_were_drawn(
     assert taken[0] == taken[1] == [0, 1, 1] and taken[0][0].dtype == taken[1][0].dtype
 
 
-def test_the_news_of_a_log_make_another_one_follow_it():
+def test_a_log_follows_another_log_by_its_news():
     log, follower, rng = Log(), Log(), np.random.default_rng(0)
     for start in (7, 8):
         log = Log(start)
@@ -436,7 +436,7 @@ def test_the_news_of_a_log_make_another_one_follow_it():
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "strange/Plain-v0"])
-def test_environments_that_reach_other_observations_do_not_count_as_come_back_and_others_are_made(env_id):
+def test_a_replay_that_reaches_other_observations_fails_and_the_next_reset_begins_anew(env_id):
     envs, fresh, rng = replayable(env_id), replayable(env_id), np.random.default_rng(0)
     envs.reset(seed=0)
     for _ in range(5):
@@ -483,7 +483,7 @@ register("Bare-v0", Bare)
 
 
 @pytest.mark.parametrize("name", ["Moody", "Legacy", "Bare"])
-def test_an_environment_whose_random_numbers_are_not_to_be_had_plays_and_does_not_come_back(name):
+def test_an_environment_with_hidden_random_numbers_plays_but_does_not_come_back(name):
     envs, rng = replayable(f"strange/{name}-v0"), np.random.default_rng(0)
     envs.reset(seed=0)
     for _ in range(15):  # beyond the first episode, which has a seed
@@ -491,7 +491,7 @@ def test_an_environment_whose_random_numbers_are_not_to_be_had_plays_and_does_no
     assert not replayable(f"strange/{name}-v0").replay(logs_of(envs), envs.obs)
 
 
-def test_how_far_a_replay_of_the_whole_is_can_be_shown():
+def test_the_progress_of_a_replay_can_be_shown():
     envs, rng, seen = replayable("CartPole-v1"), np.random.default_rng(0), []
     envs.reset(seed=0)
     for _ in range(30):
@@ -516,7 +516,7 @@ class Aging(Strange):
 register("Aging-v0", Aging, obs=Box(-np.inf, np.inf, (3,), np.float32))
 
 
-def test_where_the_past_leaves_traces_beyond_the_episode_all_of_it_is_replayed_while_its_log_is_short(monkeypatch):
+def test_an_environment_that_remembers_earlier_episodes_comes_back_while_its_log_is_short(monkeypatch):
     envs, rng = replayable("strange/Aging-v0"), np.random.default_rng(0)
     envs.reset(seed=0)
     for _ in range(25):
@@ -529,7 +529,7 @@ def test_where_the_past_leaves_traces_beyond_the_episode_all_of_it_is_replayed_w
     assert envs.logs.keys() == {"episodes", "whole"}  # a new beginning
 
 
-def test_one_episode_is_enough_where_the_log_of_the_whole_has_become_too_long(monkeypatch):
+def test_when_the_whole_log_is_too_long_the_last_episode_alone_is_replayed(monkeypatch):
     monkeypatch.setattr(environments, "LOG_BYTES", 50)
     envs, rng = replayable("strange/Plain-v0"), np.random.default_rng(0)
     envs.reset(seed=0)
@@ -542,7 +542,7 @@ def test_one_episode_is_enough_where_the_log_of_the_whole_has_become_too_long(mo
     assert_they_go_on_alike(after_coming_back(fresh, replayable("strange/Plain-v0")), envs)
 
 
-def test_the_log_of_environments_of_one_piece_is_never_too_long(monkeypatch):
+def test_a_natively_vectorised_environment_always_keeps_its_whole_log(monkeypatch):
     monkeypatch.setattr(environments, "LOG_BYTES", 50)
     envs, rng = replayable("CartPole-v1"), np.random.default_rng(0)
     envs.reset(seed=0)
@@ -578,7 +578,7 @@ every_pong = pytest.mark.parametrize(
 
 
 @every_pong
-def test_where_pong_is_played_nothing_else_is(make):
+def test_the_makers_of_pong_refuse_any_other_environment(make):
     with pytest.raises(UnsupportedEnvironment, match="'CartPole-v1': expected Pong") as error:
         make("CartPole-v1")
     assert "\n" not in str(error.value)
@@ -593,7 +593,7 @@ def test_without_ale_py_pong_is_refused_in_one_line_that_says_what_to_install(ma
 
 
 @pytest.mark.parametrize("inputs", ["difference", "half", "trail"])
-def test_one_game_of_pong_is_seen_and_played_as_many_are(inputs):
+def test_one_game_of_pong_has_the_spaces_of_many(inputs):
     pytest.importorskip("ale_py")
     envs, env = make_pong_envs("Pong", 2, inputs=inputs, sticky=0.25), make_pong_env("Pong", inputs=inputs, sticky=0.25)
     assert env.observation_space == envs.single_observation_space

@@ -25,7 +25,7 @@ def holder(tmp_path):
     process.communicate()
 
 
-def test_a_folder_that_another_process_has_is_refused_in_one_line_and_free_once_that_is_killed(holder, tmp_path):
+def test_a_folder_in_use_is_refused_in_one_line_and_free_after_its_process_is_killed(holder, tmp_path):
     with pytest.raises(RunError, match="another run is writing here") as error:
         with taken(tmp_path):
             pass
@@ -82,7 +82,7 @@ def test_of_threads_that_take_and_free_a_folder_again_and_again_only_one_has_it_
 
 
 @pytest.mark.skipif(module.fcntl is None, reason="an open file cannot be removed there")
-def test_a_lock_file_that_its_owner_removed_before_it_could_be_locked_is_no_lock(tmp_path, monkeypatch):
+def test_a_lock_file_removed_just_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
     """Its owner ends between `open` and `lockf`: a third process would make, and lock, another file."""
     lockf, path = module.fcntl.lockf, tmp_path / LOCK
     calls = []

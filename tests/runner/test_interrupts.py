@@ -39,7 +39,7 @@ def test_ctrl_c_in_a_scripts_work_is_one_line_and_a_second_one_is_ignored(handle
 
 
 @pytest.mark.parametrize("result, code", [(None, 0), (2, 2), ((1, 2), 0), (0.5, 0)])
-def test_a_scripts_exit_code_is_what_its_work_returns_if_that_is_one(handler, result, code):
+def test_an_integer_that_the_work_returns_is_the_exit_code(handler, result, code):
     assert interrupts.run(lambda: result) == code
 
 

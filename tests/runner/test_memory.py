@@ -22,7 +22,7 @@ def test_a_setting_that_cannot_fit_is_named(name, value):
     assert "\n" not in str(error.value)
 
 
-def test_usual_settings_fit_and_where_nothing_is_known_everything_does(monkeypatch):
+def test_usual_settings_fit_and_without_a_known_limit_everything_fits(monkeypatch):
     check_memory(USUAL, OBS, ACT, limit=1e9)
     check_memory({**USUAL, "hidden": (), "n_candidates": 10}, OBS, ACT)
     monkeypatch.setattr("npg.runner.memory.memory_limit", lambda: None)

@@ -60,7 +60,7 @@ def train(folder, lacking, *flags):
     return python(folder, lacking, code, *flags)
 
 
-def test_things_are_taken_away_indeed(tmp_path):
+def test_the_functions_are_really_removed(tmp_path):
     code = """
 import os, pathlib, signal, multiprocessing, sys
 assert not any(hasattr(signal, name) for name in ("pthread_sigmask", "SIGKILL"))

@@ -73,7 +73,7 @@ def test_without_common_seeds_candidates_play_different_episodes():
     assert len({tuple(row) for row in lengths}) == 4
 
 
-def test_observations_are_normalised_by_the_moments_of_earlier_iterations_which_are_those_of_all_observations():
+def test_observations_are_normalised_by_the_moments_of_all_observations_of_earlier_iterations():
     envs, seen, policy, obs_rms = [], [], linear(), RunningMeanStd(shape=(2,))
     act = policy.act
     policy.act = lambda theta, obs: seen.append(obs) or act(theta, obs)
@@ -122,7 +122,7 @@ def test_environments_in_worker_processes_give_the_same_bits_moments_included():
 # Evaluations in parts
 
 
-def test_an_evaluation_in_parts_is_what_its_parts_are():
+def test_an_evaluation_in_parts_joins_the_returns_of_its_parts():
     theta = random_theta(MODEL)
     returns, cost = parallel_play(Here(), functools.partial(make_envs, "CartPole-v1"), actor(theta), "how", 7, 3, 11, 2)
     parts = [
@@ -138,7 +138,7 @@ def actor(theta):
 
 
 @pytest.mark.slow
-def test_an_evaluation_on_dask_is_the_one_here(client):  # noqa: F811
+def test_an_evaluation_on_dask_equals_an_evaluation_in_this_process(client):  # noqa: F811
     make, theta = functools.partial(make_envs, "CartPole-v1"), random_theta(MODEL)
     executors = Here(), client.get_executor()
     returns = [parallel_play(executor, make, actor(theta), "how", 7, 3, 11, 2)[0] for executor in executors]

@@ -100,7 +100,7 @@ def assert_they_go_on_alike(one, other, env_id, calls=4):
 
 @every_kind
 @pytest.mark.parametrize("calls", [0, 1, 2, 3, 6])
-def test_a_sampler_that_has_come_back_goes_on_as_the_other_one(kind, env_id, calls):
+def test_a_restored_sampler_continues_like_the_saved_sampler(kind, env_id, calls):
     sampler, fresh = kind(env_id, 1, 2), kind(env_id, 8)
     policy, theta = SimpleNamespace(act=ACT[env_id]), np.zeros(1, np.float32)
     for _ in range(calls):
@@ -132,7 +132,7 @@ def test_a_sampler_of_whole_episodes_comes_back_too(env_id):
             np.testing.assert_array_equal(x, y)
 
 
-def test_what_was_drawn_ahead_comes_back_with_the_theta_that_drew_it():
+def test_a_rollout_drawn_ahead_comes_back_with_the_theta_that_drew_it():
     policy = Policy(MLP((4, 2)), Categorical(2))
     thetas = np.random.default_rng(0).standard_normal((4, policy.size)).astype(np.float32)
     sampler, fresh = ahead("CartPole-v1", 1), ahead("CartPole-v1", 2)
@@ -146,7 +146,7 @@ def test_what_was_drawn_ahead_comes_back_with_the_theta_that_drew_it():
         assert one.episode_returns == other.episode_returns and one.env_steps == other.env_steps
 
 
-def test_what_is_being_drawn_ahead_is_waited_for_before_anything_is_saved():
+def test_saving_waits_for_the_rollout_that_is_being_drawn_ahead():
     """A policy that takes its time: the environments are in the middle of a rollout when they are to be saved."""
     sampler, fresh = ahead("CartPole-v1", 1), ahead("CartPole-v1", 2)
 
@@ -183,7 +183,7 @@ def test_pong_comes_back(n_ahead):
             np.testing.assert_array_equal(x, y)
 
 
-def test_a_sampler_of_normalised_observations_comes_back_with_those_that_it_saw():
+def test_a_replay_adds_nothing_to_the_moments_of_normalised_observations():
     def make(*seeds):
         envs = NormalizeObservation(replayable("Pendulum-v1"))
         return envs.obs_rms, Sampler(envs, *seeds)
@@ -220,7 +220,7 @@ def test_where_environments_do_not_come_back_new_episodes_begin(kind):
 
 
 @pytest.mark.parametrize("kind", [plain, ahead])
-def test_episodes_begun_anew_are_those_of_the_seeds_given_and_no_others(kind):
+def test_new_episodes_follow_from_the_given_seeds(kind):
     policy, theta, found = SimpleNamespace(act=at_random), np.zeros(1, np.float32), {}
     for seeds in ((1,), (2,), (1, 3)):
         samplers = [kind("CartPole-v1", 1) for _ in range(2)]
@@ -246,7 +246,7 @@ def test_a_state_has_no_objects_in_it():
                 assert array.dtype.kind in "bifuU", name
 
 
-def test_what_is_flat_is_a_tree_again():
+def test_a_flattened_tree_can_be_read_back():
     tree = {"a": {"b": {"0": 1, "1": [2.5, 3]}, "c": "text"}, "d": np.arange(3), "ab": {}}
     arrays = flat(tree)
     assert arrays.keys() == {"a.b.0", "a.b.1", "a.c", "d"}
@@ -256,7 +256,7 @@ def test_what_is_flat_is_a_tree_again():
 
 
 @pytest.mark.parametrize("bits", [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64])
-def test_random_numbers_go_on_from_their_state_as_a_text(bits):
+def test_a_generator_continues_from_its_state_as_text(bits):
     rng, other = np.random.Generator(bits(1)), np.random.Generator(bits(2))
     rng.random(5, np.float32)
     set_random_state(other, np.asarray(random_state(rng)))

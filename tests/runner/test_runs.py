@@ -233,7 +233,7 @@ def test_an_interrupted_run_is_saved_exactly_where_it_stands(tmp_path):
     np.testing.assert_array_equal(again.learner.theta, advance(run, 13).learner.theta)
 
 
-def test_in_the_middle_of_an_update_nothing_is_saved_and_what_has_been_saved_is_not_saved_again(tmp_path, monkeypatch):
+def test_a_run_is_saved_neither_in_the_middle_of_an_update_nor_twice(tmp_path, monkeypatch):
     run, saves = begin(tmp_path, 10), []
     monkeypatch.setattr(run, "save", lambda: saves.append(run.update))
     run.save_where_it_stands()  # the checkpoint is of update 10 already
@@ -258,7 +258,7 @@ def test_a_signal_ends_a_run_after_the_update_under_way_and_a_second_one_at_once
     assert run.stopped == 2
 
 
-def test_a_signal_ends_an_evaluation_at_once_and_that_is_made_when_the_run_is_resumed(tmp_path):
+def test_a_signal_ends_an_evaluation_at_once_and_the_resumed_run_makes_it(tmp_path):
     class Interrupted:
         def returns(self, *args):
             run.stop(2, None)
@@ -294,7 +294,7 @@ def test_a_second_signal_just_after_a_row_was_written_does_not_write_it_twice(tm
     assert [row["update"] for row in read_metrics(tmp_path)] == [1, 2, 3]
 
 
-def test_environments_that_do_not_come_back_are_told_of_once_and_stand_in_the_result(tmp_path, capsys):
+def test_environments_that_do_not_come_back_are_reported_once_and_in_the_result(tmp_path, capsys):
     begin(tmp_path, 7)
     run = make_run(tmp_path)
     run.task.take = lambda saved: False
@@ -445,7 +445,7 @@ def test_a_number_that_is_first_yielded_later_gets_a_column_then_and_no_row_is_l
     assert [row["kl"] for row in read_metrics(tmp_path)[2:]] == [0.125 * k for k in range(3, 10)]
 
 
-def test_steps_of_workers_and_how_many_were_replaced_are_columns_and_the_result_has_their_number(tmp_path):
+def test_metrics_have_the_steps_of_each_worker_and_the_number_of_replaced_workers(tmp_path):
     run = make_run(tmp_path, spoil=lambda k, update, arrays: update.update(worker_steps=[k, 10 * k]))
     run.task.executor = object()
     run.create()
@@ -512,12 +512,12 @@ def test_without_a_target_nothing_is_solved_or_not(tmp_path):
     assert run.finish()["solved"] is None and run.recent_return == 100
 
 
-def test_passing_by_the_target_once_is_not_enough_at_the_end(tmp_path):
+def test_reaching_the_target_once_is_not_enough(tmp_path):
     run = until_it_is_over(learning(tmp_path, [10] * 7 + [0] * 5, {(5, CONFIRMING): 9.0}, steps=120))
     assert run.asked == [(5, CONFIRMING, 100, "sampled")] and run.finish()["solved"] is False
 
 
-def test_a_confirmation_that_failed_is_remembered_by_a_checkpoint_and_so_are_the_last_returns(tmp_path):
+def test_a_checkpoint_remembers_a_failed_confirmation_and_the_last_returns(tmp_path):
     returns, evaluations = [*[10] * 5, *[11] * 20], {(5, CONFIRMING): 9.0, (10, CONFIRMING): 10.0}
     run = learning(tmp_path, returns, evaluations)
     run.create()
@@ -673,7 +673,7 @@ def test_a_nan_stops_the_run_with_its_tensor_and_update_and_leaves_the_last_good
     assert saved["update"] == 5 and np.isfinite(saved["theta"]).all()
 
 
-def test_a_nan_among_rewards_that_nothing_was_learned_from_stops_nothing(tmp_path):
+def test_a_nan_among_rewards_that_were_not_used_does_not_stop_the_run(tmp_path):
     """Steps after an environment's one episode are drawn and discarded."""
     advance(begin(tmp_path, spoil=lambda k, update, arrays: update["rollout"].rew.fill(np.nan)), 3)
 
@@ -780,7 +780,7 @@ def test_a_run_that_has_ended_does_not_begin_again_where_its_checkpoint_is_missi
     assert contents(tmp_path) == before and "\n" not in str(error.value)
 
 
-def test_a_checkpoint_with_any_byte_wrong_or_cut_anywhere_is_refused_or_read_but_never_a_crash(tmp_path):
+def test_a_checkpoint_with_a_flipped_bit_or_cut_short_never_causes_a_crash(tmp_path):
     begin(tmp_path, 5)
     path, rng, refused = tmp_path / "checkpoint.npz", np.random.default_rng(0), 0
     whole = path.read_bytes()
@@ -796,7 +796,7 @@ def test_a_checkpoint_with_any_byte_wrong_or_cut_anywhere_is_refused_or_read_but
     assert refused > 150
 
 
-def test_a_run_may_take_another_ones_policy_whatever_else_that_one_has(tmp_path):
+def test_a_run_takes_another_runs_policy_and_nothing_else(tmp_path):
     saved = read_checkpoint(begin(tmp_path, 5).folder)
     del saved["theta.t"]
     run = make_run(tmp_path / "second")
@@ -835,7 +835,7 @@ EARLIER = {**CONFIG, "format": "npg run 1", "algo": "a2c"}
         ),
     ],
 )
-def test_a_config_of_the_format_before_is_read_as_one_of_this(tmp_path, config, settings):
+def test_a_config_of_the_earlier_format_is_translated(tmp_path, config, settings):
     write_json(tmp_path / "config.json", {**EARLIER, **config})
     found = read_config(tmp_path)
     assert found["settings"] == settings
@@ -850,7 +850,7 @@ def test_a_config_of_this_format_is_taken_as_it_is(tmp_path):
     assert read_config(tmp_path) == config
 
 
-def test_a_checkpoint_of_the_format_before_is_one_of_this(tmp_path):
+def test_a_checkpoint_of_the_earlier_format_loads(tmp_path):
     begin(tmp_path, 6)
     altered(tmp_path, format=np.asarray("npg run 1"))
     assert resume(tmp_path).update == 5

@@ -47,7 +47,7 @@ def test_settings_are_the_arguments_right_of_the_star():
     assert found["gamma"].default == 0.9 and found["lam"].default is inspect.Parameter.empty
 
 
-def test_the_settings_of_a_class_are_those_of_its_making():
+def test_the_settings_of_a_class_are_those_of_its_init():
     class Method:
         def __init__(self, theta, *, patience=3):
             pass
@@ -72,7 +72,7 @@ def test_where_two_functions_have_a_setting_the_nearest_default_wins():
     assert {"gamma": 0.99, "lam": 0.95, "envs": 8}.items() <= defaults(found).items()
 
 
-def test_defaults_given_replace_the_functions_own_and_settings_that_nobody_has_are_not_made_up():
+def test_the_defaults_of_a_script_replace_those_of_functions_and_add_no_setting():
     def algorithm(*, gamma=0.99, limit: float | None = 0.5):
         pass
 
@@ -102,7 +102,7 @@ def test_defaults_given_replace_the_functions_own_and_settings_that_nobody_has_a
         (1, float, (float, False, False)),
     ],
 )
-def test_a_kind_is_that_of_the_annotation_or_else_of_the_default(default, annotation, expected):
+def test_the_annotation_or_else_the_default_tells_the_kind_of_a_setting(default, annotation, expected):
     assert kind(parameter("x", default, annotation or inspect.Parameter.empty)) == expected
 
 
@@ -138,7 +138,7 @@ def checked(name, default, value):
         ("seed", 0, 2**64, 2**64),
     ],
 )
-def test_what_a_setting_may_be_comes_back_with_numbers_of_the_right_type(name, default, value, expected):
+def test_an_allowed_value_comes_back_with_the_right_type(name, default, value, expected):
     found = checked(name, default, value)
     assert found == expected and type(found) is type(expected)
     if isinstance(expected, tuple):
@@ -255,7 +255,7 @@ def test_nothing_is_idle_by_default(name, algo, is_box):
     assert without_effect(parameters, defaults(parameters)) is None
 
 
-def test_what_makes_a_setting_idle_is_a_setting_with_those_values():
+def test_conditions_of_the_vocabulary_name_settings_and_their_allowed_values():
     for setting in VOCABULARY.values():
         for other, values in setting.only_with.items():
             if isinstance(values, NotEmpty):
@@ -269,7 +269,7 @@ def test_what_makes_a_setting_idle_is_a_setting_with_those_values():
 
 @pytest.mark.parametrize("name, algo", EVERY)
 @pytest.mark.parametrize("is_box", [False, True])
-def test_every_setting_of_a_script_has_an_entry_and_its_default_is_one_that_it_may_be(name, algo, is_box):
+def test_every_setting_of_a_script_has_an_entry_and_an_allowed_default(name, algo, is_box):
     for setting, p in SCRIPTS[name].SCRIPT.settings_of(algo, is_box).items():
         assert setting in VOCABULARY
         if (algo, setting) == ("a3c", "workers"):
@@ -295,7 +295,7 @@ def test_defaults_that_a_script_changes_are_of_settings_that_exist(script):
 
 
 @pytest.mark.parametrize("name, algo", EVERY)
-def test_settings_of_box_actions_are_those_of_other_actions_and_the_policys(name, algo):
+def test_box_actions_add_the_settings_of_the_policy_and_no_others(name, algo):
     SCRIPT = SCRIPTS[name].SCRIPT
     plain, box = (SCRIPT.settings_of(algo, is_box).keys() for is_box in (False, True))
     stochastic = name == "cartpole" and algo not in SCRIPT.searches
@@ -320,7 +320,7 @@ TWICE = {  # stand with the same default in the script's function and in the alg
 }
 
 
-def test_defaults_that_stand_twice_are_other_ones_in_the_script_or_named_there_on_purpose():
+def test_a_script_repeats_no_default_of_its_algorithms_but_those_listed():
     twice = set()
     for name, algo in EVERY:
         own, *others = map(keyword_only, SCRIPTS[name].SCRIPT.algorithms[algo])
@@ -330,7 +330,7 @@ def test_defaults_that_stand_twice_are_other_ones_in_the_script_or_named_there_o
 
 
 @pytest.mark.parametrize("name, algo", EVERY)
-def test_two_functions_with_one_setting_agree_on_what_it_is(name, algo):
+def test_functions_that_share_a_setting_agree_on_its_kind(name, algo):
     own, *others = map(keyword_only, SCRIPTS[name].SCRIPT.algorithms[algo])
     for other in others:
         for setting in own.keys() & other.keys():
@@ -410,7 +410,7 @@ def test_every_setting_of_the_algorithm_reaches_it_as_it_was_given(name, algo, w
     assert {setting: spy.settings.get(setting) for setting in expected} == expected
 
 
-def test_a_setting_of_the_script_s_own_works_without_a_word_elsewhere():
+def test_a_new_algorithm_may_bring_settings_that_nothing_else_names():
     """A new algorithm in a script is a function, and an entry of its table."""
 
     def random_search(task, *, warmth=1.0, tries=3):

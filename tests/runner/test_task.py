@@ -127,7 +127,7 @@ def assert_equal(arrays, expected):
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 @pytest.mark.parametrize("algo, changes", VARIANTS)
-def test_a_checkpoint_changes_nothing_and_holds_all_that_it_takes_to_go_on_bit_for_bit(algo, changes, env):
+def test_a_checkpoint_changes_nothing_and_holds_all_that_a_bitwise_resume_needs(algo, changes, env):
     never_saved, first = make(algo, env, **changes), make(algo, env, **changes)
     expected = train(never_saved, 4)
     train(first, 2)
@@ -156,7 +156,7 @@ def test_a_seed_decides_everything(algo):
 
 
 @pytest.mark.parametrize("algo, n_workers", [("ppo", None), ("ppo-ahead", None), ("es", None), ("a2c", 2), ("a3c", 2)])
-def test_without_a_state_a_resumed_run_begins_other_episodes_than_its_first_and_says_so(closing, algo, n_workers):
+def test_without_a_saved_state_a_resumed_run_begins_new_episodes_and_says_so(closing, algo, n_workers):
     first, after_1, after_2, again = (closing(make(algo, n_workers=n_workers)) for _ in range(4))
     assert first.task.replayed
     for exp, update in ((after_1, 1), (after_2, 2), (again, 2)):
@@ -257,7 +257,7 @@ def test_a_config_that_cannot_be_used_is_an_error_of_one_line_that_names_the_fol
     assert "\n" not in str(error.value) and ("runs/one: " in str(error.value) or changes == {"env": ""})
 
 
-def test_a_setting_of_every_run_does_not_stand_among_the_settings():
+def test_a_setting_of_the_run_is_refused_among_the_algorithms_settings():
     config = config_of()
     config["settings"]["seed"] = 3
     with pytest.raises(RunError, match="seed: not a setting of ppo"):
@@ -269,7 +269,7 @@ def test_an_environment_that_is_not_supported_says_so_itself():
         prepare(SCRIPT, config_of(env="strange/TupleObs-v0"), "test")
 
 
-def test_a_config_of_the_earlier_format_lacks_settings_which_are_then_the_defaults():
+def test_settings_that_an_earlier_config_lacks_get_their_defaults():
     config = config_of(optimizer=KeyError, clip=KeyError, gamma=0.5)
     with pytest.raises(RunError, match="config lacks 'optimizer'"):
         prepare(SCRIPT, config, "test")
@@ -490,7 +490,7 @@ def test_synchronous_workers_go_on_bit_for_bit_from_a_checkpoint(closing, env):
     assert resumed.task.replayed
 
 
-def test_workers_that_have_not_begun_are_saved_as_they_came_back(closing):
+def test_restored_workers_can_be_saved_before_they_begin(closing):
     first, second, third = (closing(make("a2c", n_workers=2)) for _ in range(3))
     train(first, 2)
     checkpoint = saved(first)
@@ -580,13 +580,13 @@ def test_on_a_cluster_a3c_cannot_normalise_observations():
 
 
 @pytest.mark.parametrize("workers, got", [(None, "None"), (0, "0"), (-1, "-1")])
-def test_a3c_is_nothing_without_workers(workers, got):
+def test_a3c_requires_workers(workers, got):
     with pytest.raises(RunError, match=f"workers: expected .*, got {got}"):
         make("a3c", workers=workers)
 
 
 @pytest.mark.parametrize("algo", ["ppo", "reinforce"])
-def test_workers_are_for_those_that_have_a_use_for_them(algo):
+def test_algorithms_without_workers_refuse_them(algo):
     with pytest.raises(RunError, match=f"workers: not a setting of {algo}"):
         make(algo, n_workers=2)
 

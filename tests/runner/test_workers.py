@@ -364,7 +364,7 @@ def ask_for(call):
     return fn(*args)
 
 
-def test_arguments_are_those_at_the_time_they_were_asked_for():
+def test_arguments_are_sent_as_they_were_when_the_iterator_yielded_them():
     theta = np.zeros(2)
 
     def thetas():
@@ -472,7 +472,7 @@ def in_a_script(code, *args, **options):
 
 @pytest.mark.parametrize("ending", faults.ENDINGS)
 @at_least_fork
-def test_a_pool_that_nobody_ends_ends_with_the_script_however_that_ends(method, ending, tmp_path):
+def test_a_pool_that_is_never_closed_ends_with_its_script(method, ending, tmp_path):
     in_a_script("faults.abandon_a_pool(*sys.argv[1:])", method, tmp_path / "pid", ending)
     eventually(lambda: not lives(pid_in(tmp_path / "pid")), 5)
 
@@ -491,7 +491,7 @@ def test_a_call_in_a_thread_is_not_repeated_when_the_interpreter_ends(tmp_path):
     assert told and pool.restarted == 0
 
 
-def test_a_call_that_never_ends_ends_with_the_script_that_does_not_wait_for_it(tmp_path):
+def test_an_endless_call_in_a_daemon_thread_ends_with_its_script(tmp_path):
     ended = in_a_script("faults.abandon_a_call(sys.argv[1])", tmp_path / "pid")
     assert ended.returncode == 0
     eventually(lambda: not lives(pid_in(tmp_path / "pid")), 5)
@@ -536,14 +536,14 @@ class TestScript:
             yield process
 
     @pytest.mark.parametrize("to", [os.killpg, os.kill])
-    def test_ctrl_c_to_it_or_to_all_its_processes_ends_them_without_a_word(self, script, tmp_path, to):
+    def test_ctrl_c_ends_the_script_and_its_workers_without_a_word(self, script, tmp_path, to):
         pids = [pid_in(tmp_path / f"pid{k}") for k in range(2)]
         to(script.pid, signal.SIGINT)
         _, words = script.communicate(timeout=5)
         assert (script.returncode, words) == (130, "")
         assert not any(map(lives, pids))
 
-    def test_its_death_leaves_neither_processes_nor_memory_nor_files(self, script, method, tmp_path):
+    def test_a_killed_script_leaves_neither_processes_nor_memory_nor_files(self, script, method, tmp_path):
         pids = [pid_in(tmp_path / f"pid{k}") for k in range(2)]
         of_multiprocessing = lambda: {p.name for p in pathlib.Path("/dev/shm").glob("p[sy]m*")}
         before = of_multiprocessing()
@@ -558,7 +558,7 @@ class TestScript:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("seconds", [0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8])
-    def test_so_does_ctrl_c_while_they_start(self, script, tmp_path, seconds):
+    def test_ctrl_c_while_the_workers_start_leaves_nothing(self, script, tmp_path, seconds):
         pid_in(tmp_path / "pid")
         time.sleep(seconds)
         os.killpg(script.pid, signal.SIGINT)
@@ -658,7 +658,7 @@ def test_a_cluster_takes_the_calls_that_a_pool_takes(cluster):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_of_a_cluster_costs_nothing_but_time(cluster, tmp_path):
+def test_the_call_of_a_killed_cluster_worker_is_repeated(cluster, tmp_path):
     executor = cluster.get_executor(pure=False)
     calls = [(faults.once, tmp_path / "pid", "sleep"), *((pow, k, 2) for k in range(20))]
     with meanwhile(kill_the_one_in, tmp_path / "pid"):
