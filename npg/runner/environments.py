@@ -53,7 +53,7 @@ def _guarded(env, env_id, shape):
         call, what = getattr(env, name), f"environment {env_id}: {name}"
 
         def guarded(*args, **kwargs):
-            with _call(what):
+            with _call(what, gymnasium.error.DependencyNotInstalled):
                 answer = call(*args, **kwargs)
                 if name != "render" and np.shape(answer[0]) != shape:
                     found = list(np.shape(answer[0]))

@@ -32,7 +32,7 @@ def without(read):
             raise FileNotFoundError(path)
         return read(path, *args, **kwargs)
     return read_elsewhere
-builtins.open, pathlib.io.open = without(open), without(pathlib.io.open)
+builtins.open, pathlib.Path.open = without(open), without(pathlib.Path.open)
 """,
     "prctl": """
 import sysconfig
