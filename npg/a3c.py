@@ -52,7 +52,7 @@ def algorithm_s3(env, model, theta, rng, *, t_max, learning_rate, gamma=0.99, va
             R = r_i + gamma * R  # R ← r_i + γR
             adv = R - model.value(copied, s_i)
             dtheta += model.grad_log_prob(copied, s_i, a_i, adv, entropy_coef)  # dθ ← dθ + ∇log π(a_i|s_i; θ') (R − V)
-            dtheta -= value_coef * model.grad_loss(copied, s_i, R)  # dθ_v ← dθ_v + ∂(R − V(s_i; θ'_v))²/∂θ'_v
+            dtheta -= value_coef * model.grad_loss(copied, s_i, R)  # dθ_v ← dθ_v + ∂(R − V(s_i; θ'_v))²/∂θ'_v (here −)
         theta += learning_rate * dtheta / len(segment)  # asynchronous update of θ using dθ and of θ_v using dθ_v
         if over:
             s, _ = env.reset()

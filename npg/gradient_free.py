@@ -77,7 +77,7 @@ class HillClimbing:
         """θ ← x if x is better than θ; x ← the best candidate if this candidate is better than x."""
         if values[1] > values[0]:
             self.theta[...] = self.x
-        best = 1 + np.argmax(values[1:])  # x itself comes first, so a tie counts as a failure
+        best = 1 + np.argmax(values[1:])  # candidate 1 is x, and argmax takes the first of equals: a tie is a failure
         self.x[...] = thetas[best]
         self.failures[...] = 0 if best > 1 else self.failures + 1
         self.sigma *= self.widen if best > 1 else self.narrow

@@ -121,6 +121,7 @@ def f(x):
 
 
 class C:
+    @property
     def f(self):
         return 1
 """
@@ -148,7 +149,7 @@ for _ in range(3):
     y += 1
 ```
 <!-- end -->
-A link to [`m.C.f`](../m.py#L12), and one to [`C.f`](../m.py) without a line.
+A link to [`m.C.f`](../m.py#L13), and one to [`C.f`](../m.py) without a line.
 """
 
 
