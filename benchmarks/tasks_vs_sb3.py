@@ -22,9 +22,13 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
+LUNAR_LANDER = (  # tuned on seeds 100 and 101
+    "--hidden 64 64 --envs 16 --n-steps 128 --gamma 0.999 --lam 0.98 --batch-size 64 --epochs 4 --entropy-coef 0.01 "
+    "--learning-rate 1e-3 --scale-rewards"
+)
 TASKS = {  # {environment: (steps, flags of run_cartpole.py)}
     "Acrobot-v1": (100_000, ""),
-    "LunarLander-v3": (500_000, ""),
+    "LunarLander-v3": (500_000, LUNAR_LANDER),
     "Hopper-v5": (500_000, ""),
 }
 T_975 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's t, by freedom
