@@ -44,7 +44,10 @@ from npg.runner.task import INIT, Learner
 def reinforce(task, *, inputs="difference", envs=8, learning_rate=5e-3, optimizer="adam", anneal=False,
               baseline="none", critic_learning_rate=1e-3, epochs=1, batch_size=512,
               gamma=0.99, standardise=True, **settings):
-    """REINFORCE, the slides' own method: the discounted result of a rally is the weight of its actions."""
+    """REINFORCE, the slides' own method: the discounted result of a rally is the weight of its actions.
+
+    The baseline is none or state. The others need one return per game.
+    """
     if baseline not in ("none", "state"):
         raise ValueError(f"baseline: expected none or state (the others need one return per game), got {baseline!r}")
     rng, sampler = task.rng(INIT), task.sampler(envs, RallySampler, inputs=inputs)
@@ -162,6 +165,7 @@ SCRIPT = Script(
     defaults={
         "env": "Pong",
         "steps": 2_000_000,
+        "target": 18.0,
         "episodes": 30,
         "evaluate_every": 25,
         "act": "sharpened",  # the most likely actions may keep a rally going for ever
@@ -171,7 +175,6 @@ SCRIPT = Script(
     evaluate_within=5.0,
     make_envs=make_pong_envs,
     make_env=make_pong_env,
-    target=18.0,
     one_logit=True,
     worker_options={"num_threads": 1},
     side_by_side=6,  # few, because the longest game is ten times as long as most games

@@ -64,6 +64,8 @@ def make_parser(script, algo):
     )
     parser.add_argument("--algo", choices=list(script.algorithms), help=f"algorithm ({next(iter(script.algorithms))})")
     for name, text in FOLDERS.items():
+        if script.pretrained and name in COMMANDS and name != "export":
+            text += f"; DIR {PRETRAINED}: the policy that comes with the package"
         if name != "export" or script.pretrained:
             parser.add_argument(f"--{name}", metavar="DIR", help=text)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -140,7 +142,7 @@ def _new_config(script, algo, given, parser):
     if values.get("cluster") and not values["workers"]:
         parser.error("--cluster needs --workers, the number of calls that the cluster computes at the same time")
     if values["target"] is None:
-        values["target"] = script.target if script.target is not None else getattr(probe.spec, "reward_threshold", None)
+        values["target"] = getattr(probe.spec, "reward_threshold", None)
     try:
         parse_period(values["checkpoint_every"])
     except ValueError as error:
@@ -202,7 +204,7 @@ def _train(script, config, folder, given, parser):
     address = config.get("cluster")
     with contextlib.ExitStack() as until_the_end:
         executor = until_the_end.enter_context(_cluster(address)) if address else None
-        task, learner = prepare(script, config, folder, executor)
+        task, learner = prepare(script, config, folder if "resume" in given else None, executor)
         run = Run(folder, config, task, learner, quiet="quiet" in given)
         if config.get("start_from") and not (folder / "checkpoint.npz").exists():
             source = config["start_from"]

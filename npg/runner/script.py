@@ -36,7 +36,6 @@ class Script(NamedTuple):
     side_by_side: int | None = None  # episodes that an evaluation plays at the same time; None: the fastest number
     make_envs: Callable = environments.make_envs  # (env, n, *, settings of the environment) → vector environment
     make_env: Callable = environments.make_env  # (env, render_mode, *, the same) → one environment, for rendering
-    target: float | None = None  # mean return at which training stops; None: the environment's threshold, if any
     one_logit: bool = False  # one logit gives the two actions (Bernoulli), not two logits (Categorical)
     worker_options: dict = {}  # further arguments of `make_envs` in a worker process
     playing: tuple = ()  # settings of the environment that --evaluate may override: the policy does not see them
@@ -98,8 +97,12 @@ EVALUATE_FROM = inspect.Parameter("evaluate_from", inspect.Parameter.KEYWORD_ONL
 RUN = [name for function in (_run, _start, _cluster) for name in keyword_only(function)]  # all others: "settings"
 
 
-def prepare(script, config, folder, executor=None):
-    """Makes (Task, Learner) from a config, but does not start training. RunError if the config cannot be used."""
+def prepare(script, config, source=None, executor=None):
+    """Makes (Task, Learner) from a config, but does not start training. RunError if the config cannot be used.
+
+    source   where the config was read, for the error messages; None: a new run
+    """
+    where = "" if source is None else f"{source}: "
     algo, given = config["algo"], config["settings"]
     try:
         if algo not in list(script.algorithms):
@@ -128,6 +131,6 @@ def prepare(script, config, folder, executor=None):
     except environments.UnsupportedEnvironment:
         raise
     except KeyError as error:
-        raise RunError(f"{folder}: config lacks {error}; is it a run of another script?") from None
+        raise RunError(f"{where}config lacks {error}; is it a run of another script?") from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{folder}: {error}") from None
+        raise RunError(f"{where}{error}") from None

@@ -137,7 +137,7 @@ class Pool:
                         attempts[k] += 1
                         if attempts[k] > self.retries:
                             at = self.workers.index(worker)
-                            text = f"worker {at}: gave up after {attempts[k]} attempts: {failure}"
+                            text = f"worker {at}: attempt {attempts[k]} of {attempts[k]} failed: {failure}"
                             raise WorkerError(text) from failure.__cause__
                         worker.kill()
                         worker.send(message, self.timeout)

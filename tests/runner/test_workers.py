@@ -193,11 +193,11 @@ def test_the_other_workers_go_on_while_one_hangs(tmp_path):
 @pytest.mark.parametrize(
     "fault, message, cause",
     [
-        ("leave", r"worker 0: gave up after 3 attempts: its process ended \(exit code 7\)", type(None)),
-        ("kill", r"worker 0: gave up after 3 attempts: its process ended \(exit code -9\)", type(None)),
-        ("sleep", "worker 0: gave up after 3 attempts: no answer within 0.2 s", type(None)),
-        ("raise_error", "worker 0: gave up after 3 attempts: it raised ValueError: the environment broke", ValueError),
-        ("exit", "worker 0: gave up after 3 attempts: it raised SystemExit: 7", SystemExit),
+        ("leave", r"worker 0: attempt 3 of 3 failed: its process ended \(exit code 7\)", type(None)),
+        ("kill", r"worker 0: attempt 3 of 3 failed: its process ended \(exit code -9\)", type(None)),
+        ("sleep", "worker 0: attempt 3 of 3 failed: no answer within 0.2 s", type(None)),
+        ("raise_error", "worker 0: attempt 3 of 3 failed: it raised ValueError: the environment broke", ValueError),
+        ("exit", "worker 0: attempt 3 of 3 failed: it raised SystemExit: 7", SystemExit),
         ("raise_unpicklable", "it raised RuntimeError: Unpicklable: 7: no reason", RuntimeError),
     ],
 )
@@ -227,14 +227,14 @@ def test_the_error_shows_the_worker_s_traceback():
 def test_an_initializer_that_raises_or_leaves_is_reported_not_retried_for_ever():
     for fault, message in (("raise_error", "it raised ValueError"), ("leave", "exit code 7")):
         with Pool(1, "fork", retries=1, initializer=faults.FAULTS[fault]) as pool:
-            with pytest.raises(WorkerError, match=f"gave up after 2 attempts: .*{message}"):
+            with pytest.raises(WorkerError, match=f"attempt 2 of 2 failed: .*{message}"):
                 ask(pool, faults.pid)
 
 
 def test_a_process_that_cannot_be_started_is_reported_after_all_attempts(monkeypatch):
     pool, starts = Pool(1, "fork", retries=2), []
     refuse = lambda self: starts.append(1) or os.open("/no/such/file", os.O_RDONLY)
-    with monkeypatch.context() as patched, pytest.raises(WorkerError, match="worker 0: .* 3 attempts: no process"):
+    with monkeypatch.context() as patched, pytest.raises(WorkerError, match="worker 0: attempt 3 of 3 failed: no process"):
         patched.setattr(multiprocessing.get_context("fork").Process, "start", refuse)
         ask(pool, faults.pid)
     assert len(starts) == 3
@@ -481,7 +481,7 @@ def test_a_call_in_a_thread_is_not_repeated_when_the_interpreter_ends(tmp_path):
     pool, told = Pool(1, "fork"), []
 
     def call():
-        with pytest.raises(WorkerError, match="gave up after 1 attempts"):
+        with pytest.raises(WorkerError, match="attempt 1 of 1 failed"):
             pool.map(faults.hang, [tmp_path / "pid"], ["sleep"])
         told.append(True)
 
