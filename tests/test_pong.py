@@ -306,3 +306,11 @@ def test_without_ale_py_the_script_says_in_one_line_what_to_install(monkeypatch,
     assert script["main"](script["SCRIPT"], ["--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert "pip install 'npg[atari]'" in error and error.count("\n") == 1
+
+
+def test_the_scripts_help_names_the_target_and_the_pretrained_player(capsys):
+    script = runpy.run_path(str(ROOT / "run_pong.py"))
+    with pytest.raises(SystemExit):
+        script["main"](script["SCRIPT"], ["-h"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "if any (18.0)" in text and "DIR pretrained: the policy that comes with the package" in text

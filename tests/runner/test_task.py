@@ -257,6 +257,11 @@ def test_a_config_that_cannot_be_used_is_an_error_of_one_line_that_names_the_fol
     assert "\n" not in str(error.value) and ("runs/one: " in str(error.value) or changes == {"env": ""})
 
 
+def test_an_error_in_the_settings_of_a_new_run_names_no_folder():
+    with pytest.raises(RunError, match="^envs: expected at least 2"):
+        prepare(SCRIPT, config_of(algo="reinforce", baseline="leave-one-out", envs=1))
+
+
 def test_a_setting_of_the_run_is_refused_among_the_algorithms_settings():
     config = config_of()
     config["settings"]["seed"] = 3
