@@ -89,6 +89,16 @@ def lives(pid):
     return state not in "ZX"
 
 
+def processes_of(session):
+    """Ids of the living processes of a session."""
+    found = []
+    for pid in (int(path.name) for path in pathlib.Path("/proc").glob("[0-9]*")):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == session and lives(pid):
+                found.append(pid)
+    return found
+
+
 def pid_in(path):
     eventually(path.exists)
     return int(path.read_text())
@@ -564,6 +574,7 @@ class TestScript:
         os.killpg(script.pid, signal.SIGINT)
         _, words = script.communicate(timeout=5)
         assert (script.returncode, words) == (130, "")
+        eventually(lambda: not processes_of(script.pid), 5)
 
 
 # What workers have.
