@@ -501,18 +501,21 @@ def test_killed_workers_spoil_neither_the_count_of_steps_nor_theta(statistics):
 
 
 class Faulty(Sampler):
-    """Its third segment goes wrong, unless the file `once` exists, which is made first."""
+    """Its third segment fails. If a `folder` is given, this happens once only, and a file there counts the segments."""
 
-    def __init__(self, fault, once, *seeds):
+    def __init__(self, fault, folder, *seeds):
         super().__init__(cartpole(*seeds).envs, *seeds)
-        self.fault, self.once, self.count = fault, once, 0
+        self.fault, self.folder, self.count = fault, folder, 0
 
     def segment(self, *args):
         self.count += 1
+        if self.folder:
+            with open(self.folder / "segments", "ab") as file:
+                file.write(b".")
         with contextlib.suppress(FileExistsError):
             if self.count == 3:
-                if self.once:
-                    self.once.touch(exist_ok=False)
+                if self.folder:
+                    (self.folder / "once").touch(exist_ok=False)
                 self.fault()
         return super().segment(*args)
 
@@ -532,12 +535,12 @@ def dies():
 @pytest.mark.parametrize("fault", [raises, hangs, dies])
 def test_a_fault_costs_a_segment_and_a_new_worker(tmp_path, fault, monkeypatch):
     monkeypatch.setattr(pool_module, "START_SECONDS", 0)  # after "fork" there is nothing to import
-    make_sampler = functools.partial(Faulty, fault, tmp_path / "once")
+    make_sampler = functools.partial(Faulty, fault, tmp_path)
     timeout = 3 if fault is hangs else 60
     updates, shared, restarted = train_on_pool(2, 4, make_sampler=make_sampler, timeout=timeout, start_method="fork")
     assert restarted == 1
     assert sum(update["rollout"].env_steps for update in updates) == shared.steps.sum() >= 4 * 400
-    assert np.all(shared.updates > 3)
+    assert np.all(shared.updates > 3) and shared.updates.sum() == (tmp_path / "segments").stat().st_size - 1
 
 
 def test_a_fault_again_and_again_ends_the_training_and_says_why():
