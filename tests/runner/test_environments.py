@@ -598,6 +598,11 @@ def test_one_game_of_pong_has_the_spaces_of_many(inputs):
     envs, env = make_pong_envs("Pong", 2, inputs=inputs, sticky=0.25), make_pong_env("Pong", inputs=inputs, sticky=0.25)
     assert env.observation_space == envs.single_observation_space
     assert env.action_space == envs.single_action_space
-    obs, one = envs.reset(seed=0)[0], env.reset(seed=0)[0]
-    assert obs.shape == (2, *one.shape) and obs.dtype == one.dtype
+    seen = {"many": [envs.reset(seed=0)[0]], "one": [env.reset(seed=0)[0][None]]}
+    for _ in range(100):
+        seen["many"].append(envs.step(np.ones(2, int))[0])
+        seen["one"].append(env.step(1)[0][None])
+    for obs in map(np.concatenate, seen.values()):
+        assert all(x in env.observation_space for x in obs)
+        assert obs.min() == env.observation_space.low.min() and obs.max() == env.observation_space.high.max()
     env.close(), envs.close()
