@@ -79,7 +79,7 @@ def test_the_five_steps(sampler, model, estimation):
     obs, act = rollout.flatten()
 
     def descend(start, lam, steps, proximal=0.0):
-        """Steps down ½ mean (V − target)² + proximal/2 ‖θ − start‖². The target stays that of `start`."""
+        """Takes `steps` steps down ½ mean (V − target)² + proximal/2 ‖θ − start‖². The target stays that of `start`."""
         val, theta = model.value(start, rollout.obs), start
         target = advantages(rollout, val, lam) + val[:-1][rollout.valid]
         error = lambda theta: 0.5 * np.mean((model.value(theta, obs) - target) ** 2)

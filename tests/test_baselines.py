@@ -192,7 +192,7 @@ def test_optimal_constant_has_the_least_variance():
 
     b, mean_return = optimal_constant(ONE_IN_FOUR, BANDIT, REPRESENTATIVE), 2.5
     assert variance(b) < min(variance(b - 0.01), variance(b + 0.01), variance(mean_return))
-    assert variance(b + 1) == pytest.approx(variance(b - 1), rel=1e-12)  # b is the minimum of a parabola
+    assert variance(b + 1) == pytest.approx(variance(b - 1), rel=1e-12)  # b is at the minimum of a parabola
 
 
 def test_optimal_constant_counts_each_trajectory_by_its_whole_score_and_return():

@@ -36,5 +36,5 @@ def test_the_figure_is_a_png(tmp_path):
     pixels = imread(tmp_path / "figure.png", format="png")[..., :3]
     assert pixels.shape == (495, 924, 3)
     first_colour = np.all(np.abs(pixels - to_rgb("C0")) < 0.01, axis=-1)
-    for panel in np.split(first_colour, 2, axis=1):  # PPO's is a policy gradient, that of es a search
+    for panel in np.split(first_colour, 2, axis=1):  # left: policy gradients (PPO), right: searches (ES)
         assert panel.any(axis=0).sum() > 300  # the curve goes through most of the panel's 462 columns

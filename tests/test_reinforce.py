@@ -184,7 +184,7 @@ def hit_probability(distribution, params, targets):
 
 
 def expected_throws(distribution, params, targets):
-    """Mean over the targets of Σ_{k<LIMIT} (1 − p)ᵏ: the policy throws again if all k throws before missed."""
+    """Mean over the targets of Σ_{k<LIMIT} (1 − p)ᵏ: throw k + 1 is made if all k throws before it missed."""
     miss = 1 - hit_probability(distribution, params, targets)
     return np.mean(np.sum(miss[:, None] ** np.arange(LIMIT), axis=1))
 

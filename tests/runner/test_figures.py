@@ -16,7 +16,7 @@ from npg.runner import figures
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """drawn(rows, target) → the axes of the figure. Its file is a PNG of some size."""
+    """drawn(rows, target) → the axes of the figure. Its file is a PNG of more than 100 × 100 pixels."""
     seen, savefig = [], matplotlib.figure.Figure.savefig
 
     def spy(figure, *args, **kwargs):
