@@ -128,7 +128,7 @@ def test_observations_are_bytes_that_combine_the_last_frames(envs, inputs):
 
 @pytest.mark.slow
 def test_two_frames_do_not_foretell_the_paddle_in_even_games_and_three_do(envs):
-    """A case is the moves seen before and the action taken. How much does the paddle's next move differ within a case?"""
+    """A case is the moves seen before and the action taken. How much does the next move differ within a case?"""
     env, rng = envs(32), np.random.default_rng(0)
     _, infos = env.reset(seed=0)
     rows, actions = [], [np.zeros(32, np.int64)]
