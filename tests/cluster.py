@@ -8,12 +8,12 @@ import sys
 import time
 
 TESTS = pathlib.Path(__file__).parent
-LIMIT = 60  # seconds for the cluster to stand
+LIMIT = 60  # seconds until the cluster must run
 
 
 @contextlib.contextmanager
 def dask_cluster(n, folder):
-    """The address of a scheduler with n workers, each of one thread; `folder` is theirs."""
+    """Starts a scheduler and n workers with one thread each, in `folder`. Yields the scheduler's address."""
     from distributed import Client
 
     path = ":".join(map(str, (TESTS.parent, TESTS, TESTS / "runner")))

@@ -4,7 +4,7 @@
     python tests/hostile.py [what …] [--configs 2] [--damages 60] [--starts 3] [--kills 4] [--interrupts 18]
 
     configs       every field of a config.json × nasty values (--configs: the number of values per field; 0: all)
-    checkpoints   checkpoint.npz that is cut short, or has flipped bytes or invented headers; metrics.csv likewise
+    checkpoints   checkpoint.npz that is cut short, or has a flipped bit or an invented header; damaged metrics.csv
     starts        two starts in one folder; --resume of a run that is still running
     kills         SIGKILL at random moments; the resumed run ends with the same arrays
     interrupts    Ctrl-C at random moments of each command and each example
@@ -43,7 +43,7 @@ from run_cartpole import SCRIPT
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = "--quiet --hidden 8 --envs 2 --n-steps 8 --episodes 2 --evaluate-every 50 --target 1000"
 SEARCH = "--quiet --episodes 2 --evaluate-every 50 --target 1000 --n-candidates 2"
-HANG = 5  # seconds after which a refusal counts as one that never comes
+HANG = 5  # seconds; a refusal that takes longer counts as missing
 
 
 class Accepted(BaseException):
@@ -68,7 +68,7 @@ def contents(folder):
 
 
 def command(argv, script=SCRIPT):
-    """(exit code or "accepted", what it wrote, seconds) of a command line, run in this process."""
+    """Runs a command line in this process: (exit code or "accepted", its output, seconds)."""
     def late(*_):
         raise TimeoutError(f"no answer within {HANG} s")
 
@@ -90,8 +90,8 @@ def command(argv, script=SCRIPT):
 
 
 def one_update(run, learner):
-    """A training that shows that the settings work, and no more."""
-    if all(x < 10**6 for x in run.config["settings"].values() if type(x) is int):  # else it may take for ever
+    """Trains for one update, to show that the settings work."""
+    if all(x < 10**6 for x in run.config["settings"].values() if type(x) is int):  # else an update may take for ever
         next(learner.updates)
     raise Accepted
 
@@ -104,7 +104,7 @@ NASTY = [
     -(10**30), "", "x", "1", "none", "\n", "é\0", "../../etc/passwd", [], [None], [0], [1], [-1], [1.5], ["x"], [[1]],
     {}, {"a": 1}, DEEP,
 ]  # fmt: skip
-NEGATIVE = {"target", "evaluate_from", "log_std", "search_log_std"}  # what may be negative, too
+NEGATIVE = {"target", "evaluate_from", "log_std", "search_log_std"}  # settings that may also be negative
 ZERO = NEGATIVE | {
     *("seed", "ahead", "gamma", "lam", "proximal", "value_coef", "entropy_coef", "sticky", "narrow", "workers"),
 }  # fmt: skip
@@ -112,14 +112,14 @@ NOTHING = {
     *("target", "evaluate_from", "episodes", "critic_learning_rate"),
     *("max_grad_norm", "start_from", "cluster", "workers"),
 }  # fmt: skip
-WORDS = {  # a nasty value that is one of these words' values
+WORDS = {  # nasty strings that are valid values of these settings
     "checkpoint_every": ("1", "none"),
-    "start_from": ("x", "1", "none", "\n", "é\0", "../../etc/passwd"),  # a resumed run does not read it any more
+    "start_from": ("x", "1", "none", "\n", "é\0", "../../etc/passwd"),  # a resumed run no longer reads it
 }
 
 
 def may_be(name, value, was):
-    """Whether a config may be accepted with this value, by plain rules that are not those of `npg.runner.settings`."""
+    """Whether a config with this value may be accepted. These rules are independent of `npg.runner.settings`."""
     if name == "versions" or value == was and type(value) is type(was):
         return True
     if value is None:
@@ -139,7 +139,7 @@ def may_be(name, value, was):
 
 
 def refused_or_accepted(report, run, what, may_pass, script, flags=("--resume", "--evaluate")):
-    """Both commands on a damaged run: refused in one line and nothing changed, or accepted where it may be."""
+    """Runs each command on a damaged run. It must refuse in one line and change nothing, or accept if `may_pass`."""
     before = contents(run)
     for flag in flags:
         code, said, seconds = command(["--quiet", flag, str(run)], script)
@@ -163,7 +163,7 @@ def restore(run, files):
 
 
 def short_run(folder, flags):
-    """(folder, files) of a run that ended, but whose config allows more steps."""
+    """Makes a run that has ended, but whose config allows more steps. Returns its files, as `contents`."""
     code, said, _ = command([*flags.split(), "--steps", "200", "--out", str(folder)])
     assert code == 0, said
     config = json.loads((folder / "config.json").read_text())
@@ -195,7 +195,7 @@ def configs(report, options, folder, rng):
 
 
 def checkpoints(report, options, folder, rng):
-    """Cut, flipped, made up: refused, or what is read is what was written. (A bit of the zip's date is no harm.)"""
+    """A damaged file is refused, or θ is read as it was written. (A flipped bit in the zip's date does no harm.)"""
     script, run = SCRIPT._replace(train=one_update), folder / "run"
     files = short_run(run, f"{TINY} --epochs 1 --algo ppo")
     good, metrics = files["checkpoint.npz"], files["metrics.csv"]
@@ -247,14 +247,14 @@ def checkpoints(report, options, folder, rng):
 
 
 def start(flags, script="run_cartpole.py", env=None, cwd=ROOT):
-    """A command line as a process of its own."""
+    """Starts a command line in a process of its own."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "runner")]), **(env or {})}
     argv = [sys.executable, "-W", "ignore", str(ROOT / script), *flags]
     return subprocess.Popen(argv, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process, seconds=120):
-    """(exit code, what it wrote to stderr) of a process; "hangs" where it does not end."""
+    """Waits for a process: (exit code, its stderr). The exit code is "hangs" if the process does not end."""
     try:
         _, said = process.communicate(timeout=seconds)
         return process.returncode, said
@@ -265,12 +265,12 @@ def ended(process, seconds=120):
 
 
 def one_loses(said):
-    """Whether a refused second run said so in one line."""
+    """Whether the second run was refused in one line."""
     return said.count("\n") == 1 and ("another run is writing" in said or "holds a run already" in said)
 
 
 def starts(report, options, folder, rng):
-    """Two at once in one folder; and --resume of a run that is alive."""
+    """Starts two runs at once in one folder. Also resumes a run that is still running."""
     flags = f"{TINY} --epochs 1 --algo ppo".split()
     for k in range(options.starts):
         out = folder / f"two{k}"
@@ -315,7 +315,7 @@ KILLED = {  # runs that are killed: (script, flags)
 
 
 def kills(report, options, folder, rng):
-    """SIGKILL, --resume, until the run has ended: the same arrays. Again and again, until there were enough kills."""
+    """Kills and resumes runs until there were enough kills. Each run must end with the arrays of a run without any."""
     for name, (script, flags) in KILLED.items():
         if name == "Pong" and not importlib.util.find_spec("ale_py"):
             continue
@@ -360,7 +360,7 @@ EXAMPLES = "estimators", "importance", "own_distribution", "own_environment", "s
 
 
 def interrupts(report, options, folder, rng):
-    """Ctrl-C at random moments after the script has begun to run, of each command and each example."""
+    """Interrupts each command and each example by Ctrl-C, at a random moment after its start."""
     run = folder / "run"
     short_run(run, f"{TINY} --epochs 1 --algo ppo")
     cases = {
@@ -375,7 +375,7 @@ def interrupts(report, options, folder, rng):
         time.sleep(rng.uniform(0.1, 3.0))
         process.send_signal(signal.SIGINT)
         code, said = ended(process)
-        may_fail = code == 2 and "folder docs/figures does not exist" in said  # an example's figure has no folder here
+        may_fail = code == 2 and "folder docs/figures does not exist" in said  # an example has no such folder here
         text = f"{name}: {code}: {said[-600:]}"
         report.check("Ctrl-C: exit code 130, or it had ended", code in (0, 130) or may_fail, text)
         report.check("Ctrl-C: no traceback", "Traceback" not in said and "ignored" not in said, text)
@@ -384,7 +384,7 @@ def interrupts(report, options, folder, rng):
 
 
 def environments(report, options, folder, rng):
-    """Each nasty environment, in this process and in a worker."""
+    """Trains in each nasty environment, in this process and in a worker."""
     from nasty import IDS
 
     for mode in ("ppo --epochs 1", "a2c --workers 1", "es"):

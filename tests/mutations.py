@@ -302,13 +302,13 @@ BUGS = {
 
 
 def tests_of(module):
-    """tests/test_a3c.py of "a3c", tests/runner/test_playing.py of "runner/playing"."""
+    """The tests of a module: tests/test_a3c.py for "a3c", tests/runner/test_playing.py for "runner/playing"."""
     path = pathlib.PurePosixPath("tests", module)
     return path.with_name(f"test_{path.name}.py")
 
 
 def run_tests(modules, old="", new=""):
-    """(exit code, output) of the modules' tests, on a copy of the package with `new` for `old` in the first module."""
+    """Tests the modules, on a copy of the package with `new` for `old` in the first module: (exit code, output)."""
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder)
         for name in ("npg", "tests"):
@@ -325,7 +325,7 @@ def run_tests(modules, old="", new=""):
 
 
 def verdict(module, what, old, new):
-    """(caught?, by which test, or why not)."""
+    """(whether a test caught the bug, the test's name or why none caught it)."""
     if (ROOT / "npg" / f"{module}.py").read_text(encoding="utf-8").count(old) != 1:
         return False, f"NOT FOUND, or more than once: {old!r}"
     code, output = run_tests([module], old, new)

@@ -44,9 +44,9 @@ from npg.runner.workers import Pool, WorkerError
 
 WORKERS, ENVS, T_MAX, STEPS, ROUND, RATE = 2, 2, 8, 3000, 500, 1e-3
 MODEL = ActorCritic(Policy(MLP((4, 32, 2)), Categorical(2)), Critic(MLP((4, 32, 1))))
-SECONDS_BETWEEN_KILLS = {"fork": 0.1, "forkserver": 1.0, "spawn": 1.0}  # about what a fresh process needs, and some
+SECONDS_BETWEEN_KILLS = {"fork": 0.1, "forkserver": 1.0, "spawn": 1.0}  # a little longer than a process takes to start
 LIMIT = 60  # seconds a run may take
-UPDATES, RETRIES = 150, 20  # of a synchronous run; so many, that no call is given up
+UPDATES, RETRIES = 150, 20  # of a synchronous run; so many retries that no call fails for good
 FAULTS = "spin", "stop", "hold_gil"  # of tests/runner/faults.py
 TESTS = pathlib.Path(__file__).resolve().parent
 
@@ -68,7 +68,7 @@ def make_sampler(file, *seeds):
 
 
 class Killer(threading.Thread):
-    """Kills a random worker process every now and then, until told to stop."""
+    """Kills a random worker process at random moments, until `over` is set."""
 
     def __init__(self, rng, seconds):
         super().__init__(daemon=True)
@@ -83,7 +83,7 @@ class Killer(threading.Thread):
 
 
 def one_run(method, seed, folder):
-    """(kills, processes that took another's place, whether it ended by WorkerError)."""
+    """Trains asynchronously: (kills, replaced processes, 1 if a WorkerError ended the run, else 0)."""
     rng, file = np.random.default_rng(seed), folder / f"{seed}"
     file.touch()
     theta = MODEL.init(rng)
@@ -121,7 +121,7 @@ def replayable(*seeds):
 
 
 def one_synchronous_run(method, seed, seconds):
-    """(θ, kills, processes that took another's place) after UPDATES updates, a kill every so many seconds."""
+    """Makes UPDATES synchronous updates, with a kill every `seconds` on average: (θ, kills, replaced processes)."""
     rng = np.random.default_rng(seed)
     theta = MODEL.init(rng)
     learn, name = functools.partial(rollout_gradient, n_steps=T_MAX), f"synchronous {seed} {seconds}"
@@ -140,7 +140,7 @@ def one_synchronous_run(method, seed, seconds):
 
 
 def synchronous(method, seed):
-    """(kills, processes that took another's place): θ must be that of the run without a death."""
+    """Checks that kills do not change θ, bit for bit: (kills, replaced processes)."""
     undisturbed, *_ = one_synchronous_run("fork", seed, 1e9)
     theta, kills, replaced = one_synchronous_run(method, seed, SECONDS_BETWEEN_KILLS[method])
     assert np.array_equal(theta, undisturbed), f"seed {seed}: θ is another one after {kills} kills"
@@ -148,7 +148,7 @@ def synchronous(method, seed):
 
 
 def kill_a_parent(method, fault, folder):
-    """Two workers are at a fault as their parent is killed: 5 s later nothing of them is there."""
+    """Kills a parent while its two workers are in a fault. After 5 s, no process and no shared memory may be left."""
     shared_memory = lambda: {path.name for path in pathlib.Path("/dev/shm").glob("p[sy]m*")}
     before, path = shared_memory(), folder / f"{time.monotonic_ns()}"
     command = [sys.executable, str(TESTS / "runner" / "faults.py"), method, str(path), fault, fault]
@@ -189,7 +189,7 @@ def main():
     args = parser.parse_args()
     watchdog = lambda: (print("FAILED: a run hangs", flush=True), os._exit(1))
     started, total = time.perf_counter(), collections.Counter()
-    share_of = {"fork": 0.8, "forkserver": 0.1, "spawn": 0.1}  # of the kills: fresh interpreters take their time
+    share_of = {"fork": 0.8, "forkserver": 0.1, "spawn": 0.1}  # of the kills; fresh interpreters start slowly
     with tempfile.TemporaryDirectory() as folder:
         for method, part in share_of.items():
             here = collections.Counter()
@@ -212,7 +212,7 @@ def main():
                 here.update(runs=1, kills=kills, replaced=replaced)
             print(f"synchronous, {method}: {dict(here)}, every θ as without", flush=True)
         for fault in FAULTS if sys.platform == "linux" else FAULTS[:1]:
-            methods = [("fork", "spawn")[k % 2] for k in range(args.parents)]  # another's parent is the fork server
+            methods = [("fork", "spawn")[k % 2] for k in range(args.parents)]  # the fork server is itself a parent
             for method in methods:
                 alarm = threading.Timer(LIMIT, watchdog)
                 alarm.start()

@@ -28,12 +28,12 @@ OBJECTIVE = {"gamma": GAMMA, "lam": 1.0, "value_coef": 0.4, "entropy_coef": 0.1,
 
 
 def cartpoles(n, *seeds):
-    """A function that pickles; episodes of at most 13 steps, so that they end in both ways."""
+    """A sampler of short episodes: some terminate, the others are truncated after 13 steps."""
     return cartpole(*seeds, n=n)
 
 
 def gradients_here(samplers, **objective):
-    """The gradients of workers that compute one after the other, in this process."""
+    """`gradients` of `parallel_a2c`: the workers compute one after another, in this process."""
     options = {**OBJECTIVE, **objective}
     return lambda theta: [rollout_gradient(sampler, MODEL, theta, n_steps=T_MAX, **options) for sampler in samplers]
 
@@ -92,17 +92,17 @@ def test_the_mean_leaves_out_a_nan_explained_variance_but_hides_no_other_nan():
 
 
 def pseudo_code(theta, alpha, beta, value_coef, n_segments):
-    """The pseudo-code, a step at a time, in the environment of `cartpoles(1, 5)`; yields θ and T."""
+    """The pseudo-code, one step at a time, in the environment of `cartpoles(1, 5)`. Yields θ and T."""
     env = cartpoles(1, 5)
     (s, _), over, T = env.envs.reset(seed=env.seed), False, 0
     for _ in range(n_segments):
         theta_copy, segment, terminal = theta.copy(), [], False
         while True:
-            if over:  # the row of the reset, in which an action is drawn but not made
+            if over:  # the reset row: an action is drawn but has no effect
                 s, *_ = env.envs.step(MODEL.act(theta_copy, s, env.rng))
             a = MODEL.act(theta_copy, s, env.rng)
             s_next, r, (terminal,), (truncated,), _ = env.envs.step(a)
-            segment.append((s.copy(), a, r.astype(np.float32).astype(float)))  # as rollouts round them
+            segment.append((s.copy(), a, r.astype(np.float32).astype(float)))  # rollouts store float32
             s, over, T = s_next.copy(), terminal or truncated, T + 1
             if over or len(segment) == T_MAX:
                 break
@@ -130,7 +130,7 @@ def test_one_actor_learner_is_algorithm_s3():
 
 
 class Alone(gymnasium.Env):
-    """The environment of `cartpoles(1, 5)`, out of the vector; a reset costs what the vector's row of a reset does."""
+    """The environment of `cartpoles(1, 5)` as a single environment. Its reset draws an action, as a reset row does."""
 
     def __init__(self):
         self.sampler, self.begun = cartpoles(1, 5), False
@@ -193,11 +193,11 @@ def test_gradients_longer_than_the_limit_are_scaled_down():
     assert np.linalg.norm(theta - start) == pytest.approx(0.01)
 
 
-# Gradients that arrive when they arrive
+# Asynchronous gradients
 
 
 class OneByOne:
-    """Workers compute at once, but each one's result comes when its turn in `order` has come."""
+    """Workers compute at once, but their results arrive in the order `order`."""
 
     def __init__(self, order, monkeypatch):
         self.order, self.finished, self.begun, wait = iter(order), {}, [], module.wait
@@ -231,7 +231,7 @@ def test_gradients_are_applied_as_they_arrive_and_their_staleness_is_counted(mon
         assert update["worker_steps"] == [rollout.env_steps * (k == 0), rollout.env_steps * (k == 1)]
         known[k] = expected, u + 1
     assert [u for u, k in enumerate(order) if k == 1] == [2, 4, 5]  # the first of them is 2 updates late
-    assert workers.begun == [(0, 0), (1, 0), *((k, u + 1) for u, k in enumerate(order))]  # no two calls of one k alike
+    assert workers.begun == [(0, 0), (1, 0), *((k, u + 1) for u, k in enumerate(order))]  # a worker's calls all differ
 
 
 def test_one_worker_is_never_stale_and_is_a2c():

@@ -21,7 +21,7 @@ GAMMA, T, ALPHA, ONE_BATCH = 0.9, 20, 0.25, 10**6
 
 
 def pendulum(seed):
-    """Continuous actions, and episodes that a time limit cuts."""
+    """Continuous actions, and episodes that a time limit truncates."""
     return Sampler(gymnasium.make_vec("Pendulum-v1", num_envs=3, vectorization_mode="sync", max_episode_steps=6), seed)
 
 
@@ -53,7 +53,7 @@ def standardised(x):
 
 
 def assert_reached(theta, expected, start):
-    """θ is `expected` to 1e-10 of the way from `start`."""
+    """Asserts that θ is `expected`, to within 1e-10 of the distance from `start`."""
     assert np.max(abs(theta - expected)) <= 1e-10 * np.max(abs(expected - start))
 
 
@@ -79,7 +79,7 @@ def test_the_five_steps(sampler, model, estimation):
     obs, act = rollout.flatten()
 
     def descend(start, lam, steps, proximal=0.0):
-        """`steps` down ½ mean (V − target)² + λ/2 ‖θ − start‖², the target held fixed at the start."""
+        """Takes `steps` steps down ½ mean (V − target)² + proximal/2 ‖θ − start‖². The target stays that of `start`."""
         val, theta = model.value(start, rollout.obs), start
         target = advantages(rollout, val, lam) + val[:-1][rollout.valid]
         error = lambda theta: 0.5 * np.mean((model.value(theta, obs) - target) ** 2)
@@ -200,7 +200,7 @@ def test_the_value_of_continuous_actions_is_the_mean_of_n_samples():
     standard_error = np.sqrt((q - expected[:, None]) ** 2 @ weights / weights.sum() / 1000)
     z = (critic.state_value(w, obs, policy, theta, rng) - expected) / standard_error
     assert np.max(abs(z)) < 4
-    assert 0.6 < np.std(z) < 1.4  # neither fewer samples nor more; 4 standard errors of a spread of 50 are 0.4
+    assert 0.6 < np.std(z) < 1.4  # n_samples is right; 4 standard errors of the std of 50 numbers are 0.4
 
 
 @pytest.mark.parametrize("subtract_value", [False, True])
@@ -217,10 +217,10 @@ def test_q_actor_critic_fits_q_to_the_expected_td_target_and_steps_along_q_times
     twin, expected = sampler(2), w
     rollout = twin.steps(policy, theta, T)
     obs, act, rew, terminated, following = rollout.flatten(rollout.rew, rollout.terminated, rollout.obs[1:])
-    assert terminated.any() or sampler is not cartpole  # a target beyond a terminal step would show
+    assert terminated.any() or sampler is not cartpole  # so a target beyond a terminal step would show
     for _ in range(3):
         target = rew + GAMMA * ~terminated * critic.state_value(expected, following, policy, theta, twin.rng)
-        twin.rng.permutation(len(obs))  # the shuffle of the one minibatch
+        twin.rng.permutation(len(obs))  # the one minibatch was shuffled, too
         loss = lambda w: 0.5 * np.mean((critic.value(w, obs, act) - target) ** 2)
         expected = expected - 0.01 * complex_step_gradient(loss, expected)
     assert_reached(fitted, expected, w)

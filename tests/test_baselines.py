@@ -15,7 +15,7 @@ from npg.rollout import Rollout
 
 # Two problems whose state is the time: {actions of a trajectory: its rewards}
 BANDIT = {(0,): (1.0,), (1,): (3.0,)}
-TWO_STEPS = {(0,): (1.0,), (1, 0): (0.5, 2.0), (1, 1): (0.5, -1.0)}  # the first action 0 ends it
+TWO_STEPS = {(0,): (1.0,), (1, 0): (0.5, 2.0), (1, 1): (0.5, -1.0)}  # if the first action is 0, the episode ends
 POLICY = Policy(MLP((3, 2)), Categorical(2))
 THETA = np.random.default_rng(0).normal(size=POLICY.size)
 
@@ -26,7 +26,7 @@ def rollout_of(obs, act, rew, terminated, valid, truncated=False):
 
 
 def sampled(problem, trajectories):
-    """The rollout in which these trajectories, keys of the problem, were drawn side by side."""
+    """The rollout of these trajectories, side by side. Each trajectory is a key of the problem."""
     T, N = max(map(len, trajectories)), len(trajectories)
     act, rew = np.ones((T, N), int), np.zeros((T, N))
     valid, terminated = np.zeros((T, N), bool), np.zeros((T, N), bool)
@@ -125,7 +125,7 @@ def test_a_mean_of_the_same_N_trajectories_shrinks_the_mean_to_exactly_N_minus_1
     np.testing.assert_allclose(mean, (N - 1) / N * gradient(problem), rtol=0, atol=1e-14)
 
 
-# By hand. The second trajectory has ended after its first step; what is left of it in row 1 must not count.
+# By hand. The second trajectory ends after its first step, so its number in row 1 must not count.
 
 PSI = np.array([[3.0, 5.0], [2.0, 900.0]])
 ENDED = sampled(TWO_STEPS, [(1, 0), (0,)])
@@ -192,11 +192,11 @@ def test_optimal_constant_has_the_least_variance():
 
     b, mean_return = optimal_constant(ONE_IN_FOUR, BANDIT, REPRESENTATIVE), 2.5
     assert variance(b) < min(variance(b - 0.01), variance(b + 0.01), variance(mean_return))
-    assert variance(b + 1) == pytest.approx(variance(b - 1), rel=1e-12)  # the bottom of the parabola
+    assert variance(b + 1) == pytest.approx(variance(b - 1), rel=1e-12)  # b is at the minimum of a parabola
 
 
 def test_optimal_constant_counts_each_trajectory_by_its_whole_score_and_return():
-    """In any sample it is least squares: of E[‖g (R − b)‖²], since E[g] = 0 whatever the sample's mean."""
+    """In any sample, b minimises the mean of ‖g (R − b)‖². It takes E[g] as 0, whatever the sample's mean of g is."""
     trajectories = [(0,), (1, 0), (1, 1), (1, 1)]
     square = lambda b: np.sum(weighted_scores(THETA, TWO_STEPS, trajectories, b) ** 2)
     b = optimal_constant(THETA, TWO_STEPS, trajectories)

@@ -4,6 +4,8 @@ import pathlib
 import sys
 
 import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 from comparison import at, draw, interquartile_mean, with_interval
@@ -31,4 +33,8 @@ def test_between_evaluations_the_value_of_the_last_one_is_used():
 def test_the_figure_is_a_png(tmp_path):
     curve = [[1000, 50_000], [20.0, 500.0]]
     draw(tmp_path / "figure.png", {"CartPole-v1": {"ppo": {0: curve, 1: curve}, "es": {0: curve}}})
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    pixels = imread(tmp_path / "figure.png", format="png")[..., :3]
+    assert pixels.shape == (495, 924, 3)
+    first_colour = np.all(np.abs(pixels - to_rgb("C0")) < 0.01, axis=-1)
+    for panel in np.split(first_colour, 2, axis=1):  # left: policy gradients (PPO), right: searches (ES)
+        assert panel.any(axis=0).sum() > 300  # the curve goes through most of the panel's 462 columns

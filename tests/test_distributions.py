@@ -42,7 +42,7 @@ def is_discrete(distribution):
 
 
 def all_actions(distribution):
-    """Every action (of a continuous distribution: on a fine grid) and its share of a sum over them."""
+    """(actions, weight of each): every discrete action with weight 1, or a fine grid with the volume of a cell."""
     if is_discrete(distribution):
         return np.arange(getattr(distribution, "n", 2)), 1.0
     step = 0.2
@@ -51,7 +51,7 @@ def all_actions(distribution):
 
 
 def expectation(distribution, params, g):
-    """E[g(a)] = Σ_a π(a) g(a), or the integral: exact to rounding for smooth densities that the grid resolves."""
+    """E[g(a)] = Σ_a π(a) g(a), or the integral. It is exact to rounding for smooth densities that the grid resolves."""
     act, volume = all_actions(distribution)
     params = np.broadcast_to(params, (len(act), params.size))
     weight = volume * np.exp(distribution.log_prob(params, act))
@@ -62,7 +62,7 @@ def draw_params(distribution, seed=1):
     return 0.3 * np.random.default_rng(seed).standard_normal(distribution.n_params)
 
 
-# Each claim is a function of a distribution, so that it can also be shown to fail on planted bugs.
+# Each claim is a function of a distribution. So a test can also show that the claim fails on planted bugs.
 
 
 def check_gradients(distribution, batch=(4,)):
@@ -273,7 +273,7 @@ def test_gaussian_is_a_product_of_normal_densities():
 
 
 def multivariate(rng, n):
-    """params, μ and Σ = L Lᵀ with L read row by row from them, its diagonal as logarithms."""
+    """(params, μ, Σ): params contain μ and, row by row, L with the logarithms of its diagonal. Σ = L Lᵀ."""
     params = rng.standard_normal(MultivariateGaussian(n).n_params)
     L, entries = np.zeros((n, n)), iter(params[n:])
     for row in range(n):

@@ -30,7 +30,7 @@ LECTURE = ROOT / "docs" / "lecture.md"
 
 
 def load(path):
-    """The module that a file is, wherever it lies."""
+    """Imports the module from a file in any folder."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -45,7 +45,7 @@ def code_spans(page):
 
 
 def resolve(name, home):
-    """The object that `module.name`, `npg.module.name` or a bare `name` of the module `home` stands for."""
+    """The object with this name: `module.name`, `npg.module.name`, or only `name` in the module `home`."""
     parts = name.removeprefix("npg.").split(".")
     try:
         thing, parts = importlib.import_module(f"npg.{parts[0]}"), parts[1:]
@@ -84,7 +84,7 @@ def test_every_file_that_is_linked_exists(page):
 
 @pytest.mark.parametrize("page", excerpts.PAGES, ids=lambda page: page.name)
 def test_excerpts_are_the_source_and_links_go_to_the_right_line(page):
-    """Where this fails: python docs/excerpts.py"""
+    """If this fails, run python docs/excerpts.py."""
     text = page.read_text(encoding="utf-8")
     assert excerpts.rewritten(text, page.parent) == text
 
@@ -103,7 +103,7 @@ def test_every_section_of_the_tour_has_an_equation_its_code_and_its_proof():
 
 
 def test_links_within_a_page_go_to_its_sections():
-    """An anchor is the title in lower case, blanks as hyphens, without anything but letters, digits and hyphens."""
+    """An anchor is the title in lower case, with hyphens for blanks. It keeps only letters, digits and hyphens."""
     text = LECTURE.read_text(encoding="utf-8")
     titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.S), flags=re.M)
     anchors = {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in titles}
@@ -174,7 +174,7 @@ def test_what_an_excerpt_or_link_names_has_to_exist(tmp_path, monkeypatch, wrong
 
 
 def test_a_constant_taken_from_every_reward_is_no_baseline():
-    """Actions can end this episode. Taken from the return once, b leaves the mean; from every reward, it does not."""
+    """Actions can end this episode. Subtracted from the return, b keeps the mean; from every reward, b changes it."""
     P = np.array([[[0.0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 0, 1]], [[0, 0, 1]] * 2])  # action 1 ends it
     mdp = FiniteMDP(P, [[1, 2], [-1, 0.5], [0, 0]], [0.5, 0.5, 0], horizon=3, terminal=[False, False, True])
     policy = Policy(MLP((3, 2)), Categorical(2))

@@ -14,7 +14,7 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 @pytest.fixture
 def run(tmp_path):
-    """run(name, *flags) → what the example's `main` returns; it has written a PNG."""
+    """run(name, *flags) → the result of the example's `main`, which has written a PNG."""
 
     def run_main(name, *flags):
         path = tmp_path / "figure.png"
@@ -58,7 +58,7 @@ def test_the_variance_ladder_goes_down_and_parameter_space_is_above_it(run):
     order = ("gae", "time"), ("state", "reward to go"), ("reward to go", "total"), ("total − constant", "total")
     for lower, higher in order:
         assert high[lower] < low[higher], (lower, higher)
-    assert high["constant"] > low["reward to go"]  # E[R] does not help the reward to go
+    assert high["constant"] > low["reward to go"]  # E[R] does not help as a baseline of reward to go
     assert 1 < low["finite differences"] and 1 < low["mirrored es"]
     assert high["finite differences"] < low["es"] and high["mirrored es"] < low["es"]
 
@@ -78,7 +78,7 @@ def test_the_score_function_and_the_reparameterised_gradient_are_the_closed_form
 def test_parameter_space_pays_for_parameters_and_action_space_for_actions(run):
     by_n, by_T = run("estimators", "--repeats", "60")
     cost = lambda costs: {name: np.array([row[name] for row in costs.values()]).T for name in costs[2]}
-    growth = lambda cost, name: np.log2(cost[name][0][-1] / cost[name][0][-5]) / 4  # the power, from 16 to 256
+    growth = lambda cost, name: np.log2(cost[name][0][-1] / cost[name][0][-5]) / 4  # exponent, from 16 to 256
     of_n, of_T = cost(by_n), cost(by_T)
     assert growth(of_n, "likelihood ratio") == pytest.approx(1, abs=0.2)
     assert growth(of_T, "likelihood ratio") == pytest.approx(0.85, abs=0.25)
@@ -116,7 +116,7 @@ def test_importance_weights_trade_bias_for_variance(run):
 
 
 def test_an_environment_of_ones_own_is_learned():
-    assert runpy.run_path(str(EXAMPLES / "own_environment.py"))["train"](updates=100) > 0.2  # 0.3 is the best
+    assert runpy.run_path(str(EXAMPLES / "own_environment.py"))["train"](updates=100) > 0.2  # the best is 0.3
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def own_distribution():
 
 
 def test_a_distribution_of_ones_own_learns(own_distribution):
-    assert own_distribution["train"](updates=150) > -0.05  # 0 is the best, −1.2 the uniform policy
+    assert own_distribution["train"](updates=150) > -0.05  # the best is 0; a uniform policy has −1.2
 
 
 def test_the_beta_policys_gradients_and_entropy_are_right(own_distribution):

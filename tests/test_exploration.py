@@ -14,7 +14,7 @@ MODEL = ActorCritic(Policy(MLP((4, 4, 2)), Categorical(2)), Critic(MLP((4, 3, 1)
 
 
 def test_an_exploring_agent_takes_a_random_action_with_probability_epsilon():
-    logits = np.array([1e4, 0.0, 0.0, 0.0])  # π takes action 0, always
+    logits = np.array([1e4, 0.0, 0.0, 0.0])  # π always takes action 0
     b = np.exp(Exploring(Categorical(4), 0.2).log_prob(np.tile(logits, (4, 1)), np.arange(4)))
     np.testing.assert_allclose(b, [0.85, 0.05, 0.05, 0.05], rtol=1e-14)
     always = Exploring(Bernoulli(), 1)

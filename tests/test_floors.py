@@ -9,11 +9,11 @@ import pytest
 import npg
 
 MODULES = {path.stem: path.read_text(encoding="utf-8") for path in pathlib.Path(npg.__file__).parent.glob("*.py")}
-ORDER = re.findall(r"^ {4}(\w+) {2,}\S", npg.__doc__, re.MULTILINE)  # name, spaces, what the module is about
+ORDER = re.findall(r"^ {4}(\w+) {2,}\S", npg.__doc__, re.MULTILINE)  # name, spaces, description
 
 
 def imports(source):
-    """Names of all in npg that a module of npg imports, wherever in it: "policy", "runner.workers"."""
+    """The modules of npg that this source imports anywhere in its code: "policy", "runner.workers"."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -28,7 +28,7 @@ def imports(source):
 
 
 def check_floors(name, source):
-    """AssertionError where a module of the lecture imports what is not below it."""
+    """Raises AssertionError if a module of the lecture imports from the runner or from a later module."""
     for other in imports(source):
         package = other.split(".")[0]
         assert package != "runner", f"{name} imports npg.{other}, which is upstairs"

@@ -14,7 +14,7 @@ from npg.gradcheck import (
 )
 
 METHODS = ["central", "complex"]
-SMALL, BIG = 50, 2 * FULL_JACOBIAN_LIMIT  # every coordinate is compared; random directions are
+SMALL, BIG = 50, 2 * FULL_JACOBIAN_LIMIT  # SMALL compares every coordinate, BIG random directions
 
 rng = np.random.default_rng(0)
 A, X, Y = rng.standard_normal((4, 3)), rng.standard_normal(3), rng.standard_normal((2, 3))
@@ -29,7 +29,7 @@ FUNCTIONS = {  # name: (f, θ, ∇f(θ))
 
 
 def sum_of_sines(n):
-    """f(θ) = Σ_b sin(x_b · θ) for a batch x [5, n], θ and the terms x_b cos(x_b · θ) of its gradient [5, n]."""
+    """(f, θ, terms): f(θ) = Σ_b sin(x_b · θ) for a batch x [5, n]; the terms x_b cos(x_b · θ) [5, n] add up to ∇f."""
     rng = np.random.default_rng(n)
     x, theta = rng.standard_normal((5, n)) / np.sqrt(n), rng.standard_normal(n)
     return lambda theta: np.sum(np.sin(x @ theta)), theta, x * np.cos(x @ theta)[:, None]
@@ -55,7 +55,7 @@ def test_many_parameters_are_checked_along_random_directions(method):
 
 
 def spoil(gradient, factor):
-    """One coordinate of many wrong."""
+    """Makes one coordinate of many wrong."""
     gradient[17] *= factor
     return gradient
 
@@ -145,7 +145,7 @@ def test_complex_step_error_is_minus_h_squared_over_six_and_nothing_at_the_defau
 
 
 def test_the_central_step_grows_with_theta():
-    theta = np.array([1e-3, 1e8])  # a step of 6e-6 would vanish beside 1e8
+    theta = np.array([1e-3, 1e8])  # a step of 6e-6 would be too small for 1e8
     check_gradient(lambda x: np.sum(x**2), theta, 2 * theta)
 
 

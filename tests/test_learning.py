@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import run_cartpole
 
-SEEDS = (10, 11, 12)  # neither those of the tuning (100 …) nor those of the benchmarks (0 … 9)
+SEEDS = (10, 11, 12)  # neither the seeds of the tuning (100 …) nor those of the benchmarks (0 … 9)
 
 
 def train(folder, flags, seed):

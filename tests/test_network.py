@@ -93,7 +93,7 @@ def test_forward_and_backward_leave_their_arguments_alone(activation):
     before = [a.copy() for a in (theta, x, dy)]
     _, cache = network.forward(theta, x)
     first = network.backward(theta, cache, dy)
-    second = network.backward(theta, cache, dy)  # the cache too is as before
+    second = network.backward(theta, cache, dy)  # the first call did not change the cache
     for a, b in zip((theta, x, dy, *first), (*before, *second)):
         np.testing.assert_array_equal(a, b)
 

@@ -18,13 +18,13 @@ NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 
 
 def printed(cells):
-    """What the code cells print, as one string."""
+    """The output that the code cells print, as one string."""
     outputs = [output for cell in cells for output in cell["outputs"]]
     return "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
 
 
 def words_and_numbers(text):
-    """The text with each number replaced by #, without spaces; and the numbers."""
+    """(text, numbers): the text has no spaces, and # for each number."""
     numbers = [float(x.replace(",", "")) for x in re.findall(NUMBER, text)]
     return "".join(re.sub(NUMBER, "#", text).split()), np.array(numbers)
 
@@ -40,7 +40,7 @@ def test_it_takes_at_most_one_megabyte():
 def test_it_is_stored_after_one_run_from_top_to_bottom():
     assert [cell["execution_count"] for cell in CODE] == list(range(1, len(CODE) + 1))
     outputs = [output for cell in CODE for output in cell["outputs"]]
-    assert {output["output_type"] for output in outputs} <= {"stream", "display_data"}  # no errors, no stray results
+    assert {output["output_type"] for output in outputs} <= {"stream", "display_data"}  # no errors, no cell values
     assert {output["name"] for output in outputs if output["output_type"] == "stream"} == {"stdout"}  # no warnings
     assert n_pictures(CODE) >= 15 and printed(CODE)
 
@@ -59,18 +59,18 @@ def test_every_question_has_an_answer_to_unfold():
     not all(map(importlib.util.find_spec, ("nbclient", "nbformat", "ipykernel"))),
     reason='needs pip install -e ".[docs]"',
 )
-@pytest.mark.filterwarnings("ignore")  # what Jupyter says about itself
+@pytest.mark.filterwarnings("ignore")  # warnings about Jupyter itself
 def test_it_runs_within_a_minute_and_prints_what_is_stored(monkeypatch, tmp_path):
     import nbformat
     from nbclient import NotebookClient
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own, which stores the pictures
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own backend stores the pictures
     notebook = nbformat.read(PATH, as_version=4)
     before = os.times()
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
-    after = os.times()  # a busy machine makes the kernel wait, so what counts is its processor time
+    after = os.times()  # processor time, because the kernel must wait on a busy machine
     assert after.children_user + after.children_system - before.children_user - before.children_system < 60
     again = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert n_pictures(again) == n_pictures(CODE)

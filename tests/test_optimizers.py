@@ -11,11 +11,11 @@ from npg.optimizers import SGD, Adam, RMSProp, clip_norm, state
 
 
 def mean_of_past(x, decay):
-    """(1 − decay) Σ_k decay^{t−k} x_k, t the last."""
+    """(1 − decay) Σ_k decay^{t−k} x_k, where t is the last k."""
     return (1 - decay) * sum(decay ** (len(x) - 1 - k) * x[k] for k in range(len(x)))
 
 
-# One coordinate's last step, from all its gradients g = [g_1, …, g_t] and α.
+# The last step of one coordinate, computed from all its gradients g = [g_1, …, g_t] and α.
 
 
 def sgd_step(g, a):
@@ -125,7 +125,7 @@ def test_a_learning_rate_for_each_entry_is_each_entry_s_own(Optimizer):
 
 @each_optimizer
 def test_the_state_is_all_that_an_optimizer_remembers(Optimizer):
-    """Through a file, as a checkpoint goes: the continuation is bitwise the same."""
+    """The state goes through a file, like a checkpoint. Then the optimizer continues bit for bit."""
     g = gradients(10, 3, dtype=np.float32)
     theta = np.zeros(3, np.float32)
     optimizer = Optimizer(theta, 0.1)

@@ -50,7 +50,7 @@ every_batch = pytest.mark.parametrize("batch", BATCHES, ids=str)
 
 
 def draw(policy, batch=(4,), seed=0):
-    """A rough θ, observations, actions of the policy and weights."""
+    """Random θ, observations, actions of the policy, and weights."""
     rng = np.random.default_rng(seed)
     theta, obs = rng.standard_normal(policy.size) / 2, rng.standard_normal((*batch, 3))
     return theta, obs, policy.act(theta, obs, rng), rng.standard_normal(batch)
@@ -246,7 +246,7 @@ def test_the_loss_is_half_the_sum_of_squares():
 
 
 def test_a_bootstrapped_target_is_held_fixed():
-    """The semi-gradient: r + γ V_φ(s') is a number once computed, though it came from φ."""
+    """The semi-gradient: r + γ V_φ(s') counts as a constant, although it depends on φ."""
     critic, phi, obs, rew = draw_critic()
     following = obs[::-1]
     target = lambda phi: rew + 0.9 * critic.value(phi, following)
@@ -340,7 +340,7 @@ def test_both_views_alias_theta(model):
         view[...] = 7
         view[0] = 8
         assert np.shares_memory(view, theta)
-    assert np.all(theta >= 7)  # together they cover it
+    assert np.all(theta >= 7)  # together, the views cover θ
 
 
 @every_model

@@ -48,7 +48,7 @@ def envs():
 
 
 def hand_made_frame(ball=80):
-    """The score and the walls, which are outside the court; a paddle at the lower right; a ball at that column."""
+    """A frame: score and walls outside the court, a paddle at the lower right, and a ball at column `ball`."""
     frame = np.full((210, 160), BACKGROUND, np.uint8)
     frame[:34] = frame[194:] = BALL
     frame[178:194, 140:144] = PADDLE
@@ -128,7 +128,7 @@ def test_observations_are_bytes_that_combine_the_last_frames(envs, inputs):
 
 @pytest.mark.slow
 def test_two_frames_do_not_foretell_the_paddle_in_even_games_and_three_do(envs):
-    """Its next move is a case of the moves seen before and of the action taken: how much do equal cases differ?"""
+    """A case is the moves seen before and the action taken. How much does the next move differ within a case?"""
     env, rng = envs(32), np.random.default_rng(0)
     _, infos = env.reset(seed=0)
     rows, actions = [], [np.zeros(32, np.int64)]
@@ -139,7 +139,7 @@ def test_two_frames_do_not_foretell_the_paddle_in_even_games_and_three_do(envs):
     moves, actions = np.diff(rows, axis=0), actions[2:]
 
     def left_open(n_frames, games):
-        """Root mean square, in pixels, of what n frames leave open; where the paddle meets no wall."""
+        """Root mean square error, in pixels, of the next move given n frames. Moves near the walls are left out."""
         cases = collections.defaultdict(list)
         for t, k in itertools.product(range(2, len(moves)), games):
             if 20 < rows[t][k] < 125 and abs(moves[t - 2 : t + 1, k]).max() < 30:
@@ -214,7 +214,7 @@ def test_one_game_to_render_shows_what_the_vector_environment_shows(envs):
         many, *_ = env.step(alternate(t, 1))
         single, rew, terminated, truncated, _ = one.step(int(alternate(t, 1)[0]))
     assert one.render().shape == (210, 160, 3)
-    for column in 8, 70:  # both see the paddles, eight pixels high
+    for column in 8, 70:  # both show the paddles, eight pixels high
         assert (single.reshape(80, 80)[:, column] != 0).any() == (many.reshape(80, 80)[:, column] != 0).any()
     one.close()
 
@@ -268,7 +268,7 @@ def test_rows_that_light_the_same_inputs_go_together(monkeypatch):
     network = LitMLP((4, 3, 1), "relu")
     x = np.array([[0, 0, 1, 0], [2, 0, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]], np.int8)
     _, cache = network.forward(network.init(np.random.default_rng(0)), x)
-    assert [list(lit) for _, lit, *_ in cache] == [[0, 3], [2, 3]]  # the last is always read
+    assert [list(lit) for _, lit, *_ in cache] == [[0, 3], [2, 3]]  # the last input is always used
 
 
 def test_lit_mlp_takes_a_dark_batch_and_a_single_observation():

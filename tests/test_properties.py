@@ -19,7 +19,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @st.composite
 def episodes(draw):
-    """N ≥ 2 complete episodes of any lengths, terminated or truncated, one a column, and their reward to go [T, N]."""
+    """N ≥ 2 complete episodes of any lengths, one per column, terminated or truncated; their reward to go [T, N]."""
     lengths = np.array(draw(st.lists(st.integers(1, 6), min_size=2, max_size=5)))
     T, N = int(lengths.max()), len(lengths)
     valid = np.arange(T)[:, None] < lengths
@@ -89,7 +89,7 @@ any_distribution = pytest.mark.parametrize("distribution", DISTRIBUTIONS.values(
 
 @st.composite
 def batches(draw, distribution):
-    """params of any batch shape, none included, and actions drawn from them."""
+    """params of any batch shape, also without a batch, and actions drawn from them."""
     shape = draw(st.just(()) | array_shapes(max_dims=3, max_side=3))
     elements = st.floats(-2, 2, allow_subnormal=False)
     params = draw(arrays(np.float64, (*shape, distribution.n_params), elements=elements))

@@ -12,7 +12,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 import quadruped  # noqa: E402
 from quadruped import DT, GAIT, HIGH, INITIAL, LOW, METHODS, STEP, feet, gait, joints, learn, main, walk  # noqa: E402
 
-LEGS = ["left_ankle_geom", "right_ankle_geom", "third_ankle_geom", "fourth_ankle_geom"]  # in order; the XML's names
+LEGS = ["left_ankle_geom", "right_ankle_geom", "third_ankle_geom", "fourth_ankle_geom"]  # in order; names of the XML
 
 
 def numbers(**changed):
@@ -115,8 +115,8 @@ def test_no_method_walks_more_often_than_it_may(name, monkeypatch):
     thetas, walks, _ = learn(name, 200, seed=0)
     assert walks[-1] == len(walked) <= 200 < len(walked) + walks[1]
     assert thetas.shape == (len(walks), 12) and not thetas[0].any() and walks[0] == 0
-    assert np.sum((thetas[-1] - 1) ** 2) < 6  # from 12
-    assert len(set(walked)) == len(walks) - 1  # the candidates of an iteration meet the same noise
+    assert np.sum((thetas[-1] - 1) ** 2) < 6  # 12 at the start
+    assert len(set(walked)) == len(walks) - 1  # the candidates of an iteration have the same seed
 
 
 def test_kohl_and_stones_steps_shorten_linearly_to_0_over_the_budget(monkeypatch):

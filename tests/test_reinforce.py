@@ -23,7 +23,7 @@ POLICY, CRITIC = Policy(MLP((4, 5, 2)), Categorical(2)), Critic(MLP((4, 3, 1)))
 
 
 class PaidByPosition(VectorWrapper):
-    """No two rewards are alike."""
+    """Rewards depend on the cart's position, so no two are equal."""
 
     def step(self, act):
         obs, rew, *rest = self.env.step(act)
@@ -47,7 +47,7 @@ def trajectories(rollout):
     return [(rollout.obs[:T, i], rollout.act[:T, i], rollout.rew[:T, i].tolist()) for i, T in enumerate(lengths)]
 
 
-# What the weights and the baselines are, trajectory by trajectory: psi[i][t] and b(psi, squares)[i][t] or [i].
+# Definitions of the weights and baselines, for each trajectory: psi[i][t], and b(psi, squares)[i][t] or [i].
 
 PSI = {
     "total": lambda r: [sum(GAMMA**k * r[k] for k in range(len(r))) for t in range(len(r))],
@@ -78,7 +78,7 @@ BASELINES = {
 
 
 def surrogate(steps, adv, entropy_coef=0.0):
-    """1/N Σ_i Σ_t [ Ψ log π(a|s) + β H(π(·|s)) ] as a function of θ, the weights Ψ held fixed."""
+    """1/N Σ_i Σ_t [ Ψ log π(a|s) + β H(π(·|s)) ] as a function of θ, with fixed weights Ψ."""
     obs, act = (np.concatenate([step[k] for step in steps]) for k in (0, 1))
 
     def objective(theta):
@@ -100,7 +100,7 @@ def step_taken(theta, alpha=0.5, **options):
 def test_the_step_is_the_gradient_of_the_weighted_log_probability(weight, baseline):
     theta = random_theta(POLICY)
     steps = trajectories(cartpole(5).episodes(POLICY, theta))
-    assert len({len(rew) for _, _, rew in steps}) > 2  # division by N and not by steps, and no row too many
+    assert len({len(rew) for _, _, rew in steps}) > 2  # division by steps instead of N, or a row too many, would show
     psi = [PSI[weight](rew) for _, _, rew in steps]
     squares = [
         np.sum(complex_step_gradient(lambda theta: POLICY.log_prob(theta, obs, act).sum(), theta) ** 2)
@@ -138,16 +138,16 @@ def test_each_update_samples_from_the_policy_that_the_last_one_made():
         expected[...] = theta
 
 
-# Learning. One stochastic throw a step at a hidden target; a policy has no memory of its earlier throws.
+# Learning. Each step is one throw at a hidden target. A policy does not remember its earlier throws.
 
 RADIUS, LIMIT = 0.3, 10
 
 
 class Throws(VectorEnv):
-    """Throw until you hit: a throw costs 1, one within RADIUS of the target is the last, and so is the LIMIT-th.
+    """Each throw costs 1. An episode ends with a throw within RADIUS of the target, or with throw number LIMIT.
 
-    targets [kinds, n]: an episode draws the kind of place, which is shown (one-hot), and there one of n equally
-    likely targets, which is not.
+    targets [kinds, n]: an episode draws a kind of place, and then one of its n targets, all equally likely. The
+    observation shows the kind (one-hot), but not the target.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -184,13 +184,13 @@ def hit_probability(distribution, params, targets):
 
 
 def expected_throws(distribution, params, targets):
-    """Mean over the targets of Σ_{k<LIMIT} (1 − p)ᵏ: the k-th throw is made if all before it missed."""
+    """Mean over the targets of Σ_{k<LIMIT} (1 − p)ᵏ: throw k + 1 is made if all k throws before it missed."""
     miss = 1 - hit_probability(distribution, params, targets)
     return np.mean(np.sum(miss[:, None] ** np.arange(LIMIT), axis=1))
 
 
 def best_sigma(targets):
-    """The least expected throws, mean over the kinds of places, with one σ for all and the best μ for each; that σ."""
+    """(throws, σ) of the best σ that all kinds share; each kind has its best μ. `throws` is the mean over kinds."""
 
     def throws(std):
         params = [np.array([mean, np.log(std)]) for mean in np.linspace(0, 2, 11)]
@@ -240,5 +240,5 @@ def test_a_mixture_throws_at_both_of_two_likely_targets(seed):
     (params,) = learn(Policy(MLP((1, 2)), mixture, tail=[-1, 1, 0, 0]), targets, seed)
     assert np.all(hit_probability(mixture, params, targets[0]) > 0.4)
     best_of_one_bump, _ = best_sigma(targets)
-    assert best_of_one_bump > 5.4  # it commits to one side, 1 or LIMIT throws, or straddles both and mostly misses
+    assert best_of_one_bump > 5.4  # it aims at one target (1 or LIMIT throws), or between both and mostly misses
     assert expected_throws(mixture, params, targets[0]) < 2.2

@@ -48,7 +48,7 @@ def test_the_weight_is_the_derivative_of_the_surrogate_with_respect_to_the_log_p
 
 
 def textbook_clipped(ratio, psi, epsilon=0.2):
-    """min(ρ Ψ, clip(ρ, 1−ε, 1+ε) Ψ), branching on real parts."""
+    """min(ρ Ψ, clip(ρ, 1−ε, 1+ε) Ψ). The real parts decide, so the complex step works."""
     clipped = np.clip(ratio.real, 1 - epsilon, 1 + epsilon) * psi
     return np.where((ratio * psi).real <= clipped, ratio * psi, clipped)
 
@@ -99,7 +99,7 @@ def test_the_effective_sample_size_by_hand():
 
 
 def experience(start, n=6):
-    """n steps that are numbered from `start` in every field."""
+    """n steps, numbered from `start` in every field."""
     number = np.arange(start, start + n)
     return Experience(np.stack([number, -number], axis=1), number % 3, number / 8, number / 4, number / 2)
 
@@ -140,7 +140,7 @@ TEXTBOOK = {**SURROGATE, "plain": np.multiply, "clipped": textbook_clipped}
 
 
 def experience_of(model, theta, rollout, lam=0.7):
-    """The rollout as it looks to the policy θ that made it."""
+    """The rollout as experience, with the log-probabilities and values of the θ that made it."""
     obs, act = rollout.flatten()
     val = model.value(theta, rollout.obs)
     adv = advantages(rollout, val, lam)
@@ -169,7 +169,7 @@ def test_ppo_steps_along_the_gradient_of_its_surrogate_on_present_and_older_expe
     older = theta + 0.8 * random_theta(model, seed=5)
     old = experience_of(model, older, sampler(2).steps(model, older, T))
     ratio = np.exp(model.log_prob(theta, old.obs, old.act) - old.logp)
-    assert ratio.min() < 0.8 and ratio.max() > 2  # beyond every limit
+    assert ratio.min() < 0.8 and ratio.max() > 2  # beyond all limits
 
     updated, buffer = theta.copy(), ExperienceBuffer(capacity=2)
     buffer.add(old)
@@ -237,7 +237,7 @@ def test_ppo_uses_the_given_limits_of_its_weights(importance, limit):
         return complex_step_gradient(surrogate, theta)
 
     assert_reached(updated, theta + SMALL * gradient(bound), theta)
-    assert np.max(abs(gradient(bound) - gradient())) > 0.01 * np.max(abs(gradient()))  # than of the usual limits
+    assert np.max(abs(gradient(bound) - gradient())) > 0.01 * np.max(abs(gradient()))  # not that of the usual limits
 
 
 def test_ppo_reports_how_far_the_update_has_moved_the_policy():
@@ -286,7 +286,7 @@ each_algorithm = pytest.mark.parametrize("algorithm", [reinforce, actor_critic, 
 
 
 class Recorder(Adam):
-    """Adam, and what came in."""
+    """Adam that also records its gradients."""
 
     def __init__(self, theta, learning_rate):
         super().__init__(theta, learning_rate)
@@ -298,7 +298,7 @@ class Recorder(Adam):
 
 
 def begin(algorithm, problem, sampler=1, dtype=np.float32, **options):
-    """The generator of updates, θ and w, and their optimizers. `sampler` may be its seed."""
+    """The generator of updates, (θ, w), and their optimizers. `sampler` is a sampler or its seed."""
     make_sampler, policy, q_critic, model = PROBLEMS[problem]
     rng = np.random.default_rng(0)
     if algorithm in (reinforce, q_actor_critic):
@@ -355,7 +355,7 @@ def test_the_explained_variance_is_that_of_the_critic_which_made_the_advantages(
     assert update["entropy"] == pytest.approx(np.mean(model.entropy(acted, seen.obs)))
 
 
-ENDS = {"terminated": False, "truncated": True, "goes on": True}  # does what follows count?
+ENDS = {"terminated": False, "truncated": True, "goes on": True}  # whether the next value counts
 
 
 @pytest.mark.parametrize("end", ENDS)

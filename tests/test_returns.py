@@ -64,7 +64,7 @@ def equal(got, expected):
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-11)
 
 
-# The functions under test, of rows
+# The functions under test, as functions of rows
 
 
 def reward_to_go(x, gamma):
@@ -95,7 +95,7 @@ def n_step_return(x, gamma, n):
     return returns.n_step_return(x.rew, x.terminated, x.truncated, x.val, gamma, n)
 
 
-# Their definitions. What these say of reset rows is never compared.
+# Their definitions. Their values in reset rows are never compared.
 
 
 def last_step(x, t, i):
@@ -179,7 +179,7 @@ def test_time_is_counted_from_the_first_step_of_each_episode(starts_with_reset):
     np.testing.assert_array_equal(time_in_episode(x)[x.valid], defined_time(x)[x.valid])
 
 
-# Two steps into a terminal state, a reset row, two steps that a time limit cuts.
+# Two steps to a terminal state, a reset row, then two steps that a time limit ends.
 HAND = rows(
     ends=column(GO_ON, TERMINATED, GO_ON, GO_ON, TRUNCATED),
     rew=column(1.0, 2.0, 0.0, 4.0, 8.0),
@@ -420,7 +420,7 @@ def test_explained_variance_by_hand():
     target = np.array([1.0, 2.0, 3.0, 4.0])
     assert returns.explained_variance(target, target) == 1
     assert returns.explained_variance(target, np.full(4, 7.0)) == 0
-    assert returns.explained_variance(target, target + 5) == 1  # a constant error costs no variance
+    assert returns.explained_variance(target, target + 5) == 1  # a constant error does not change the variance
     assert returns.explained_variance(target, -target) == -3
     assert returns.explained_variance(target, np.array([1.0, 2.0, 3.0, 0.0])) == pytest.approx(1 - 3 / 1.25)
 

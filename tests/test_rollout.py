@@ -1,4 +1,4 @@
-"""A sampler records what happened: first in environments that count, then in CartPole, against its own physics."""
+"""A sampler records what happened: in environments that count, and in CartPole, compared with its physics."""
 
 from itertools import combinations
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from npg.rollout import AheadSampler, Sampler, play
 
 
 class Counter(gymnasium.Env):
-    """obs = [episodes begun, steps made in this one]; the t-th step earns t, so k steps k(k+1)/2; over at `length`."""
+    """obs = [episodes begun, steps in this one]. Step t earns t, so k steps earn k(k+1)/2. The end is at `length`."""
 
     observation_space = Box(0, np.inf, (2,), np.float32)
 
@@ -45,7 +45,7 @@ def side_by_side(*envs, **kwargs):
 
 
 def two_counters():
-    """A task of 2 steps; an endless one under a time limit of 3."""
+    """One environment has episodes of 2 steps; the other is endless, with a time limit of 3."""
     return side_by_side(Counter(2), TimeLimit(Counter(), 3))
 
 
@@ -178,7 +178,7 @@ def test_several_calls_make_the_same_rows_and_episodes_as_one(lengths):
     policy, theta = COUNTER_POLICY, uniform(COUNTER_POLICY)
     sampler = Sampler(two_counters(), 3)
     parts = [sampler.steps(policy, theta, n) for n in lengths]
-    n_rows = sum(len(part.rew) for part in parts)  # more than asked for, where one row was a reset everywhere
+    n_rows = sum(len(part.rew) for part in parts)  # more than `lengths` if a row was a reset in both
     whole = Sampler(two_counters(), 3).steps(policy, theta, n_rows)
     for name in ("act", "rew", "terminated", "truncated", "valid"):
         np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
@@ -221,7 +221,7 @@ def test_environments_may_reuse_their_buffers(draw):
     rollout = draw(sampler)
     assert_same(rollout, draw(Sampler(two_counters(), 0)))
     before = [np.copy(array) for array in rollout]
-    sampler.steps(STILL, None, 2)  # a rollout is not changed by the next one either
+    sampler.steps(STILL, None, 2)  # the next rollout does not change it, either
     for array, array_before in zip(rollout, before):
         np.testing.assert_array_equal(array, array_before)
 
@@ -250,7 +250,7 @@ def test_a_segment_ends_at_the_terminal_state_or_after_t_max_steps_as_in_algorit
 
 
 def test_a_segment_of_several_environments_ends_when_all_have_met_an_end_or_after_t_max_rows():
-    rollout = Sampler(two_counters(), 0).segment(STILL, None, 6)  # of 2 steps, of 3
+    rollout = Sampler(two_counters(), 0).segment(STILL, None, 6)  # episodes of 2 and of 3 steps
     assert rollout.valid.T.tolist() == [[True, True, False], [True, True, True]]
     assert Sampler(side_by_side(Counter(2), Counter(9)), 0).segment(STILL, None, 6).valid.shape == (6, 2)
 
@@ -283,7 +283,7 @@ def test_episodes_by_hand():
     assert rollout.obs[:, 1, 1].tolist() == [0, 1, 2, 3, 4, 5]
     assert rollout.episode_returns == [3, 15, 3]
     assert rollout.episode_lengths == [2, 5, 2]
-    assert rollout.env_steps == 4 + 5 + 4  # the second episodes of the short ones are discarded, not uncounted
+    assert rollout.env_steps == 4 + 5 + 4  # steps of the discarded second episodes count, too
 
 
 def test_everything_after_each_environment_s_one_episode_is_masked():
@@ -394,7 +394,7 @@ def test_a_rollout_drawn_ahead_is_drawn_by_the_theta_of_the_call_before():
     for acting, learning in zip([thetas[0], *thetas], thetas):
         theta[...] = learning
         rollout = ahead.steps(CARTPOLE_POLICY, theta, 20)
-        theta[...] = np.nan  # what learning does to θ must not reach what is being drawn
+        theta[...] = np.nan  # learning changes θ; the rollout being drawn must not notice
         assert_same(rollout, plain.steps(CARTPOLE_POLICY, acting, 20))
 
 
@@ -461,5 +461,5 @@ def test_play_follows_from_its_seeds_alone(mode):
     envs = cartpoles(mode, 5)
     returns, lengths = play(envs, lean, 5, 7, 1)
     np.testing.assert_array_equal(returns, lengths)
-    np.testing.assert_array_equal(play(envs, lean, 5, 7, 1)[0], returns)  # the environments' past does not matter
+    np.testing.assert_array_equal(play(envs, lean, 5, 7, 1)[0], returns)  # the past of `envs` has no effect
     assert np.any(play(envs, lean, 5, 8, 1)[0] != returns)

@@ -71,7 +71,7 @@ def test_the_estimate_is_the_gradient_within_its_standard_error(name):
     estimate, error = score_function_gradient(distribution, params, f, 40_000, np.random.default_rng(0))
     assert estimate.shape == error.shape == (distribution.n_params,)
     assert np.all(np.abs(estimate - gradient) <= 4 * error)
-    assert np.linalg.norm(gradient) > 10 * np.linalg.norm(error)  # so the line above says something
+    assert np.linalg.norm(gradient) > 10 * np.linalg.norm(error)  # otherwise the line above would show nothing
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -97,7 +97,7 @@ def test_the_sum_over_all_outcomes_is_the_gradient_exactly(name):
 
 
 def test_the_integral_over_a_gaussian_is_the_gradient_exactly():
-    """Gauss–Hermite quadrature with 8 nodes an axis integrates the quadratic f times the score without error."""
+    """Gauss–Hermite quadrature with 8 nodes per axis integrates the quadratic f times the score without error."""
     distribution, params, f, expectation = CASES["Gaussian, quadratic"]
     params = np.array(params)
     node, weight = np.polynomial.hermite_e.hermegauss(8)
@@ -123,7 +123,7 @@ def test_reparameterisation_estimates_the_same_gradient_with_less_variance(name,
 
 
 def test_the_score_function_needs_no_derivative_of_f():
-    """E[1(x > 0)] = Φ(μ/σ) has the gradient φ(μ/σ) (1/σ, −μ/σ); a step's own derivative, 0, knows nothing of it."""
+    """E[1(x > 0)] = Φ(μ/σ) has the gradient φ(μ/σ) (1/σ, −μ/σ), although the derivative of the step itself is 0."""
     mean, std = 0.6, 0.8
     params = np.array([mean, np.log(std)])
     density = np.exp(-0.5 * (mean / std) ** 2) / np.sqrt(2 * np.pi)

@@ -25,7 +25,7 @@ def exactly(actual, expected):
 
 
 def differs(actual, expected=0.0):
-    assert np.linalg.norm(actual - expected) > 1e-3  # nine orders above what counts as equal
+    assert np.linalg.norm(actual - expected) > 1e-3  # 10⁹ times the tolerance of `exactly`
 
 
 def random_mdp(n_states=3, n_actions=2, horizon=3, terminal=None, branches=None, seed=0):
@@ -56,7 +56,7 @@ MDPS = {
     "fixed length": random_mdp(),
     "early ends": random_mdp(horizon=4, terminal=[False, False, True], seed=3),
 }
-FEW = {  # so few trajectories that every group of two or three of them can be gone through
+FEW = {  # few trajectories, so that tests can enumerate all groups of two or three
     "fixed length": random_mdp(2, horizon=2, seed=2),
     "early ends": random_mdp(terminal=[False, False, True], branches=1, seed=15),
 }
@@ -80,12 +80,12 @@ def weight(name, gamma=1.0):
 
 
 def test_a_coin_flip_mdp_by_hand():
-    """One state to begin in; action 0 stays there for a reward of 1, action 1 flips a coin between both states."""
+    """Episodes begin in state 0. Action 0 stays there, with reward 1. Action 1 leads to either state: 1/2 each."""
     P = [[[1, 0], [0.5, 0.5]], [[0, 1], [0, 1]]]
     mdp = FiniteMDP(P, [[1, 0], [5, 5]], [1, 0], horizon=2)
     policy = Policy(MLP((2, 2)), Categorical(2))
     theta = np.zeros(policy.size)  # every action has probability 1/2
-    # From state 0: 0→0 by a=0 (1/2), 0→0 by a=1 (1/4), 0→1 by a=1 (1/4); from state 1 by either action to state 1 (1/2)
+    # From state 0: 0→0 by a=0 (1/2), 0→0 by a=1 (1/4), 0→1 by a=1 (1/4). From state 1: 1→1 by each action (1/2)
     expected = {
         ((0, 0, 0), (0, 0)): 1 / 4, ((0, 0, 0), (0, 1)): 1 / 8, ((0, 0, 1), (0, 1)): 1 / 8,
         ((0, 0, 0), (1, 0)): 1 / 8, ((0, 0, 0), (1, 1)): 1 / 16, ((0, 0, 1), (1, 1)): 1 / 16,
@@ -107,7 +107,7 @@ def test_the_trajectories_are_distinct_possible_and_have_total_probability_one(m
 
 def test_every_possible_trajectory_is_there():
     assert len(MDPS["fixed length"].states) == 2 * (2 * 3) ** 3
-    # From each of two states: 2 actions into 2 states that go on, or 2 actions into the terminal one
+    # From each of two states, 2 actions lead to 2 states that go on, or 2 actions to the terminal state
     assert len(MDPS["early ends"].states) == 2 * (4**4 + 2 * (1 + 4 + 4**2 + 4**3))
 
 
@@ -148,7 +148,7 @@ def test_trajectories_end_at_terminal_states_and_at_the_horizon():
 
 @pytest.mark.parametrize("gamma", [1.0, 0.7])
 def test_three_gradients_of_u_agree(mdp, gamma):
-    """The likelihood ratio, the policy gradient theorem, and the derivative of U taken numerically."""
+    """The likelihood ratio, the policy gradient theorem, and the numerical derivative of U."""
     policy, theta = softmax_policy(mdp)
     gradient = mdp.gradient(policy, theta, gamma)
     exactly(gradient, mdp.policy_gradient_theorem(policy, theta, gamma))
@@ -158,7 +158,7 @@ def test_three_gradients_of_u_agree(mdp, gamma):
 
 
 def test_the_dynamics_drop_out_of_the_score(mdp):
-    """∇ log of the whole product, dynamics included, is the sum of the policy's scores alone."""
+    """∇ log P(τ), with the dynamics in P, is the sum of the policy's scores."""
     policy, theta = softmax_policy(mdp)
     score = mdp.estimates(policy, theta, 1.0)
     check_gradient(lambda theta: np.log(mdp.prob(policy, theta)), theta, score, "complex")
@@ -172,7 +172,7 @@ def test_the_scores_mean_is_zero(mdp):
 
 
 def test_the_product_of_gradients_is_not_the_gradient_of_the_product():
-    """The dead end of the slides: Π_t ∇π is no ∇ Π_t π, in any component."""
+    """The slides' dead end: Π_t ∇π differs from ∇ Π_t π in every component."""
     mdp = MDPS["fixed length"]
     policy, theta = softmax_policy(mdp)
     grad_pi = np.exp(mdp.log_policy(policy, theta))[..., None] * mdp.scores(policy, theta)
@@ -202,7 +202,7 @@ def test_a_bernoulli_policy_is_unbiased_too(mdp):
 
 
 def test_dropping_gamma_to_the_t_biases_the_gradient_of_the_discounted_objective(mdp):
-    """Σ_t ∇log π Σ_{k≥t} γ^{k−t} r_k has mean Σ_t γ^{−t} (the t-th term of ∇U_γ): the gradient of no discounted U."""
+    """Σ_t ∇log π Σ_{k≥t} γ^{k−t} r_k has mean Σ_t γ^{−t} (term t of ∇U_γ), the gradient of no discounted U."""
     policy, theta = softmax_policy(mdp)
     gamma = 0.7
     moments = mdp.moments(policy, theta, weight("reward-to-go", gamma)(mdp.rollout()), gamma=gamma)
@@ -314,7 +314,7 @@ def test_n_independent_trajectories_have_one_nth_of_the_covariance(few):
 
 
 def test_the_optimal_constant_baseline_has_the_least_variance(mdp):
-    """tr Cov is a parabola in b: E‖∇log P(τ)‖² (b − b*)² above its least value."""
+    """tr Cov is a parabola in b: its minimum plus E‖∇log P(τ)‖² (b − b*)²."""
     policy, theta = softmax_policy(mdp)
     prob, ret = mdp.prob(policy, theta), weight("total")(mdp.rollout())
     squares = (mdp.estimates(policy, theta, 1.0) ** 2).sum(axis=1)
@@ -327,7 +327,7 @@ def test_the_optimal_constant_baseline_has_the_least_variance(mdp):
 
 @pytest.mark.parametrize("terminal", [None, [False, False, True]])
 def test_optimal_constant_of_the_whole_population_is_exact(terminal):
-    """With every probability a multiple of 1/2⁹, some number of copies of each trajectory is the exact distribution."""
+    """Every probability is a multiple of 1/2⁹. So 2⁹ trajectories, with copies, can have the exact distribution."""
     P = np.array([[[1, 1, 2], [0, 3, 1]], [[2, 2, 0], [1, 2, 1]], [[0, 4, 0], [2, 1, 1]]]) / 4
     mdp = FiniteMDP(P, [[1, -0.5], [2, 0.3], [-1, 0.7]], [0.5, 0.5, 0], horizon=2, terminal=terminal)
     policy = Policy(MLP((3, 2)), Categorical(2))
@@ -377,14 +377,14 @@ def gae(gamma, lam):
 
 
 def error_ahead(mdp, error, n):
-    """V̂ − V of the state n steps ahead [H, K], 0 where the episode is over by then."""
+    """V̂ − V of the state n steps ahead [H, K], or 0 if the episode has ended by then."""
     ahead = np.zeros_like(mdp.rewards.T)
     ahead[: max(mdp.horizon - n, 0)] = mdp.along(error * ~mdp.terminal)[n : mdp.horizon]
     return ahead
 
 
 def wrong_value(mdp):
-    """V̂ that has nothing to do with the MDP, and does not even know when it is over."""
+    """A V̂ that is unrelated to the MDP. It is not even 0 after the end."""
     return np.random.default_rng(7).normal(size=(mdp.horizon + 1, mdp.n_states))
 
 
@@ -418,7 +418,7 @@ def test_the_bias_of_gae_is_the_lambda_mixture_of_the_n_step_biases(mdp, lam):
 def test_a_linear_critic_on_the_scores_gives_the_exact_gradient(mdp):
     """Compatible features (Sutton et al. 2000, theorem 2): Q_w = wᵀ ∇log π, fitted by least squares on the steps taken.
 
-    Q_w need not be anywhere near Q for that.
+    Q_w may be far from Q.
     """
     policy, theta = softmax_policy(mdp)
     (Q, _), d, scores = mdp.values(policy, theta), mdp.occupancy(policy, theta), mdp.scores(policy, theta)
@@ -451,7 +451,7 @@ def test_the_product_of_all_ratios_corrects_for_the_behaviour_policy(mdp, name):
 
 
 def test_the_ratios_up_to_each_reward_are_enough(mdp):
-    """Per-decision importance sampling (Precup et al. 2000): what comes after a reward cannot have caused it."""
+    """Per-decision importance sampling (Precup et al. 2000): an action cannot have caused earlier rewards."""
     policy, theta, prob, ratio = off_policy(mdp)
     rollout = mdp.rollout()
     so_far = np.cumprod(ratio, axis=0)
@@ -514,22 +514,22 @@ def test_sampled_trajectories_have_their_exact_probabilities(mdp):
     n = 10_000
     rollout = Sampler(FiniteMDPVectorEnv(mdp, n), 1).episodes(policy, theta)
     over = np.append(np.zeros((1, n), bool), np.logical_or.accumulate(rollout.done, axis=0), axis=0)
-    # Written as in mdp.states and mdp.actions: the state stays what it was at the end, the action 0
+    # As in mdp.states and mdp.actions: after the end, the state stays the last one, and the action is 0
     states, actions = rollout.obs.argmax(axis=-1), np.where(over[:-1], 0, rollout.act)
     for t in range(1, len(states)):
         states[t] = np.where(over[t - 1], states[t - 1], states[t])
     index = {tuple(row): k for k, row in enumerate(np.hstack([mdp.states, mdp.actions]).tolist())}
     sampled = [index[tuple(row)] for row in np.hstack([states.T, actions.T]).tolist()]
     count, expected = np.bincount(sampled, minlength=len(mdp.states)), n * mdp.prob(policy, theta)
-    rare = expected < 20  # one class together
+    rare = expected < 20  # all in one class
     count, expected = (np.append(x[~rare], x[rare].sum()) for x in (count, expected))
     chi_squared, K = np.sum((count - expected) ** 2 / expected), len(expected)
-    variance = 2 * (K - 1) + np.sum(1 / expected) - (K**2 + 2 * K - 2) / n  # of Pearson's statistic, exactly
+    variance = 2 * (K - 1) + np.sum(1 / expected) - (K**2 + 2 * K - 2) / n  # exact, of Pearson's statistic
     assert abs(chi_squared - (K - 1)) <= 4 * np.sqrt(variance)
 
 
 def test_consecutive_sampled_episodes_agree_with_the_exact_gradient():
-    """Several episodes an environment, a dummy row after each, γᵗ counted from each one's beginning."""
+    """Several episodes per environment, with a reset row after each. In each, γᵗ counts from its beginning."""
     mdp, gamma, n_envs, n_episodes = MDPS["fixed length"], 0.7, 500, 6
     policy, theta = softmax_policy(mdp)
     sampler = Sampler(FiniteMDPVectorEnv(mdp, n_envs), 0)

@@ -1,8 +1,8 @@
-"""GAE and n-step returns against Stable-Baselines3's buffers, on random rows that end for either reason, or both.
+"""GAE and n-step returns equal those of Stable-Baselines3's buffers. Random steps terminate, are truncated, or both.
 
-Its buffers hold float32 and know no rows between episodes; where a time limit ends an episode its `collect_rollouts`
-adds γ V(terminal observation) to the reward and then calls the episode over. Here, such a row keeps its reward, and V
-of the observation that it led to stands in the row after it.
+Its buffers hold float32, and they have no reset rows between episodes. If a time limit ends an episode, its
+`collect_rollouts` adds γ V(terminal observation) to the reward, and treats the step as terminal. In npg, the reward
+stays, and V of the terminal observation is in the next row.
 """
 
 # ruff: noqa: E402  the imports that need the bench extra come after its check
@@ -22,7 +22,7 @@ SPACE = Box(-np.inf, np.inf, (1,))
 
 
 class Rows:
-    """Random steps [T, N]: V(s_t), r_t, V of the observation that step t led to, and how step t ended, if it did."""
+    """Random steps [T, N]: V(s_t), r_t, V of the next observation, and whether step t terminated or was truncated."""
 
     def __init__(self, seed, p_end=0.12):
         rng = np.random.default_rng(seed)
@@ -34,10 +34,10 @@ class Rows:
 
 
 def ours(weight, rows, *arguments):
-    """weight(rew, terminated, truncated, val, …) [T, N] of the same steps, a dummy row standing after each end."""
+    """weight(rew, terminated, truncated, val, …) [T, N] of the same steps, with a reset row after each end."""
     result = np.empty((T, N))
     for i in range(N):
-        row = np.arange(T) + np.append(0, np.cumsum(rows.done[:-1, i]))  # where each step stands
+        row = np.arange(T) + np.append(0, np.cumsum(rows.done[:-1, i]))  # the row of each step
         val, rew = np.zeros((row[-1] + 2, 1)), np.zeros((row[-1] + 1, 1))
         terminated, truncated = np.zeros((2, *rew.shape), bool)
         val[row, 0], val[row + 1, 0], rew[row, 0] = rows.val[:, i], rows.following[:, i], rows.rew[:, i]
@@ -52,7 +52,7 @@ def assert_same(actual, expected):
 
 
 def rollout_buffer(rows, lam):
-    """Filled as `OnPolicyAlgorithm.collect_rollouts` does."""
+    """A buffer, filled as in `OnPolicyAlgorithm.collect_rollouts`."""
     buffer = buffers.RolloutBuffer(T, SPACE, SPACE, "cpu", gae_lambda=lam, gamma=GAMMA, n_envs=N)
     starts, nothing = np.ones(N), np.zeros((N, 1))
     for t in range(T):
@@ -88,7 +88,7 @@ def test_one_step_and_all_steps_of_the_rollout_buffer(lam, n, seed):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("n", [1, 2, 3, 7, T, T + 5])
 def test_n_steps_of_the_replay_buffer(n, seed):
-    """Its observations are the values here, so that what it bootstraps from is V of the state that it chose."""
+    """V takes the place of the observations. So the buffer's `next_observations` are the V from which it bootstraps."""
     rows = Rows(seed)
     expected = np.empty((T, N), np.float32)
     for i in range(N):

@@ -1,7 +1,7 @@
-"""Every hand-written gradient against PyTorch's automatic one, in float64, relative to its largest entry.
+"""Every hand-written gradient equals PyTorch's automatic gradient, in float64, relative to its largest entry.
 
 The functions differentiated are PyTorch's own: `torch.nn.functional.linear`, `torch.distributions`, `torch.clamp`.
-They share with the package the layout of θ, and nothing else.
+They share only the layout of θ with the package.
 """
 
 # ruff: noqa: E402  the imports that need the bench extra come after its check
@@ -92,7 +92,7 @@ def log_prob(distribution, params, act):
 
 
 def entropy(distribution, params):
-    """Of a mixture the lower bound −Σ_i w_i log Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²), for it has no closed form."""
+    """Of a mixture, which has no closed form, the lower bound −Σ_i w_i log Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²)."""
     p = distribution_of(distribution, params)
     if not isinstance(distribution, GaussianMixture):
         return p.entropy()

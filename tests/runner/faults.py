@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Faults of a worker, which the tests import. As a script: a pool of workers that a test interrupts or orphans.
+"""Faults of a worker, which the tests import. As a script: a pool whose script a test interrupts or kills.
 
     python tests/runner/faults.py START_METHOD PATH FAULT …
 
@@ -37,7 +37,7 @@ def sleep():
 
 
 def hold_gil():
-    ctypes.PyDLL(None).sleep(600)  # as an environment may that computes for long without letting Python run
+    ctypes.PyDLL(None).sleep(600)  # like an environment that computes for long and does not let Python run
 
 
 def stop():
@@ -61,7 +61,7 @@ def raise_error():
 
 
 class Unpicklable(Exception):
-    """An exception whose pickle cannot be read, as those with arguments of their own often are."""
+    """An exception whose pickle cannot be read. Exceptions with arguments of their own are often like this."""
 
     def __init__(self, number, reason):
         super().__init__(f"{number}: {reason}")
@@ -83,7 +83,7 @@ class Unreadable:
 
 
 class UnreadableFile(Unreadable):
-    """The same, and what reading it raises is what a broken connection would raise."""
+    """The same. To read it raises OSError, as a broken connection does."""
 
     def __reduce__(self):
         return open, ("/no/such/file",)
@@ -99,7 +99,7 @@ class KillsSoon:
 
 def kill_soon():
     for _ in range(10):
-        time.sleep(0.001)  # each needs the interpreter's lock anew, so that these are milliseconds of writing
+        time.sleep(0.001)  # each needs the GIL again, so the answer is being written meanwhile
     kill()
 
 
@@ -115,7 +115,7 @@ FAULTS = {f.__name__: f for f in FAULTS}
 
 
 def once(path, fault):
-    """The first time: write the process's id to a path, and the fault follows; then its id is returned."""
+    """The first call writes the process's id to a path and has the fault. A later call returns the process's id."""
     if pathlib.Path(path).exists():
         return os.getpid()
     write_pid(path)
@@ -172,13 +172,13 @@ def return_shared():
 
 
 def environment_at_birth():
-    """{name: value} of the environment that this process's program was started with."""
+    """{name: value} of the environment variables with which this process started."""
     text = pathlib.Path("/proc/self/environ").read_bytes().decode()
     return dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
 
 
 def count(key):
-    """How many calls this process has had with that key."""
+    """The number of calls with this key in this process."""
     counter = kept(key, lambda: [0])
     counter[0] += 1
     return counter[0]
@@ -200,13 +200,13 @@ ENDINGS = {
 
 
 def abandon_a_pool(method, path, ending):
-    """A pool whose worker is idle, and that nobody ends."""
+    """Leaves a pool with an idle worker, without ending it."""
     Pool(1, method).map(write_pid, [path])
     ENDINGS[ending]()
 
 
 def abandon_a_call(path):
-    """A call that never ends, in a thread that nobody waits for."""
+    """Leaves a call that never ends, in a thread for which nobody waits."""
     pool = Pool(1, "fork")
     threading.Thread(target=pool.map, args=(hang, [path], ["sleep"]), daemon=True).start()
     pid_once_there(path)

@@ -18,7 +18,7 @@ def leave():
 
 
 class Odd(Exception):
-    """Cannot be pickled with its arguments."""
+    """Its pickle lacks its arguments, so it cannot be read."""
 
     def __init__(self, one, two):
         super().__init__(f"{one} {two}")
@@ -35,7 +35,7 @@ RETURNS = "shape", "nan", "reward", "tuple", "text", "never", "once"
 
 
 class Nasty(gymnasium.Env):
-    """`act` in a call: "raise" in "step", say; or `returns` what it should not. In a step it waits for the 20th."""
+    """Does `act` in a call, such as "raise" in "step", or `returns` something wrong. Steps fail from the 20th on."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
     observation_space = spaces.Box(-1, 1, (3,), np.float32)
@@ -48,7 +48,7 @@ class Nasty(gymnasium.Env):
             self.act()
 
     def reset(self, *, seed=None, options=None):
-        """Fails, if it is to."""
+        """Fails if `call` is "reset"."""
         super().reset(seed=seed)
         self.t = 0
         if self.call == "reset":
@@ -56,7 +56,7 @@ class Nasty(gymnasium.Env):
         return np.zeros(3, np.float32), {}
 
     def step(self, action):
-        """Fails at the 20th call, if it is to."""
+        """Fails from the 20th call on, if it should."""
         self.n, self.t = self.n + 1, self.t + 1
         obs, over = np.full(3, self.t % 2, np.float32), self.t >= 10
         if self.n >= 20:

@@ -45,7 +45,7 @@ _runs = iter(range(10**9))
 
 
 def cartpoles(n, *seeds):
-    """Those of test_a3c, which can come back to where they were; a function that pickles."""
+    """As in test_a3c, but the environments can be replayed. This function can be pickled."""
     envs = cartpole(n=n).envs
     spaces = envs.single_observation_space, envs.single_action_space
     return Sampler(ReplayableVectorEnv(lambda: envs, n, *spaces), *seeds)
@@ -64,7 +64,7 @@ def learners(n=1, max_grad_norm=None, **options):
 
 
 class Here(Executor):
-    """Calls are made at once, in this process."""
+    """An executor that makes each call at once, in this process."""
 
     def submit(self, fn, /, *args, **kwargs):
         future = Future()
@@ -133,13 +133,13 @@ def test_each_worker_has_episodes_of_its_own():
 
 def test_a_process_computes_a_gradient_only_with_the_environments_as_they_are_before_that_update():
     theta, actor = random_theta(MODEL), actors()[0]
-    assert worker_gradient(actor, theta, 1) is None  # it has none yet
+    assert worker_gradient(actor, theta, 1) is None  # it has no environments yet
     assert worker_gradient(actor, theta, 0) is not None
     assert worker_gradient(actor, theta, 2) is None and worker_gradient(actor._replace(run="other"), theta, 1) is None
     assert worker_gradient(actor, theta, 1) is not None
     with pytest.raises(AttributeError):
         worker_gradient(actor, "no theta", 2)
-    assert worker_gradient(actor, theta, 2) is None  # they stand somewhere between
+    assert worker_gradient(actor, theta, 2) is None  # they are in the middle of a rollout
     assert worker_gradient(None, theta, 0) is None
 
 
@@ -179,7 +179,7 @@ def test_the_states_of_all_workers_are_those_of_their_samplers():
 
 
 def test_it_does_not_matter_which_process_computes_a_workers_part():
-    """Two processes take turns, so that each finds its environments out of date again and again."""
+    """Two processes take turns, so each often has environments that are out of date."""
 
     class TakingTurns(Executor):
         def __init__(self):
@@ -236,7 +236,7 @@ def model_of(env_id):
 
 
 def replayable(env_id, *seeds):
-    """A sampler of 3 environments; a function that pickles."""
+    """A sampler of 3 environments. This function can be pickled."""
     envs = make_envs(env_id, 3)
     spaces = envs.single_observation_space, envs.single_action_space
     return Sampler(ReplayableVectorEnv(lambda: envs, 3, *spaces), *seeds)
@@ -275,7 +275,7 @@ def test_processes_killed_at_any_moment_change_no_bit(env_id, seed):
 
 
 def normalised(n, *seeds):
-    """A sampler whose environments are normalised by what each call is given; a function that pickles."""
+    """A sampler whose observations are normalised by the moments given to each call. This function can be pickled."""
     sampler = cartpoles(n, *seeds)
     sampler.envs = NormalisedElsewhere(sampler.envs)
     return sampler
@@ -296,8 +296,8 @@ def test_an_update_is_normalised_by_the_moments_of_all_earlier_observations(n):
         gradients(random_theta(MODEL))
         for rollout in rollouts[-n:]:
             raw = rollout.obs * np.sqrt(var + 1e-8) + mean
-            seen.extend(raw[1:] if update else raw)  # the first row was the last of the rollout before
-        assert np.all(np.abs(raw[0 if update == 0 else 1 :, :, 0]) < 3)  # carts, not multiples of them
+            seen.extend(raw[1:] if update else raw)  # the first row was the last row of the rollout before
+        assert np.all(np.abs(raw[0 if update == 0 else 1 :, :, 0]) < 3)  # positions of carts, in their unit
         every = np.concatenate(seen)
         np.testing.assert_allclose(obs_rms.mean, every.mean(axis=0), atol=1e-3)  # Gymnasium's start counts for 1e-4
         np.testing.assert_allclose(obs_rms.var, every.var(axis=0), rtol=1e-2, atol=1e-5)
@@ -316,7 +316,7 @@ def test_a_round_of_s3_is_normalised_by_the_moments_of_all_earlier_rounds():
             return list(super().map(call, ks))
 
     updates = rounds(Recording(), shared, report_every=100, obs_rms=obs_rms)
-    steps, begun = 0, 6  # environments, each of which shows where it begins
+    steps, begun = 0, 6  # 6 environments have a first observation each
     for k in range(4):
         before = moments(obs_rms)
         steps += next(updates)["rollout"].env_steps
@@ -352,7 +352,7 @@ def test_a_round_goes_on_until_all_together_have_made_the_steps():
     assert shared.updates.tolist() == [len(measures), 0, 0] and len(measures) >= 140 / (3 * T_MAX)
     assert len(rollout.episode_returns) == len(rollout.episode_lengths) > 1 and rollout.obs.size == 0
     again, measures, _ = learn(1, t_stop=300, learning_rate=0.05)
-    assert len(measures) == 1 and shared.steps[1] == 100 + again.env_steps  # nobody comes back with empty hands
+    assert len(measures) == 1 and shared.steps[1] == 100 + again.env_steps  # each round makes at least one update
 
 
 def test_the_learning_rate_of_the_round_is_the_one_in_use():
@@ -397,7 +397,7 @@ def test_sharing_copies_and_leaves_the_original_alone():
 
 
 class PaidInNan(gymnasium.vector.VectorWrapper):
-    """After 30 steps rewards are NaN."""
+    """After 30 steps, rewards are NaN."""
 
     def __init__(self, env):
         super().__init__(env)
@@ -447,7 +447,7 @@ def test_a_worker_of_s3_uses_a_saved_state_only_of_its_own_age():
 
 
 def train_on_pool(n, n_rounds, report_every=400, make_sampler=None, statistics="shared", **options):
-    """The updates of a few `rounds`, what is shared, and how many workers were replaced."""
+    """Trains for some `rounds`: (updates, the `Shared` memory, number of replaced workers)."""
     theta = random_theta(MODEL).astype(np.float32)
     shared = share(theta, RMSProp(theta, 0.01), n, statistics)
     with start_pool(learners(n, 0.5, make_sampler=make_sampler), shared, **options) as pool:
@@ -501,18 +501,21 @@ def test_killed_workers_spoil_neither_the_count_of_steps_nor_theta(statistics):
 
 
 class Faulty(Sampler):
-    """Its third segment goes wrong, unless the file `once` exists, which is made first."""
+    """Its third segment fails. If a `folder` is given, this happens once only, and a file there counts the segments."""
 
-    def __init__(self, fault, once, *seeds):
+    def __init__(self, fault, folder, *seeds):
         super().__init__(cartpole(*seeds).envs, *seeds)
-        self.fault, self.once, self.count = fault, once, 0
+        self.fault, self.folder, self.count = fault, folder, 0
 
     def segment(self, *args):
         self.count += 1
+        if self.folder:
+            with open(self.folder / "segments", "ab") as file:
+                file.write(b".")
         with contextlib.suppress(FileExistsError):
             if self.count == 3:
-                if self.once:
-                    self.once.touch(exist_ok=False)
+                if self.folder:
+                    (self.folder / "once").touch(exist_ok=False)
                 self.fault()
         return super().segment(*args)
 
@@ -532,12 +535,12 @@ def dies():
 @pytest.mark.parametrize("fault", [raises, hangs, dies])
 def test_a_fault_costs_a_segment_and_a_new_worker(tmp_path, fault, monkeypatch):
     monkeypatch.setattr(pool_module, "START_SECONDS", 0)  # after "fork" there is nothing to import
-    make_sampler = functools.partial(Faulty, fault, tmp_path / "once")
+    make_sampler = functools.partial(Faulty, fault, tmp_path)
     timeout = 3 if fault is hangs else 60
     updates, shared, restarted = train_on_pool(2, 4, make_sampler=make_sampler, timeout=timeout, start_method="fork")
     assert restarted == 1
     assert sum(update["rollout"].env_steps for update in updates) == shared.steps.sum() >= 4 * 400
-    assert np.all(shared.updates > 3)
+    assert np.all(shared.updates > 3) and shared.updates.sum() == (tmp_path / "segments").stat().st_size - 1
 
 
 def test_a_fault_again_and_again_ends_the_training_and_says_why():
@@ -559,7 +562,7 @@ def test_after_a_lost_process_a_sampler_does_not_repeat_its_first_episodes():
 
 def test_no_two_processes_of_a_cluster_play_the_same_episodes_whichever_actor_calls_them():
     theta, workers = random_theta(MODEL), [actor._replace(run="one name for both") for actor in actors(2)]
-    with ThreadPoolExecutor(1) as here, ThreadPoolExecutor(1) as there:  # each remembers what is its own
+    with ThreadPoolExecutor(1) as here, ThreadPoolExecutor(1) as there:  # each keeps its own sampler
         gradient = lambda process, actor, update: process.submit(gradient_anywhere, actor, theta, update).result()[0]
         gradient(here, workers[0], 0), gradient(there, workers[1], 0)
         assert not np.array_equal(gradient(here, workers[0], 1), gradient(there, workers[0], 2))

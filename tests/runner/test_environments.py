@@ -1,4 +1,4 @@
-"""Every Gymnasium environment with Discrete or Box actions gives the policy vectors; an error explains all others.
+"""Every Gymnasium environment with Discrete or Box actions gives vectors to the policy; any other is refused.
 
 test_command_line.py also uses the environments that are registered here, below "strange/".
 """
@@ -36,7 +36,7 @@ from npg.runner.replaying import below, flat, packed, unpacked
 
 
 class Strange(gymnasium.Env):
-    """Random observations, the sum of the action for a reward, a time limit of 10; with `bad` values at step `at`."""
+    """Random observations; a reward is the sum of the action; episodes have 10 steps. Step `at` has `bad` values."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
 
@@ -161,7 +161,7 @@ def test_discrete_observations_are_one_hot(env_id):
     states = np.argmax(seen, axis=-1)
     assert len(np.unique(states)) > 1
     if env_id == "FrozenLake-v1":
-        assert np.all(states[0] == 0)  # its start
+        assert np.all(states[0] == 0)  # episodes begin in state 0
     single, _ = make_env(env_id).reset(seed=0)
     np.testing.assert_array_equal(single, obs[0])
 
@@ -176,7 +176,7 @@ def test_box_observations_are_flattened_in_row_major_order(env_id, n):
 
 
 def actions_taken(env_id, actions):
-    """What the environment itself receives, from a vector environment and from a single one."""
+    """The actions that the environment itself receives, in a vector environment and in a single one."""
     envs, env = make_envs(env_id, 2), make_env(env_id)
     envs.reset(seed=0), env.reset(seed=0)
     for act in actions:
@@ -253,7 +253,7 @@ def test_moments_given_are_copied():
         assert not np.shares_memory(array, given[name])
 
 
-# Coming back to where they were
+# Replays: environments come back to an earlier state
 
 
 def replayable(env_id, n=3):
@@ -264,7 +264,7 @@ def replayable(env_id, n=3):
 
 
 def logs_of(envs):
-    """Its logs, out of a file."""
+    """The logs of `envs`, after they were saved and read again."""
     file = io.BytesIO()
     np.savez(file, **flat({"logs": {name: packed(logs) for name, logs in envs.logs.items()}}))
     file.seek(0)
@@ -273,7 +273,7 @@ def logs_of(envs):
 
 
 def after_coming_back(envs, fresh):
-    """Another one, which stands where this one does."""
+    """`fresh`, after a replay has brought it to the state of `envs`."""
     assert fresh.replay(logs_of(envs), envs.obs)
     np.testing.assert_array_equal(fresh.obs, envs.obs)
     return fresh
@@ -345,7 +345,7 @@ def test_an_environment_that_has_just_ended_or_begun_comes_back_too(env_id):
     envs.reset(seed=3)
     until_an_episode_ends(envs, rng)
     just_ended = after_coming_back(envs, replayable(env_id))
-    step(envs, np.random.default_rng(5)), step(just_ended, np.random.default_rng(5))  # the row of the reset
+    step(envs, np.random.default_rng(5)), step(just_ended, np.random.default_rng(5))  # the reset row
     just_begun = after_coming_back(envs, replayable(env_id))
     twice = after_coming_back(just_begun, replayable(env_id))
     for k in range(50):
@@ -397,7 +397,7 @@ def test_environments_come_back_after_any_sequence_of_steps_and_resets(seed, ask
 
 
 def test_of_independent_environments_at_most_one_episode_is_replayed():
-    envs, rng = replayable("strange/Plain-v0", 2), np.random.default_rng(0)  # whose episodes have 10 steps
+    envs, rng = replayable("strange/Plain-v0", 2), np.random.default_rng(0)  # episodes have 10 steps
     envs.reset(seed=0)
     for n_steps in range(35):
         fresh = after_coming_back(envs, replayable("strange/Plain-v0", 2))
@@ -449,14 +449,14 @@ def test_a_replay_that_reaches_other_observations_fails_and_the_next_reset_begin
 
 
 class Moody(Strange):
-    """It throws dice of its own."""
+    """Its observations come from a generator without a seed."""
 
     def observe(self):
         return np.random.default_rng().uniform(-1, 1, 3).astype(np.float32)
 
 
 class Legacy(Strange):
-    """Its random numbers are those of long ago."""
+    """Its generator is NumPy's old RandomState."""
 
     def reset(self, seed=None, options=None):
         self.np_random = np.random.RandomState(seed)
@@ -468,7 +468,7 @@ class Legacy(Strange):
 
 
 class Bare(Moody):
-    """It has no random numbers."""
+    """It has no generator `np_random`."""
 
     np_random = None
 
@@ -507,7 +507,7 @@ def test_the_progress_of_a_replay_can_be_shown():
 
 
 class Aging(Strange):
-    """The past leaves traces beyond the episode: it sees its age."""
+    """Its observations depend on earlier episodes: they count all steps and resets."""
 
     def observe(self):
         return np.float32([self.steps, self.resets, self.np_random.random()])
@@ -526,7 +526,7 @@ def test_an_environment_that_remembers_earlier_episodes_comes_back_while_its_log
     assert envs.logs.keys() == {"episodes"}  # 25 + 50 steps of three environments
     assert not replayable("strange/Aging-v0").replay(logs_of(envs), envs.obs)
     envs.reset(seed=1), step(envs, rng)
-    assert envs.logs.keys() == {"episodes", "whole"}  # a new beginning
+    assert envs.logs.keys() == {"episodes", "whole"}  # a reset with a seed begins new logs
 
 
 def test_when_the_whole_log_is_too_long_the_last_episode_alone_is_replayed(monkeypatch):
@@ -598,6 +598,11 @@ def test_one_game_of_pong_has_the_spaces_of_many(inputs):
     envs, env = make_pong_envs("Pong", 2, inputs=inputs, sticky=0.25), make_pong_env("Pong", inputs=inputs, sticky=0.25)
     assert env.observation_space == envs.single_observation_space
     assert env.action_space == envs.single_action_space
-    obs, one = envs.reset(seed=0)[0], env.reset(seed=0)[0]
-    assert obs.shape == (2, *one.shape) and obs.dtype == one.dtype
+    seen = {"many": [envs.reset(seed=0)[0]], "one": [env.reset(seed=0)[0][None]]}
+    for _ in range(100):
+        seen["many"].append(envs.step(np.ones(2, int))[0])
+        seen["one"].append(env.step(1)[0][None])
+    for obs in map(np.concatenate, seen.values()):
+        assert all(x in env.observation_space for x in obs)
+        assert obs.min() == env.observation_space.low.min() and obs.max() == env.observation_space.high.max()
     env.close(), envs.close()

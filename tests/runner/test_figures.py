@@ -16,7 +16,7 @@ from npg.runner import figures
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """drawn(rows, target) → the axes of the figure, once its file is seen to be a PNG."""
+    """drawn(rows, target) → the axes of the figure. Its file is a PNG of more than 100 × 100 pixels."""
     seen, savefig = [], matplotlib.figure.Figure.savefig
 
     def spy(figure, *args, **kwargs):
@@ -38,7 +38,7 @@ def drawn(tmp_path, monkeypatch):
 
 
 def rows_of(returns):
-    """Rows of metrics, 100 steps apart; no episode ended where the return is None."""
+    """Rows of metrics, 100 steps apart; a return of None means that no episode ended."""
     return [
         {"update": k, "env_steps": 100 * k} | ({} if ret is None else {"return_mean": ret})
         for k, ret in enumerate(returns, 1)

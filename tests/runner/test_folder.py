@@ -32,7 +32,7 @@ def test_a_folder_in_use_is_refused_in_one_line_and_free_after_its_process_is_ki
     assert "\n" not in str(error.value) and os.listdir(tmp_path) == [LOCK]
     holder.kill()
     holder.communicate()
-    assert os.listdir(tmp_path) == [LOCK]  # a killed process leaves it
+    assert os.listdir(tmp_path) == [LOCK]  # a killed process leaves its lock file
     with taken(tmp_path):
         pass
     assert os.listdir(tmp_path) == []
@@ -83,7 +83,7 @@ def test_of_threads_that_take_and_free_a_folder_again_and_again_only_one_has_it_
 
 @pytest.mark.skipif(module.fcntl is None, reason="an open file cannot be removed there")
 def test_a_lock_file_removed_just_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
-    """Its owner ends between `open` and `lockf`: a third process would make, and lock, another file."""
+    """The owner ends between `open` and `lockf`. A third process could then make and lock another file."""
     lockf, path = module.fcntl.lockf, tmp_path / LOCK
     calls = []
 

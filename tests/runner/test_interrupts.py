@@ -61,7 +61,7 @@ def test_a_stream_that_cannot_be_written_is_forgiven(stream):
     for _ in range(3):
         print("hello", file=forgiving, flush=True)
     if file is not None:
-        file.close()  # and the end of the process does not try to write it again
+        file.close()  # so that Python does not write it again at its end
 
 
 def test_a_stream_that_works_is_written():

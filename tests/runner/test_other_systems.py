@@ -46,7 +46,7 @@ TRAIN = "--workers", "2", "--steps", "400", "--episodes", "2", "--quiet"
 
 
 def python(folder, lacking, code, *arguments):
-    """What a Python program says where these things are lacking."""
+    """The output of a Python program that runs without these functions."""
     text = "\n".join([BEGIN, *map(WITHOUT.get, lacking), f"open({str(folder / 'seen')!r}, 'a').write('.')"])
     (folder / "sitecustomize.py").write_text(text)
     env = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"}
@@ -88,7 +88,7 @@ def test_a_run_without_workers_trains_resumes_and_plays_where_all_is_missing(tmp
 
 def test_workers_train_where_all_is_missing(tmp_path):
     train(tmp_path, WITHOUT, "--algo", "a2c", *TRAIN, "--out", str(tmp_path / "run"))
-    assert len((tmp_path / "seen").read_text()) >= 3  # the workers, too, lack it
+    assert len((tmp_path / "seen").read_text()) >= 3  # the workers lack them, too
 
 
 @pytest.mark.slow

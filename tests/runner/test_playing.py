@@ -25,7 +25,7 @@ from npg.runner.playing import parallel_play, policy_evaluator
 
 
 class Counter(gymnasium.Env):
-    """An episode of 3 to 6 steps, as the seed decides; observation (10 + t, seed's noise), reward the action."""
+    """The seed determines the length, 3 to 6 steps. The observation is (10 + t, noise), the reward is the action."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
     action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
@@ -57,14 +57,14 @@ def linear():
 def test_returns_and_counts_are_exactly_those_of_the_episodes():
     envs = []
     evaluate = policy_evaluator(linear(), lambda: envs.append(Counter()) or envs[0], 4, np.random.default_rng(0))
-    values, measures = evaluate(np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))  # a = 1, and a = 10 + t
+    values, measures = evaluate(np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))  # actions 1, and 10 + t
     rollout, lengths = measures["rollout"], np.array(measures["rollout"].episode_lengths).reshape(2, 4)
     assert len(envs) == 1 and set(lengths.ravel()) <= {3, 4, 5, 6} and len(set(lengths[0])) > 1
     np.testing.assert_array_equal(lengths[0], lengths[1])  # common seeds: the same episodes
     expected = np.array([lengths[0], [sum(10 + t for t in range(n)) for n in lengths[1]]])
     np.testing.assert_allclose(np.reshape(rollout.episode_returns, (2, 4)), expected)
     np.testing.assert_allclose(values, expected.mean(axis=1))
-    assert rollout.env_steps == lengths.sum() == len(envs[0].log) - 8  # every observation but the last leads to a step
+    assert rollout.env_steps == lengths.sum() == len(envs[0].log) - 8  # a step follows every observation but the last
 
 
 def test_without_common_seeds_candidates_play_different_episodes():
@@ -74,29 +74,28 @@ def test_without_common_seeds_candidates_play_different_episodes():
 
 
 def test_observations_are_normalised_by_the_moments_of_all_observations_of_earlier_iterations():
-    envs, seen, policy, obs_rms = [], [], linear(), RunningMeanStd(shape=(2,))
+    envs, acted_on, policy, obs_rms = [], [], linear(), RunningMeanStd(shape=(2,))
     act = policy.act
-    policy.act = lambda theta, obs: seen.append(obs) or act(theta, obs)
+    policy.act = lambda theta, obs: acted_on.append(obs) or act(theta, obs)
     make = lambda: envs.append(Counter()) or envs[0]
     evaluate = policy_evaluator(policy, make, 3, np.random.default_rng(0), obs_rms)
-    evaluate(np.zeros((2, 3)))
-    acted_on = np.array(seen)
-    np.testing.assert_allclose(acted_on, acted_on[:, :] * np.sqrt(1 + 1e-8), rtol=1e-7)  # mean 0, variance 1 so far
-    assert acted_on[:, 0].min() == pytest.approx(10)
-    np.testing.assert_allclose(obs_rms.mean, acted_on.mean(axis=0), rtol=1e-4)  # Gymnasium's start counts for 1e-4
-    np.testing.assert_allclose(obs_rms.var, acted_on.var(axis=0), rtol=1e-2)
-    assert obs_rms.count == pytest.approx(len(acted_on), rel=1e-4)
-    mean, var = obs_rms.mean.copy(), obs_rms.var.copy()
-    seen.clear(), envs[0].log.clear()
-    evaluate(np.zeros((2, 3)))
-    times = np.array(seen)[:, 0] * np.sqrt(var[0]) + mean[0]  # normalised throughout by the moments from before
-    np.testing.assert_allclose(times, np.round(times), atol=1e-6)
-    assert obs_rms.count > len(acted_on) + 10
+    earlier = np.empty((0, 2))
+    for _ in range(3):
+        mean, var = obs_rms.mean.copy(), obs_rms.var.copy()
+        evaluate(np.zeros((2, 3)))
+        log = np.array(envs[0].log)
+        raw = log[:-1][log[1:, 0] > 10]  # the last observation of an episode is left out: no action follows it
+        np.testing.assert_allclose(acted_on, (raw - mean) / np.sqrt(var + 1e-8), rtol=1e-12)
+        earlier = np.concatenate([earlier, raw])
+        np.testing.assert_allclose(obs_rms.mean, earlier.mean(axis=0), rtol=1e-4)  # Gymnasium's start counts for 1e-4
+        np.testing.assert_allclose(obs_rms.var, earlier.var(axis=0), rtol=1e-2)
+        assert obs_rms.count == pytest.approx(len(earlier), rel=1e-4)
+        acted_on.clear(), envs[0].log.clear()
 
 
 def test_a_nan_observation_makes_the_value_nan():
     policy = linear()
-    policy.act = lambda theta, obs: np.ones(1)  # whatever it sees: no NaN reaches the rewards
+    policy.act = lambda theta, obs: np.ones(1)  # so the rewards are finite in spite of the NaN
     evaluate = policy_evaluator(policy, functools.partial(Counter, True), 2, np.random.default_rng(0))
     values, measures = evaluate(np.zeros((2, 3)))
     assert np.isnan(values).all() and np.isnan(measures["rollout"].obs).all()

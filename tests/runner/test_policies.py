@@ -22,7 +22,7 @@ RUN = "--log-std -0.7 --steps 100000 --evaluate-every 1000 --episodes 1 --quiet"
 
 
 class Unpredictable(gymnasium.Env):
-    """20 actions an episode, each worth up to 1, but only if it differs from the last: the policy has to be random."""
+    """An episode has 20 actions. Each earns up to 1 if it differs from the one before. So the policy must be random."""
 
     def __init__(self, worth, n):
         self.observation_space, self.action_space = spaces.Box(0, 1, (1,), np.float32), spaces.Box(-1, 1, (n,))
@@ -39,12 +39,12 @@ class Unpredictable(gymnasium.Env):
 
 
 def two_places(action, last):
-    """Good at −0.6 and at 0.6, on the other side than last time: 0.5 on average for a policy that knows no time."""
+    """High near ±0.6, but 0 on the last action's side. The policy does not see that action: at most 0.5 on average."""
     return np.exp(-0.5 * ((abs(action[0]) - 0.6) / 0.15) ** 2) * (action[0] * last[0] <= 0)
 
 
 def diagonal(action, last):
-    """Good where both numbers are equal, if they are others than last time."""
+    """High if both numbers are equal, and if the first one differs from the last action's."""
     return np.exp(-0.5 * ((action[0] - action[1]) / 0.15) ** 2) * min(1, abs(action[0] - last[0]) / 0.5)
 
 
@@ -61,7 +61,7 @@ def return_at_the_end(folder, env, policy, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_mixture_holds_two_good_actions_far_apart_and_a_gaussian_does_not(tmp_path, seed):
-    assert return_at_the_end(tmp_path / "mixture", "TwoPlaces", "mixture", seed) > 8  # of 10
+    assert return_at_the_end(tmp_path / "mixture", "TwoPlaces", "mixture", seed) > 8  # at most 10
     assert return_at_the_end(tmp_path / "gaussian", "TwoPlaces", "gaussian", seed) < 5
 
 

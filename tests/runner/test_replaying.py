@@ -36,7 +36,7 @@ ACT = {"CartPole-v1": at_random, "Pendulum-v1": pushed, "strange/Plain-v0": at_r
 
 
 class Rallies(gymnasium.Env):
-    """A point every fifth step, and a game of 23 steps."""
+    """A game has 23 steps, and a point at every fifth step."""
 
     observation_space, action_space = Box(-1, 1, (2,), np.float32), gymnasium.spaces.Discrete(2)
 
@@ -107,7 +107,7 @@ def test_a_restored_sampler_continues_like_the_saved_sampler(kind, env_id, calls
         sampler.steps(policy, theta, 17)
         sampler.rng.random()
     if not calls:
-        fresh = kind(env_id, 1, 2)  # one that has not begun begins as its seeds say
+        fresh = kind(env_id, 1, 2)  # a sampler that has not begun depends only on its seeds
     assert restore(fresh, through_a_file(state_of(sampler)))
     assert_they_go_on_alike(fresh, sampler, env_id)
 
@@ -147,7 +147,7 @@ def test_a_rollout_drawn_ahead_comes_back_with_the_theta_that_drew_it():
 
 
 def test_saving_waits_for_the_rollout_that_is_being_drawn_ahead():
-    """A policy that takes its time: the environments are in the middle of a rollout when they are to be saved."""
+    """The policy is slow, so the environments are in the middle of a rollout when `state_of` is called."""
     sampler, fresh = ahead("CartPole-v1", 1), ahead("CartPole-v1", 2)
 
     def slowly(theta, obs, rng):
@@ -192,7 +192,7 @@ def test_a_replay_adds_nothing_to_the_moments_of_normalised_observations():
     sampler.steps(SimpleNamespace(act=pushed), None, 30)
     others.mean, others.var, others.count = moments.mean.copy(), moments.var.copy(), moments.count
     assert restore(fresh, through_a_file(state_of(sampler)))
-    np.testing.assert_array_equal(others.mean, moments.mean)  # a replay adds nothing to them
+    np.testing.assert_array_equal(others.mean, moments.mean)
     assert_they_go_on_alike(fresh, sampler, "Pendulum-v1")
 
 
@@ -210,13 +210,13 @@ def test_where_environments_do_not_come_back_new_episodes_begin(kind):
     first = kind("CartPole-v1", 1).steps(policy, theta, 17)
     fresh, again = kind("CartPole-v1", 1), kind("CartPole-v1", 1)
     assert not restore(fresh, through_a_file(state)) and not restore(again, through_a_file(state))
-    if kind is ahead:  # what had been drawn by then is not lost
+    if kind is ahead:  # the rollout drawn ahead is not lost
         np.testing.assert_array_equal(fresh.steps(policy, theta, 17).obs, sampler.steps(policy, theta, 17).obs)
         again.steps(policy, theta, 17)
     rollout = fresh.steps(policy, theta, 17)
     assert np.all(np.abs(rollout.obs[0]) <= 0.05) and not np.any(rollout.obs[0] == first.obs[0])
-    assert rollout.episode_lengths and sum(rollout.episode_lengths) <= rollout.env_steps  # nothing is carried over
-    np.testing.assert_array_equal(rollout.obs, again.steps(policy, theta, 17).obs)  # they follow from what was saved
+    assert rollout.episode_lengths and sum(rollout.episode_lengths) <= rollout.env_steps  # all episodes are new
+    np.testing.assert_array_equal(rollout.obs, again.steps(policy, theta, 17).obs)  # the saved state determines them
 
 
 @pytest.mark.parametrize("kind", [plain, ahead])
@@ -231,7 +231,7 @@ def test_new_episodes_follow_from_the_given_seeds(kind):
     for other in ((2,), (1, 3)):
         assert not np.any(found[(1,)][0] == found[other][0])
     if kind is ahead:
-        assert not np.any(found[(1,)][0, :3] == found[(1,)][0, 3:])  # each part has its own
+        assert not np.any(found[(1,)][0, :3] == found[(1,)][0, 3:])  # each part has its own episodes
 
 
 # What is written

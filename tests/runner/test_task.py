@@ -33,7 +33,7 @@ import run_cartpole
 
 
 def ppo_ahead(task, *, ahead=1, **settings):
-    """PPO of rollouts that are drawn ahead."""
+    """PPO with rollouts that are drawn ahead."""
     task.sampler = functools.partial(task.sampler, ahead=ahead)
     return run_cartpole.ppo(task, **settings)
 
@@ -77,7 +77,7 @@ VARIANTS = [(algo, {}) for algo in SERIAL] + [
 
 
 def make(algo="ppo", env="CartPole-v1", seed=0, n_workers=None, executor=None, **changes):
-    """What the tests ask of a task and its learner: theta, arrays, updates, policy, task, learner."""
+    """A task and its learner, with the parts that the tests need: theta, arrays, updates, policy, task, learner."""
     gaussian = GAUSSIAN if env == "Pendulum-v1" and algo not in GRADIENT_FREE else {}
     parameters = SCRIPT.settings_of(algo, env == "Pendulum-v1")
     settings = {name: parameter.default for name, parameter in parameters.items() if name not in RUN}
@@ -90,7 +90,7 @@ def make(algo="ppo", env="CartPole-v1", seed=0, n_workers=None, executor=None, *
 
 
 def train(exp, n):
-    """The last of n updates."""
+    """Makes n updates and returns the last one."""
     for _ in range(n):
         update = next(exp.updates)
     return update
@@ -101,7 +101,7 @@ def copies(exp):
 
 
 def saved(exp):
-    """All that a checkpoint holds, through a file."""
+    """The contents of a checkpoint, after they were saved and read again."""
     file = io.BytesIO()
     np.savez(file, **exp.arrays, **exp.learner.experience(), **exp.task.state(), **moments(exp.task.obs_rms))
     file.seek(0)
@@ -109,7 +109,7 @@ def saved(exp):
 
 
 def restored(exp, saved, update):
-    """A new one, which goes on from there."""
+    """`exp`, after it has read this checkpoint."""
     for name, array in exp.arrays.items():
         array[...] = saved[name]
     if exp.task.obs_rms:
@@ -140,7 +140,7 @@ def test_a_checkpoint_changes_nothing_and_holds_all_that_a_bitwise_resume_needs(
     assert resumed.task.replayed
     assert_equal(resumed.arrays, never_saved.arrays)
     assert update["rollout"].episode_returns == expected["rollout"].episode_returns
-    if algo not in GRADIENT_FREE:  # whose θ may well be the best for a while
+    if algo not in GRADIENT_FREE:  # their θ may stay the best for some updates
         assert not np.array_equal(resumed.theta, checkpoint["theta"])
 
 
@@ -165,7 +165,7 @@ def test_without_a_saved_state_a_resumed_run_begins_new_episodes_and_says_so(clo
     for exp in (first, after_1, after_2):
         train(exp, 1)
     assert len({exp.theta.tobytes() for exp in (first, after_1, after_2)}) == 3
-    if algo != "a3c":  # no two runs of which are equal
+    if algo != "a3c":  # no two runs of a3c are equal
         train(again, 1)
         assert_equal(again.arrays, after_2.arrays)
 
@@ -221,7 +221,7 @@ def test_an_unknown_algorithm_is_an_error_that_names_it():
 
 
 def config_of(algo="ppo", env="CartPole-v1", **changes):
-    """A config of defaults; what is changed to KeyError is left out."""
+    """A config of defaults, except `changes`. A setting whose value is KeyError is left out."""
     parameters = SCRIPT.settings_of(algo, False)
     values = {**{name: parameter.default for name, parameter in parameters.items()}, "env": env, **changes}
     values = {name: value for name, value in values.items() if value is not KeyError}
@@ -302,7 +302,7 @@ def test_discrete_actions_get_a_softmax_and_box_actions_a_gaussian():
 
 
 def config_with_policy(env):
-    """`config_of`, with the settings that Box actions have besides, where the environment has those."""
+    """`config_of`. If the environment has Box actions, the config also has the settings of their policies."""
     is_box = isinstance(SCRIPT.probe(env).single_action_space, Box)
     return config_of(env=env, **{n: SCRIPT.settings_of("ppo", True)[n].default for n in POLICY if is_box})
 
@@ -341,13 +341,13 @@ def test_a_learning_rate_of_0_stops_all_learning_and_1_gives_it_back(algo):
     exp = make(algo, anneal=True)
     train(exp, 1)
     exp.learner.anneal(0)
-    names = [name for name in exp.arrays if "." not in name and name != "log_std"]  # that of es is fixed here
+    names = [name for name in exp.arrays if "." not in name and name != "log_std"]  # es has a fixed log_std here
     before = copies(exp)
     train(exp, 2)
     for name in names:
         np.testing.assert_array_equal(exp.arrays[name], before[name])
     exp.learner.anneal(1)
-    train(exp, 3)  # in one alone all candidates may do equally well
+    train(exp, 3)  # in a single update, all candidates may be equally good
     for name in names:
         assert not np.array_equal(exp.arrays[name], before[name])
 
@@ -368,7 +368,7 @@ def test_the_learning_rate_is_a_fraction_of_the_initial_one():
         exp = make("a2c", anneal=True, max_grad_norm=None, standardise=False)
         before = exp.theta.copy()
         for f in (0.1, fraction):
-            exp.learner.anneal(f)  # of the initial one, not of the last
+            exp.learner.anneal(f)  # of the initial rate, not of the last one
         train(exp, 1)
         steps[fraction] = exp.theta - before
     np.testing.assert_allclose(steps[0.5], 0.5 * steps[1], atol=1e-7)
@@ -417,7 +417,7 @@ def test_every_iteration_of_a_gradient_free_method_yields_what_a_run_records(alg
 def test_gradient_free_methods_train_deterministic_policies(algo):
     for env in ("CartPole-v1", "Pendulum-v1"):
         exp, n_in, n_out = make(algo, env, hidden=[8]), *((4, 2) if env == "CartPole-v1" else (3, 1))
-        assert exp.theta.size == MLP((n_in, 8, n_out)).size  # and no σ
+        assert exp.theta.size == MLP((n_in, 8, n_out)).size  # without σ
         obs, network = np.random.default_rng(0).normal(size=(100, n_in)), exp.policy.network
         y, _ = network.forward(exp.theta, obs)
         np.testing.assert_array_equal(exp.policy.act(exp.theta, obs), y.argmax(axis=1) if n_out == 2 else y)
@@ -457,7 +457,7 @@ def test_streams_of_random_numbers_of_one_seed_never_meet():
 
 @pytest.fixture
 def closing():
-    """closing(made) is what was made; its workers end with the test."""
+    """closing(exp) returns exp. Its workers end with the test."""
     made = []
     yield lambda exp: made.append(exp) or exp
     for exp in made:
@@ -490,7 +490,7 @@ def test_synchronous_workers_go_on_bit_for_bit_from_a_checkpoint(closing, env):
     train(uninterrupted, 3), train(restored(resumed, checkpoint, 3), 3)
     assert_equal(resumed.arrays, uninterrupted.arrays)
     assert not np.array_equal(resumed.theta, checkpoint["theta"])
-    checkpoints = saved(resumed), saved(uninterrupted)  # after a resume, too, all is there
+    checkpoints = saved(resumed), saved(uninterrupted)  # a checkpoint after a resume is complete, too
     assert_equal(*checkpoints)
     assert resumed.task.replayed
 
@@ -554,7 +554,7 @@ def test_a_cluster_takes_the_place_of_workers_and_outlives_the_task():
             self.calls += 1
             return super().submit(*args, **kwargs)
 
-        kill_workers = None  # nobody's to call
+        kill_workers = None  # the task must not call it
 
     cluster, here = Cluster(), make("a2c")
     there = make("a2c", n_workers=1, executor=cluster)
@@ -602,7 +602,7 @@ def test_an_unknown_setting_is_an_error_with_workers_too(algo):
         make(algo, n_workers=2, warmth=1.0)
 
 
-# Laziness
+# What starts, and when
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
@@ -620,7 +620,7 @@ def test_nothing_starts_before_the_first_update_is_asked_for(algo, n_workers, en
 
     monkeypatch.setitem(globals(), "SCRIPT", SCRIPT._replace(make_envs=make_envs, make_env=make_env))
     exp = make(algo, env, n_workers=n_workers)
-    assert set(made) == {(1, "side by side")}  # for its spaces alone
+    assert set(made) == {(1, "side by side")}  # only for its spaces
     probes = len(made)
     exp.task.restore(exp.task.state(), 0)
     exp.task.restore({}, 4)
@@ -629,7 +629,7 @@ def test_nothing_starts_before_the_first_update_is_asked_for(algo, n_workers, en
     if not n_workers:
         train(exp, 2)
         assert made[probes:] == (["one"] if algo in GRADIENT_FREE else [(3, "side by side")])
-    exp.task.close()  # nothing was started, nothing has to end
+    exp.task.close()  # although nothing was started
 
 
 def test_workers_start_with_the_first_update(closing):
@@ -657,7 +657,7 @@ def test_the_policies_of_the_slides_have_their_spread_where_sigma_says(policy, k
     if sigma != "state":
         theta = pi.init(np.random.default_rng(0), np.float64)
         act = pi.act(theta, np.zeros((100_000, 1)), np.random.default_rng(1))
-        spread = np.exp(-1) * np.eye(2) + (2 / 3 if policy == "mixture" else 0)  # and of the means −1, 0 and 1
+        spread = np.exp(-1) * np.eye(2) + (2 / 3 if policy == "mixture" else 0)  # 2/3 is the variance of −1, 0, 1
         np.testing.assert_allclose(np.cov(act.T), spread, atol=0.02)
 
 

@@ -31,7 +31,7 @@ QUICK = {"spawn": ("kill", "sleep", "raise_error"), "forkserver": ("kill",)}
 
 @pytest.fixture(scope="module")
 def pools():
-    """pools(method, timeout=None): one pool of two workers each, which the tests leave usable."""
+    """pools(method, timeout=None) → a pool of two workers, the same in each call. The tests leave it usable."""
     make = functools.cache(lambda method, timeout=None: made.append(Pool(2, method, timeout)) or made[-1])
     made = []
     yield make
@@ -41,14 +41,14 @@ def pools():
 
 @pytest.fixture
 def no_process_left():
-    """What began during the test has ended after it."""
+    """After the test, no process is left that began during the test."""
     before = set(multiprocessing.active_children())
     yield
     assert set(multiprocessing.active_children()) <= before
 
 
 def ask(pool, fn, *args):
-    """fn(*args), by worker 0."""
+    """fn(*args), computed by worker 0."""
     return pool.map(faults.call, [fn], *([x] for x in args))[0]
 
 
@@ -58,7 +58,7 @@ def pids_of(pool, n=2):
 
 @contextlib.contextmanager
 def meanwhile(act, *args):
-    """act(*args) in another thread."""
+    """Runs act(*args) in another thread."""
     failures = []
 
     def run():
@@ -89,6 +89,16 @@ def lives(pid):
     return state not in "ZX"
 
 
+def processes_of(session):
+    """Ids of the living processes of a session."""
+    found = []
+    for pid in (int(path.name) for path in pathlib.Path("/proc").glob("[0-9]*")):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == session and lives(pid):
+                found.append(pid)
+    return found
+
+
 def pid_in(path):
     eventually(path.exists)
     return int(path.read_text())
@@ -103,7 +113,7 @@ def interrupt_once_there(path):
     os.kill(os.getpid(), signal.SIGINT)
 
 
-# Faults: each hits a call's first attempt.
+# Faults. Each one is in the first attempt at a call.
 
 
 @pytest.mark.parametrize(
@@ -288,7 +298,7 @@ def test_a_timer_that_is_late_never_kills_the_process_of_a_later_call(monkeypatc
     with Pool(1, "fork", timeout=0.1, retries=1) as pool:
         ask(pool, faults.pid)
         monkeypatch.setattr(threading, "Timer", LateTimer)
-        for _ in range(2):  # the first ends before its timer, which has begun, kills; the second runs then
+        for _ in range(2):  # the timer of the first call is late: it fires during the second call
             ask(pool, faults.tally, tmp_path / "calls", 0.2)
         assert (tmp_path / "calls").stat().st_size == 2
 
@@ -308,7 +318,7 @@ def test_a_bad_argument_is_named():
         Pool(1, "fibre")
 
 
-# Who does what.
+# Which worker makes which call.
 
 
 @at_least_fork
@@ -340,7 +350,7 @@ def test_a_replaced_worker_keeps_its_place():
 def test_a_call_is_repeated_by_its_own_worker_even_where_another_is_free(tmp_path, monkeypatch):
     with Pool(2, "fork") as pool:
         before = pids_of(pool)
-        monkeypatch.setattr(workers, "wait", lambda *args: time.sleep(0.1) or wait(*args))  # both are done then
+        monkeypatch.setattr(workers, "wait", lambda *args: time.sleep(0.1) or wait(*args))  # both have answered by then
         after = pool.map(ask_for, [(faults.once, tmp_path / "pid", "kill"), (faults.pid,)])
         assert after[0] not in before and after[1] == before[1]
 
@@ -499,7 +509,7 @@ def test_an_endless_call_in_a_daemon_thread_ends_with_its_script(tmp_path):
 
 @contextlib.contextmanager
 def script(method, folder, *its_faults):
-    """A script whose workers' calls end in faults; each worker's id is in a file pid0, pid1, … of the folder."""
+    """Runs a script whose workers have these faults. The workers' ids are in the files pid0, pid1, … of the folder."""
     (folder / "tmp").mkdir(exist_ok=True)
     here = pathlib.Path(__file__).parents[2]
     command = [sys.executable, str(here / "tests/runner/faults.py"), method, str(folder / "pid"), *its_faults]
@@ -514,12 +524,12 @@ def script(method, folder, *its_faults):
 
 
 @on_linux
-@pytest.mark.parametrize("method", ["fork", slow("spawn")])  # the parent of others is the fork server
+@pytest.mark.parametrize("method", ["fork", slow("spawn")])  # with forkserver, the parent is the fork server
 @pytest.mark.parametrize("fault", ["stop", "hold_gil"])
 def test_a_worker_that_cannot_run_python_ends_with_its_parent_all_the_same(method, fault, tmp_path):
     with script(method, tmp_path, fault, fault) as process:
         pids = [pid_in(tmp_path / f"pid{k}") for k in range(2)]
-        time.sleep(0.05)  # until they are at it
+        time.sleep(0.05)  # until the faults have begun
         assert all(map(lives, pids))
         process.kill()
         process.wait(5)
@@ -552,7 +562,7 @@ class TestScript:
         eventually(lambda: not any(map(lives, pids)), 5)
         assert of_multiprocessing() <= before
         left = [path.name for path in (tmp_path / "tmp").rglob("*")]
-        if method == "forkserver":  # multiprocessing's own: the socket of the server
+        if method == "forkserver":  # multiprocessing itself leaves the server's socket
             left = [name for name in left if not name.startswith(("pymp-", "listener-"))]
         assert left == []
 
@@ -564,9 +574,10 @@ class TestScript:
         os.killpg(script.pid, signal.SIGINT)
         _, words = script.communicate(timeout=5)
         assert (script.returncode, words) == (130, "")
+        eventually(lambda: not processes_of(script.pid), 5)
 
 
-# What workers have.
+# Memory and objects of the workers.
 
 
 @at_least_spawn
@@ -641,7 +652,7 @@ def test_what_could_not_be_made_is_not_kept():
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A client of a scheduler and two workers, each a process of its own, over TCP."""
+    """A client of a Dask scheduler with two workers."""
     distributed = pytest.importorskip("distributed")
     with dask_cluster(2, tmp_path_factory.mktemp("dask")) as address, distributed.Client(address) as client:
         yield client
@@ -654,7 +665,7 @@ def test_a_cluster_takes_the_calls_that_a_pool_takes(cluster):
     pids = set(executor.map(faults.pid_after, [0.2, 0.21, 0.22, 0.23]))
     assert len(pids) == 2 and os.getpid() not in pids
     counts = list(executor.map(faults.count, ["a"] * 4))
-    assert sum(counts) > len(counts)  # what one call keeps the next one finds; a function that is `pure` runs but once
+    assert sum(counts) > len(counts)  # a call finds what earlier calls kept; with pure=True, it would run only once
 
 
 @pytest.mark.slow
