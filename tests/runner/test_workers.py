@@ -244,7 +244,7 @@ def test_an_initializer_that_raises_or_leaves_is_reported_not_retried_for_ever()
 def test_a_process_that_cannot_be_started_is_reported_after_all_attempts(monkeypatch):
     pool, starts = Pool(1, "fork", retries=2), []
     refuse = lambda self: starts.append(1) or os.open("/no/such/file", os.O_RDONLY)
-    with monkeypatch.context() as patched, pytest.raises(WorkerError, match="worker 0: attempt 3 of 3 failed: no process"):
+    with monkeypatch.context() as patched, pytest.raises(WorkerError, match="attempt 3 of 3 failed: no process"):
         patched.setattr(multiprocessing.get_context("fork").Process, "start", refuse)
         ask(pool, faults.pid)
     assert len(starts) == 3
