@@ -47,6 +47,7 @@ _spec.loader.exec_module(run_cartpole)
 
 SCRIPT = run_cartpole.SCRIPT
 ALGORITHMS = tuple(SCRIPT.algorithms)
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 SERIAL = [algo for algo in ALGORITHMS if algo != "a3c"]
 TINY = {
@@ -515,7 +516,7 @@ def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp
         envs.reset = spy
         return envs
 
-    flags = tiny(more="--steps 9000 --episodes 5 --checkpoint-every 9 --evaluate-every 3").split()
+    flags = tiny(more="--steps 3000 --episodes 5 --checkpoint-every 9 --evaluate-every 3").split()
     assert command_line.main(SCRIPT._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
     trained, evaluated = ([seed for run in seeds[n] for seed in run] for n in (2, 5))
     assert len(trained) == 2 and len(evaluated) > 20  # training's episodes follow one another unseeded
@@ -608,7 +609,7 @@ def test_the_budget_ends_an_unsolved_run_with_an_evaluation_of_its_last_policy(c
 
 
 def test_a_policy_that_reaches_the_target_with_the_last_step_of_the_budget_solves_it(call, tmp_path):
-    flags = tiny(more="--no-anneal --steps 12000 --evaluate-every 1000 --target 5")  # any policy lasts longer
+    flags = tiny("a2c", "--no-anneal --steps 12000 --evaluate-every 1000 --target 5")  # any policy lasts longer
     assert call(flags, out=tmp_path / "whole").out.startswith("solved")
     result = json.loads((tmp_path / "whole" / "result.json").read_text())
     budget = result["env_steps"]
@@ -922,7 +923,7 @@ gymnasium.register("strange/Watched-v0", Watched)
 def test_no_episode_is_cut_short_while_training_goes_on_and_each_that_ends_is_counted(algo, n_steps, envs, seed):
     with tempfile.TemporaryDirectory() as folder:
         Watched.played.clear()
-        flags = tiny(algo, f"--env strange/Watched-v0 --checkpoint-every 1 --steps 150 --seed {seed}")
+        flags = tiny(algo, f"--env strange/Watched-v0 --checkpoint-every 1 --steps 90 --seed {seed}")
         folder = pathlib.Path(folder) / "run"
         flags += f" --n-steps {n_steps} --envs {envs} --out {folder} --evaluate-every 1000"
         assert command_line.main(SCRIPT, flags.split()) == 0
@@ -1142,7 +1143,7 @@ def start(*flags):
     )
 
 
-LONG = tiny(more="--steps 8000 --checkpoint-every 10")
+LONG = tiny(more="--steps 5000 --checkpoint-every 10")
 
 
 @pytest.fixture(scope="module")

@@ -451,7 +451,7 @@ def test_streams_of_random_numbers_of_one_seed_never_meet():
 
 
 @pytest.fixture
-def closing():
+def closing(quick_workers):
     """closing(made) is what was made; its workers end with the test."""
     made = []
     yield lambda exp: made.append(exp) or exp
