@@ -24,3 +24,9 @@ def quick_workers(monkeypatch):
 
         start_pool = task.start_pool
         monkeypatch.setattr(task, "start_pool", lambda *args, **kw: start_pool(*args, start_method="forkserver", **kw))
+
+
+@pytest.fixture
+def quick_disk(monkeypatch):
+    """Files are not forced to the disk. That matters only when the power fails, and takes longer than an update."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)

@@ -47,7 +47,7 @@ _spec.loader.exec_module(run_cartpole)
 
 SCRIPT = run_cartpole.SCRIPT
 ALGORITHMS = tuple(SCRIPT.algorithms)
-pytestmark = pytest.mark.usefixtures("quick_workers")
+pytestmark = pytest.mark.usefixtures("quick_workers", "quick_disk")
 
 SERIAL = [algo for algo in ALGORITHMS if algo != "a3c"]
 TINY = {
@@ -941,7 +941,9 @@ def begins_new_episodes(call, folder, update, steps):
     assert json.loads((folder / "result.json").read_text())["new_episodes_after"][-1] == update
 
 
-@pytest.mark.parametrize("name, workers", [("Moody", ""), ("Moody", "--workers 2"), ("Legacy", ""), ("Bare", "")])
+@pytest.mark.parametrize("name, workers", [
+    ("Moody", ""), pytest.param("Moody", "--workers 2", marks=pytest.mark.slow), ("Legacy", ""), ("Bare", ""),
+])  # fmt: skip
 def test_where_environments_do_not_come_back_a_resumed_run_says_so_and_begins_new_episodes(
     call, tmp_path, name, workers
 ):
@@ -1045,7 +1047,10 @@ def check_killed(tmp_path, flags, kills, seed):
         ("ppo", "--steps 1500 --checkpoint-every 10 --env Pendulum-v1 --normalise-obs"),
         ("a2c", "--steps 2000 --checkpoint-every 0.02s --shared"),
         ("reinforce", "--steps 2000 --checkpoint-every 3"),
-        ("es", "--steps 8000 --checkpoint-every 3 --search-sigma learned --env Pendulum-v1 --normalise-obs"),
+        pytest.param(
+            *("es", "--steps 8000 --checkpoint-every 3 --search-sigma learned --env Pendulum-v1 --normalise-obs"),
+            marks=pytest.mark.slow,
+        ),
         ("hill-climbing", "--steps 2000 --checkpoint-every 3"),
     ],
 )
@@ -1077,7 +1082,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt, Killed])
+@pytest.mark.parametrize("end", [pytest.param(KeyboardInterrupt, marks=pytest.mark.slow), Killed])
 def test_a_run_stopped_in_its_confirmation_confirms_again_when_it_is_resumed(call, tmp_path, scripted, end):
     flags = tiny(more="--steps 5000 --target 50 --checkpoint-every 7")
     scripted(60, 60)
