@@ -47,6 +47,7 @@ _spec.loader.exec_module(run_cartpole)
 
 SCRIPT = run_cartpole.SCRIPT
 ALGORITHMS = tuple(SCRIPT.algorithms)
+pytestmark = pytest.mark.usefixtures("quick_workers", "quick_disk")
 
 SERIAL = [algo for algo in ALGORITHMS if algo != "a3c"]
 TINY = {
@@ -515,7 +516,7 @@ def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp
         envs.reset = spy
         return envs
 
-    flags = tiny(more="--steps 9000 --episodes 5 --checkpoint-every 9 --evaluate-every 3").split()
+    flags = tiny(more="--steps 3000 --episodes 5 --checkpoint-every 9 --evaluate-every 3").split()
     assert command_line.main(SCRIPT._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
     trained, evaluated = ([seed for run in seeds[n] for seed in run] for n in (2, 5))
     assert len(trained) == 2 and len(evaluated) > 20  # training's episodes follow one another unseeded
@@ -608,7 +609,7 @@ def test_the_budget_ends_an_unsolved_run_with_an_evaluation_of_its_last_policy(c
 
 
 def test_a_policy_that_reaches_the_target_with_the_last_step_of_the_budget_solves_it(call, tmp_path):
-    flags = tiny(more="--no-anneal --steps 12000 --evaluate-every 1000 --target 5")  # any policy lasts longer
+    flags = tiny("a2c", "--no-anneal --steps 12000 --evaluate-every 1000 --target 5")  # any policy lasts longer
     assert call(flags, out=tmp_path / "whole").out.startswith("solved")
     result = json.loads((tmp_path / "whole" / "result.json").read_text())
     budget = result["env_steps"]
@@ -922,7 +923,7 @@ gymnasium.register("strange/Watched-v0", Watched)
 def test_no_episode_is_cut_short_while_training_goes_on_and_each_that_ends_is_counted(algo, n_steps, envs, seed):
     with tempfile.TemporaryDirectory() as folder:
         Watched.played.clear()
-        flags = tiny(algo, f"--env strange/Watched-v0 --checkpoint-every 1 --steps 150 --seed {seed}")
+        flags = tiny(algo, f"--env strange/Watched-v0 --checkpoint-every 1 --steps 90 --seed {seed}")
         folder = pathlib.Path(folder) / "run"
         flags += f" --n-steps {n_steps} --envs {envs} --out {folder} --evaluate-every 1000"
         assert command_line.main(SCRIPT, flags.split()) == 0
@@ -940,7 +941,9 @@ def begins_new_episodes(call, folder, update, steps):
     assert json.loads((folder / "result.json").read_text())["new_episodes_after"][-1] == update
 
 
-@pytest.mark.parametrize("name, workers", [("Moody", ""), ("Moody", "--workers 2"), ("Legacy", ""), ("Bare", "")])
+@pytest.mark.parametrize("name, workers", [
+    ("Moody", ""), pytest.param("Moody", "--workers 2", marks=pytest.mark.slow), ("Legacy", ""), ("Bare", ""),
+])  # fmt: skip
 def test_where_environments_do_not_come_back_a_resumed_run_says_so_and_begins_new_episodes(
     call, tmp_path, name, workers
 ):
@@ -1044,7 +1047,10 @@ def check_killed(tmp_path, flags, kills, seed):
         ("ppo", "--steps 1500 --checkpoint-every 10 --env Pendulum-v1 --normalise-obs"),
         ("a2c", "--steps 2000 --checkpoint-every 0.02s --shared"),
         ("reinforce", "--steps 2000 --checkpoint-every 3"),
-        ("es", "--steps 8000 --checkpoint-every 3 --search-sigma learned --env Pendulum-v1 --normalise-obs"),
+        pytest.param(
+            *("es", "--steps 8000 --checkpoint-every 3 --search-sigma learned --env Pendulum-v1 --normalise-obs"),
+            marks=pytest.mark.slow,
+        ),
         ("hill-climbing", "--steps 2000 --checkpoint-every 3"),
     ],
 )
@@ -1076,16 +1082,17 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt, Killed])
+@pytest.mark.parametrize("end", [pytest.param(KeyboardInterrupt, marks=pytest.mark.slow), Killed])
 def test_a_run_stopped_in_its_confirmation_confirms_again_when_it_is_resumed(call, tmp_path, scripted, end):
     flags = tiny(more="--steps 5000 --target 50 --checkpoint-every 7")
     scripted(60, 60)
     assert call(flags, out=tmp_path / "whole").code == 0
     scripted(60, end)
-    try:
+    if end is Killed:
+        with pytest.raises(Killed):
+            call(flags, out=tmp_path / "ended")
+    else:
         assert call(flags, out=tmp_path / "ended").code == 130
-    except Killed:
-        pass
     scripted(60)
     assert call("--quiet", resume=tmp_path / "ended").code == 0
     assert_same_run(tmp_path / "ended", tmp_path / "whole")
@@ -1142,7 +1149,7 @@ def start(*flags):
     )
 
 
-LONG = tiny(more="--steps 8000 --checkpoint-every 10")
+LONG = tiny(more="--steps 5000 --checkpoint-every 10")
 
 
 @pytest.fixture(scope="module")
