@@ -46,7 +46,7 @@ WORKERS, ENVS, T_MAX, STEPS, ROUND, RATE = 2, 2, 8, 3000, 500, 1e-3
 MODEL = ActorCritic(Policy(MLP((4, 32, 2)), Categorical(2)), Critic(MLP((4, 32, 1))))
 SECONDS_BETWEEN_KILLS = {"fork": 0.1, "forkserver": 1.0, "spawn": 1.0}  # a little longer than a process takes to start
 LIMIT = 60  # seconds a run may take
-UPDATES, RETRIES = 150, 20  # of a synchronous run; so many retries that no call fails for good
+UPDATES, RETRIES = 150, 20  # of a synchronous run
 FAULTS = "spin", "stop", "hold_gil"  # of tests/runner/faults.py
 TESTS = pathlib.Path(__file__).resolve().parent
 
@@ -68,16 +68,16 @@ def make_sampler(file, *seeds):
 
 
 class Killer(threading.Thread):
-    """Kills a random worker process at random moments, until `over` is set."""
+    """Kills a random worker process at random moments, until `over` is set. It makes at most `limit` kills."""
 
     def __init__(self, rng, seconds):
         super().__init__(daemon=True)
-        self.rng, self.seconds, self.over, self.kills = rng, seconds, threading.Event(), 0
+        self.rng, self.seconds, self.over, self.kills, self.limit = rng, seconds, threading.Event(), 0, float("inf")
 
     def run(self):
         while not self.over.wait(self.rng.exponential(self.seconds)):
             processes = multiprocessing.active_children()
-            if processes:
+            if processes and self.kills < self.limit:
                 self.rng.choice(processes).kill()
                 self.kills += 1
 
@@ -131,6 +131,7 @@ def one_synchronous_run(method, seed, seconds):
         killer.start()
         updates = parallel_a2c(Gradients(pool, actors), theta, RMSProp(theta, RATE))
         for _ in range(UPDATES):
+            killer.limit = killer.kills + RETRIES  # on a busy machine, all kills may hit one call
             next(updates)
         killer.over.set()
         killer.join()
@@ -180,6 +181,14 @@ def processes_of(session):
     return found
 
 
+def alarm_after(seconds):
+    """A timer that ends the program, unless it is cancelled before."""
+    alarm = threading.Timer(seconds, lambda: (print("FAILED: a run hangs", flush=True), os._exit(1)))
+    alarm.daemon = True  # an exception ends the program at once
+    alarm.start()
+    return alarm
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="in all, at least (200)")
@@ -187,15 +196,13 @@ def main():
     parser.add_argument("--parents", type=int, default=30, help="killed in each state of their workers (30)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    watchdog = lambda: (print("FAILED: a run hangs", flush=True), os._exit(1))
     started, total = time.perf_counter(), collections.Counter()
     share_of = {"fork": 0.8, "forkserver": 0.1, "spawn": 0.1}  # of the kills; fresh interpreters start slowly
     with tempfile.TemporaryDirectory() as folder:
         for method, part in share_of.items():
             here = collections.Counter()
             while here["kills"] < part * args.kills:
-                alarm = threading.Timer(LIMIT, watchdog)
-                alarm.start()
+                alarm = alarm_after(LIMIT)
                 run = total["runs"] + here["runs"]
                 kills, replaced, gave_up = one_run(method, args.seed + run, pathlib.Path(folder))
                 alarm.cancel()
@@ -205,8 +212,7 @@ def main():
         for method, part in share_of.items():
             here = collections.Counter()
             while here["kills"] < part * args.synchronous_kills:
-                alarm = threading.Timer(2 * LIMIT, watchdog)
-                alarm.start()
+                alarm = alarm_after(2 * LIMIT)
                 kills, replaced = synchronous(method, args.seed + here["runs"])
                 alarm.cancel()
                 here.update(runs=1, kills=kills, replaced=replaced)
@@ -214,8 +220,7 @@ def main():
         for fault in FAULTS if sys.platform == "linux" else FAULTS[:1]:
             methods = [("fork", "spawn")[k % 2] for k in range(args.parents)]  # the fork server is itself a parent
             for method in methods:
-                alarm = threading.Timer(LIMIT, watchdog)
-                alarm.start()
+                alarm = alarm_after(LIMIT)
                 kill_a_parent(method, fault, pathlib.Path(folder))
                 alarm.cancel()
             print(f"parents killed while workers {fault}: {len(methods)}, nothing is left", flush=True)
