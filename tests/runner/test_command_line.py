@@ -71,7 +71,7 @@ def tiny(algo="ppo", more=""):
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """Drawing takes longer than these runs. The run that `finished` and those of other processes do draw."""
+    """No picture is drawn, because this takes longer than these runs. `finished` and other processes draw."""
     monkeypatch.setattr(figures, "learning_curve", lambda *args: b"picture")
 
 
@@ -104,7 +104,7 @@ def call(capsys):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a run that spent its budget; not to be written to."""
+    """The folder of a run that has spent its budget. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
     assert command_line.main(SCRIPT, [*tiny(more="--steps 300").split(), "--out", str(folder)]) == 0
     return folder
@@ -422,7 +422,7 @@ def test_reinforce_takes_every_weight_with_every_baseline(call, tmp_path, weight
     assert (config["settings"]["weight"], config["settings"]["baseline"]) == (weight, baseline)
 
 
-SLIDES = {  # the flags with which an algorithm is the slide's
+SLIDES = {  # the flags that make an algorithm the one of the slide
     "a3c": "--envs 1 --max-grad-norm none",
     "reinforce": "--weight total --baseline none --gamma 1 --no-standardise --max-grad-norm none --optimizer sgd "
     "--learning-rate 3e-5 --no-anneal",
@@ -502,7 +502,7 @@ def test_runs_without_a_folder_get_new_ones_by_their_names(call, tmp_path, monke
 
 
 def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp_path):
-    seeds = {2: [], 5: []}  # by the number of environments: of training, of evaluation
+    seeds = {2: [], 5: []}  # {number of environments: seeds}; training has 2, evaluation has 5
 
     def make_envs(env_id, n, *, normalise_obs=False):
         envs = SCRIPT.make_envs(env_id, n, normalise_obs=normalise_obs)
@@ -519,7 +519,7 @@ def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp
     flags = tiny(more="--steps 3000 --episodes 5 --checkpoint-every 9 --evaluate-every 3").split()
     assert command_line.main(SCRIPT._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
     trained, evaluated = ([seed for run in seeds[n] for seed in run] for n in (2, 5))
-    assert len(trained) == 2 and len(evaluated) > 20  # training's episodes follow one another unseeded
+    assert len(trained) == 2 and len(evaluated) > 20  # training seeds its environments only once
     assert not set(trained) & set(evaluated)
     assert len(set(evaluated)) == len(evaluated)
 
@@ -568,7 +568,7 @@ def test_a_start_from_that_does_not_fit_is_refused_in_one_line(call, tmp_path, f
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """scripted(returns) makes evaluations return these means in turn, the last for ever; gives the seeds asked for."""
+    """scripted(*means): evaluations return these means in turn, then the last one again. Returns the seeds used."""
 
     def script(*means):
         means, asked = list(means), []
@@ -662,7 +662,7 @@ def test_seconds_leave_evaluation_out(call, tmp_path, monkeypatch):
 
 
 def test_the_learning_rate_falls_in_a_line_from_its_initial_value_to_0(call, tmp_path, monkeypatch):
-    fractions, step = [], optimizers.Adam.step  # of the initial rate, in each update
+    fractions, step = [], optimizers.Adam.step  # the fraction of the initial rate in each update
 
     def spy(optimizer, *args):
         fractions.append(optimizer.learning_rate / 2e-3)
@@ -707,7 +707,7 @@ def test_evaluate_plays_as_many_episodes_and_with_the_seed_asked_for(call, finis
 
 
 def test_evaluate_plays_the_most_likely_actions_where_asked_to(call, copy, monkeypatch):
-    """A critic and policy of zeros but for one bias: always to the right, and the pole falls within a dozen steps."""
+    """All parameters are zero except for one bias. The cart always goes right, and the pole falls in a dozen steps."""
     theta = np.zeros_like(read_checkpoint(copy)["theta"])
     theta[4 * 8 + 8 + 8 * 2 + 1] = 1e-3  # the bias of action 1
     rewritten(copy / "checkpoint.npz", theta=theta)
@@ -716,7 +716,7 @@ def test_evaluate_plays_the_most_likely_actions_where_asked_to(call, copy, monke
 
 
 def test_evaluate_plays_sampled_actions_where_asked_to(call, copy):
-    """A policy of zeros but for one bias: always to the right, a coin's throws, or one that is loaded more."""
+    """All parameters are zero but one. Most likely: always right; sampled: almost a fair coin; sharpened: less fair."""
     theta = np.zeros_like(read_checkpoint(copy)["theta"])
     theta[4 * 8 + 8 + 8 * 2 + 1] = 0.8  # the bias of action 1
     rewritten(copy / "checkpoint.npz", theta=theta)
@@ -750,7 +750,7 @@ def test_gif_writes_one_episode(call, copy):
         assert image.format == "GIF" and image.size == (600, 400)
         seconds = sum(frame.info["duration"] for frame in ImageSequence.Iterator(image)) / 1000
     n_frames = int(re.search(r"(\d+) frames", result.out).group(1))
-    assert 5 < n_frames <= 500 and seconds == pytest.approx(n_frames / 50)  # CartPole's frames a second
+    assert 5 < n_frames <= 500 and seconds == pytest.approx(n_frames / 50)  # CartPole's frames per second
     after = contents(copy)
     assert after.pop(copy / "policy.gif") and after == before
     assert call(gif=copy) == result
@@ -885,10 +885,10 @@ def test_pong_is_the_same_however_often_it_is_saved_and_goes_on_bit_for_bit(tmp_
 
 
 class Watched(gymnasium.Env):
-    """Episodes of many lengths. It remembers how often it was reset in the middle of one, and how many have ended."""
+    """Episodes of many lengths. It counts the episodes that ended and the resets in the middle of an episode."""
 
     observation_space, action_space = gymnasium.spaces.Box(-1, 1, (3,)), gymnasium.spaces.Discrete(2)
-    played = []  # by those that have begun an episode, in the order in which they did
+    played = []  # the environments, in the order of their first episode
 
     def __init__(self):
         self.t, self.cut_short, self.ended = None, 0, 0
@@ -933,7 +933,7 @@ def test_no_episode_is_cut_short_while_training_goes_on_and_each_that_ends_is_co
 
 
 def begins_new_episodes(call, folder, update, steps):
-    """Resume; new episodes begin after that update, are told of in one line, and stand in the result."""
+    """Resumes. New episodes begin after that update; one line says so, and the result names the update."""
     result = call(f"--quiet --steps {steps}", resume=folder)
     assert result.code == 0 and re.fullmatch(rf"{folder}: .* new episodes begin\n", result.err), result.err
     rows = read_metrics(folder)
@@ -956,7 +956,7 @@ def test_where_environments_do_not_come_back_a_resumed_run_says_so_and_begins_ne
         updates.append(int(read_checkpoint(folder)["update"]))
         begins_new_episodes(call, folder, updates[-1], steps)
         saved = read_checkpoint(folder)
-        assert saved["theta.t"] == saved["update"] > updates[-1]  # Adam and all else went on
+        assert saved["theta.t"] == saved["update"] > updates[-1]  # Adam was restored
     assert json.loads((folder / "result.json").read_text())["new_episodes_after"] == updates
 
 
@@ -989,7 +989,7 @@ def test_a_run_that_was_saved_without_its_environments_plays_as_ever_and_resumes
 
 
 def wait_for_rows(folder, n, process, seconds=60):
-    """Until metrics.csv has n rows; False if the process ended before."""
+    """Waits until metrics.csv has n rows. Returns False if the process ended before."""
     path, end = folder / "metrics.csv", time.monotonic() + seconds
     alive = process.is_alive if hasattr(process, "is_alive") else lambda: process.poll() is None
     while alive():
@@ -1001,7 +1001,7 @@ def wait_for_rows(folder, n, process, seconds=60):
 
 
 def killed(command, folder, n_rows, rng):
-    """Train in a child process, killed by SIGKILL soon after row `n_rows`; whether the run was not over yet."""
+    """Trains in a child process and kills it soon after row `n_rows`. Returns whether the run was not over yet."""
     child = multiprocessing.get_context("fork").Process(target=command_line.main, args=(SCRIPT, command))
     child.start()
     if wait_for_rows(folder, n_rows, child):
@@ -1012,7 +1012,7 @@ def killed(command, folder, n_rows, rng):
 
 
 def killed_and_resumed(argv, folder, n_updates, kills, rng):
-    """Train in child processes, each killed somewhere later in the run than the last; then to the end."""
+    """Trains in child processes. Each is killed later in the run than the one before. The last one ends the run."""
     resume, some_row = ["--quiet", "--resume", str(folder)], lambda k: int(n_updates * (k + rng.random()) / kills)
     for _ in range(10):  # on a busy machine a short run may be over before the kill comes
         shutil.rmtree(folder, ignore_errors=True)
@@ -1073,7 +1073,7 @@ def test_every_algorithm_survives_being_killed(tmp_path, algo, env, period):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_a_solved_run_killed_at_random_moments_is_the_same_solved_run(tmp_path, seed):
-    """Checkpoints and evaluations fall on the same updates, and evaluations take longer than updates."""
+    """Checkpoints and evaluations come at the same updates. Evaluations take longer than updates."""
     flags = tiny(more="--steps 100000 --target 60 --episodes 20 --checkpoint-every 7 --learning-rate 0.01")
     check_killed(tmp_path, flags, kills=8, seed=seed)
 
@@ -1215,7 +1215,7 @@ def in_update(monkeypatch):
             updates.append(k)
             for number in signals if len(updates) == k else ():
                 os.kill(os.getpid(), number)
-                for _ in range(1000):  # the handler runs between two steps of Python's
+                for _ in range(1000):  # Python calls the handler between two of its instructions
                     pass
             step(optimizer, *args)
 
@@ -1484,19 +1484,19 @@ def test_an_empty_list_is_refused(call, tmp_path, flag):
 gymnasium.register(
     "short/Pendulum-v1", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=20, disable_env_checker=True
 )
-OF_THE_RUN = {*RUN, "act", "workers", "report_every"}  # not there to change what is learned
+OF_THE_RUN = {*RUN, "act", "workers", "report_every"}  # they need not change what is learned
 SMALL = {  # what makes a run short
     "hidden": (4,), "envs": 2, "n_steps": 8, "epochs": 2, "batch_size": 8, "learning_rate": 0.05, "workers": 1,
     "report_every": 48, "n_candidates": 4, "n_parents": 2, "n_elite": 1, "patience": 2,
 }  # fmt: skip
-STEPS = {  # of two updates or more; θ of the last two methods moves only when a candidate has won twice
+STEPS = {  # at least two updates; the last two methods move θ only after a candidate has won twice
     **dict.fromkeys(ALGORITHMS, 150), "es": 600, "finite-difference": 2000, "hill-climbing": 3000,
     "genetic": 2400,
 }  # fmt: skip
 
 
 def refused_by(algo, is_box):
-    """{setting: word of the message}: what cannot be changed here."""
+    """{setting: a word of the message}: settings that cannot be changed here."""
     if algo != "a3c":
         return {}
     discrete_only = {"epsilons": "Categorical", "temperatures": "Categorical"}
@@ -1505,7 +1505,7 @@ def refused_by(algo, is_box):
 
 
 def other_values(parameter, value):
-    """Other values that a setting may have: of words all, of numbers one well away."""
+    """Other values of a setting: all other choices, or one number that is far from the default."""
     of, several, _ = settings.kind(parameter)
     allowed = settings.VOCABULARY[parameter.name]
     if allowed.choices:
@@ -1532,10 +1532,10 @@ def as_flags(values):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """The actor-learners of a3c take turns in this process: it is quicker than starting others, and can be repeated."""
+    """The actor-learners of a3c take turns in this process. This is quick, and gives the same result each time."""
 
     def start_pool(given, shared, timeout):
-        given = [actor._replace(run=f"{actor.run} {actor.k}") for actor in given]  # what each keeps is its own
+        given = [actor._replace(run=f"{actor.run} {actor.k}") for actor in given]  # each one keeps its own objects
         actors._receive(shared, given)
         return SimpleNamespace(map=map, restarted=0, kill_workers=lambda: None)
 
@@ -1560,7 +1560,7 @@ def test_every_setting_changes_what_is_learned_or_is_refused(call, tmp_path, in_
     results = {}
 
     def learned(values):
-        """θ at the end, or the message where these values are refused; those that change nothing are left out."""
+        """θ at the end, or the message if the values are refused. Values that change nothing are left out."""
         while idle := settings.without_effect(parameters, values):
             values = {**values, idle[0]: parameters[idle[0]].default}
         given = as_flags({name: value for name, value in values.items() if value != parameters[name].default})
@@ -1595,7 +1595,7 @@ def test_every_setting_changes_what_is_learned_or_is_refused(call, tmp_path, in_
                 assert cannot_be.get(name, "nothing that was expected") in theta
             elif same(theta, learned(base)):
                 without_effect.append((name, value))
-    # In one dimension there is nothing to correlate: the Cholesky factor of Σ is a Gaussian's σ.
+    # In one dimension there are no correlations: the Cholesky factor of Σ is σ.
     assert set(without_effect) <= {("policy", "multivariate")}
 
 
@@ -1731,7 +1731,7 @@ def test_a_config_is_checked_like_the_command_line(call, copy, change, words):
     path.write_text(edited(path.read_text(), change))
     before = contents(copy)
     for flag in ("resume", "evaluate"):
-        if not (words == "cluster" and flag == "resume"):  # which looks for it first
+        if not (words == "cluster" and flag == "resume"):  # there, the scheduler is looked for first
             assert_refused(call("--quiet", **{flag: copy}), words)
     assert contents(copy) == before
 

@@ -39,12 +39,12 @@ CONFIG |= {"evaluate_every": 4, "checkpoint_every": "4", "settings": {}}
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """Drawing takes longer than these runs."""
+    """No picture is drawn, because this takes longer than these runs."""
     monkeypatch.setattr(runs.figures, "learning_curve", lambda *args: b"picture")
 
 
 def make_run(folder, period="5", evaluate=lambda k: np.array([1.0, 2.0]), spoil=lambda k, update, arrays: None):
-    """A random walk in a folder; `spoil` may change an update, counted from 1, before the run sees it."""
+    """A random walk as a run. spoil(k, update, arrays) may change update k, counted from 1, before the run sees it."""
     rng = np.random.default_rng(3)
     arrays = {"theta": np.zeros(3, np.float32), "theta.t": np.zeros((), np.int64)}
 
@@ -70,7 +70,7 @@ def make_run(folder, period="5", evaluate=lambda k: np.array([1.0, 2.0]), spoil=
 
 
 class Task:
-    """A toy: its `state`, and restore(saved), which says whether the environments came back."""
+    """A toy task with `state` and restore(saved). `restore` returns whether the environments came back."""
 
     obs_rms, executor, restarted, replayed, act = None, None, 0, True, "sampled"
     script = SimpleNamespace(window=5, searches=("hunt",), solved_by_evaluations=False)
@@ -120,7 +120,7 @@ def resume(folder, **kwargs):
 
 
 def saved_update(folder):
-    """The update of the checkpoint, or None where there is none yet."""
+    """The update of the checkpoint, or None if there is no checkpoint."""
     return int(read_checkpoint(folder)["update"]) if (folder / "checkpoint.npz").exists() else None
 
 
@@ -138,7 +138,7 @@ def test_a_run_killed_after_any_update_and_resumed_is_the_uninterrupted_run_bit_
     uninterrupted = begin(tmp_path / "whole", n, period=period)
     for killed_at in (0, n // 4, n // 2 + 1, n - 1):
         folder = tmp_path / str(killed_at)
-        begin(folder, killed_at, period=period)  # and then nothing: as after SIGKILL
+        begin(folder, killed_at, period=period)  # nothing else is saved, as after SIGKILL
         again = resume(folder, period=period)
         assert again.update <= killed_at
         advance(again, min(3, n - again.update))  # killed a second time
@@ -199,10 +199,10 @@ def test_saving_by_the_clock_takes_at_most_one_percent_of_the_time(tmp_path, mon
 
     monkeypatch.setattr(np, "savez", slow)
     run = begin(tmp_path, period="30s")
-    for k, _ in enumerate(zip(range(1000), train(run))):  # a second each
+    for k, _ in enumerate(zip(range(1000), train(run))):  # each update takes a second
         now[0] += 1
         cost[0] = 2.0 if k < 500 else 0.1
-    passed = np.diff(saved_at)  # from the beginning of one to that of the next
+    passed = np.diff(saved_at)  # from the beginning of one save to that of the next
     assert saved_at[0] == 30
     np.testing.assert_allclose(passed[:2], 2 + 200)
     np.testing.assert_allclose(passed[-3:], 0.1 + 30)
@@ -306,7 +306,7 @@ def test_environments_that_do_not_come_back_are_reported_once_and_in_the_result(
     advance(run, 13)
     run.save()
     assert capsys.readouterr().err == ""
-    again = resume(tmp_path)  # these do come back
+    again = resume(tmp_path)  # here the environments come back
     advance(again, 3)
     assert again.finish()["new_episodes_after"] == [5] == json.loads((tmp_path / "result.json").read_text())[
         "new_episodes_after"
@@ -371,7 +371,7 @@ def test_a_temporary_file_left_behind_is_ignored_and_replaced(tmp_path):
 
 @pytest.mark.parametrize("calls", range(1, 7))
 def test_a_run_killed_while_its_folder_is_made_can_be_resumed(tmp_path, monkeypatch, calls):
-    """The kill comes at the first, second, … file that takes its place; before config.json does there is no run."""
+    """The kill comes when the first, second, … file is renamed. Without config.json there is no run yet."""
     replace, count = os.replace, [0]
 
     def kill_at(*args):
@@ -460,7 +460,7 @@ def test_metrics_have_the_steps_of_each_worker_and_the_number_of_replaced_worker
 
 
 def learning(folder, returns, evaluations, algo="walk", target=10.0, **changes):
-    """A `Run` each of whose updates ends one episode; evaluations: {(update, what for): mean}, and what was asked."""
+    """A `Run` with one episode per update. evaluations: {(update, purpose): mean}; run.asked lists the calls."""
     rng, arrays, asked = np.random.default_rng(0), {"theta": np.zeros(3, np.float32)}, []
 
     def updates():
@@ -488,12 +488,12 @@ def until_it_is_over(run):
 
 
 def test_a_run_is_solved_when_the_last_episodes_of_training_reach_the_target_and_unseen_ones_confirm_it(tmp_path):
-    returns = [0, 0, 0, 0, 0, 50, *[10] * 20]  # five of them reach 10 at update 6
+    returns = [0, 0, 0, 0, 0, 50, *[10] * 20]  # at update 6, the mean of the last five is 10
     run = until_it_is_over(learning(tmp_path, returns, {(6, CONFIRMING): 9.9, (11, CONFIRMING): 10.0}))
     confirmations = [(6, CONFIRMING, 100, "sampled"), (11, CONFIRMING, 100, "sampled")]  # five new episodes between
     assert run.update == 11 and run.asked == confirmations
     result = run.finish()
-    assert [purpose for _, purpose, *_ in run.asked[2:]] == [GREEDY, MORE_GREEDY]  # what confirmed is the result
+    assert [purpose for _, purpose, *_ in run.asked[2:]] == [GREEDY, MORE_GREEDY]  # the confirmation is the result
     assert result["solved"] and (result["eval_return_mean"], result["eval_return_std"]) == (10.0, 1.0)
     assert (result["updates"], result["eval_episodes"], result["target"], result["return_5"]) == (11, 100, 10.0, 10.0)
     assert result == json.loads((tmp_path / "result.json").read_text())
@@ -537,7 +537,7 @@ def test_a_search_is_solved_by_its_evaluations(tmp_path):
     evaluations = {(2, POINT): 9.0, (4, POINT): 10.0, (4, CONFIRMING): 9.0, (6, POINT): 11.0, (6, CONFIRMING): 10.5}
     run = until_it_is_over(learning(tmp_path, [100.0] * 20, evaluations, algo="hunt", evaluate_every=2))
     assert [(k, purpose) for k, purpose, *_ in run.asked] == list(evaluations) and {x[2] for x in run.asked} == {100}
-    assert [row.get("return_5") for row in run.rows] == [None, 9.2, 9.2, 10.2, 10.2, 11.2]  # of the last 5 played
+    assert [row.get("return_5") for row in run.rows] == [None, 9.2, 9.2, 10.2, 10.2, 11.2]  # last 5 episodes
     assert run.finish()["solved"]
 
 
@@ -566,7 +566,7 @@ def test_the_last_evaluations_play_as_many_episodes_as_a_quarter_of_the_time_aff
 
         run.player.returns = spend
         until_it_is_over(run)
-        run.seconds = 34.0  # of training: 10 s for evaluations
+        run.seconds = 34.0  # seconds of training; so evaluations may take 10 s
         result = run.finish()
         affordable[seconds_each] = result["eval_episodes"], result["greedy_episodes"]
         assert result["evaluation_seconds"] <= max(10, 20 * seconds_each) + 1e-9
@@ -647,7 +647,7 @@ def test_seconds_are_those_of_training_alone(tmp_path, monkeypatch):
     run = make_run(tmp_path, evaluate=evaluate, spoil=lambda k, update, arrays: spend(1))
     run.create()
     for _ in zip(range(8), train(run)):
-        spend(10)  # what the caller does with an update does not count either
+        spend(10)  # the caller's own time does not count
     assert run.seconds == 8 and now[0] > 2000
 
 
@@ -668,13 +668,13 @@ def test_a_nan_stops_the_run_with_its_tensor_and_update_and_leaves_the_last_good
     saved = read_checkpoint(tmp_path)
     assert saved["update"] == 5 and np.isfinite(saved["theta"]).all()
     assert [row["update"] for row in read_metrics(tmp_path)] == list(range(1, 8))
-    run.save_where_it_stands()  # even now
+    run.save_where_it_stands()  # although θ is not finite now
     saved = read_checkpoint(tmp_path)
     assert saved["update"] == 5 and np.isfinite(saved["theta"]).all()
 
 
 def test_a_nan_among_rewards_that_were_not_used_does_not_stop_the_run(tmp_path):
-    """Steps after an environment's one episode are drawn and discarded."""
+    """Steps after the episode of an environment are made and discarded."""
     advance(begin(tmp_path, spoil=lambda k, update, arrays: update["rollout"].rew.fill(np.nan)), 3)
 
 
@@ -713,7 +713,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_checkpoi
     run = begin(tmp_path, 9)
 
     def full(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write() has it: without a file name
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # without a file name, as write() raises it
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises((RunError, OSError)) as error:
@@ -723,7 +723,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_checkpoi
 
 
 def altered(folder, **changes):
-    """Write the checkpoint again with arrays changed; None leaves one out."""
+    """Writes the checkpoint again with some arrays changed. None removes an array."""
     arrays = {**read_checkpoint(folder), **changes}
     np.savez(folder / "checkpoint.npz", **{name: a for name, a in arrays.items() if a is not None})
 
@@ -924,7 +924,7 @@ def test_json_on_disk_is_json_even_with_numbers_that_json_lacks(tmp_path):
 
 
 def normalised_run(folder, spoil=lambda envs, k: None):
-    """Environments with running moments, stepped at random, and nothing learned."""
+    """Environments with running moments and random actions. Nothing is learned."""
     plain = make_envs("Pendulum-v1", 2)
     spaces = plain.single_observation_space, plain.single_action_space
     envs = NormalizeObservation(ReplayableVectorEnv(lambda: plain, 2, *spaces))

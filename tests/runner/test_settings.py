@@ -228,10 +228,10 @@ def idle(algo, is_box=False, **changes):
         ("ppo", True, {"components": 3, "policy": "mixture"}, None),
         ("ppo", True, {"log_std": -1.0, "sigma": "state"}, ("log_std", "sigma", "state")),
         ("ppo", True, {"log_std": -1.0, "sigma": "fixed"}, None),
-        ("ppo", False, {"batch_size": 32, "epochs": 3}, None),  # it has no baseline that could make them idle
+        ("ppo", False, {"batch_size": 32, "epochs": 3}, None),  # PPO has no baseline, so these settings have an effect
         ("reinforce", False, {"epochs": 3, "baseline": "time"}, ("epochs", "baseline", "time")),
         ("reinforce", False, {"epochs": 3}, None),
-        ("reinforce", False, {"baseline": "time"}, None),  # what is idle stands at its default
+        ("reinforce", False, {"baseline": "time"}, None),  # the settings without effect have their defaults
         ("actor-critic", False, {"batch_size": 7}, ("batch_size", "estimation", "td")),
         ("actor-critic", False, {"batch_size": 7, "estimation": "mc"}, None),
         ("actor-critic", False, {"proximal": 0.1, "estimation": "mc"}, ("proximal", "estimation", "mc")),
@@ -273,7 +273,7 @@ def test_every_setting_of_a_script_has_an_entry_and_an_allowed_default(name, alg
     for setting, p in SCRIPTS[name].SCRIPT.settings_of(algo, is_box).items():
         assert setting in VOCABULARY
         if (algo, setting) == ("a3c", "workers"):
-            assert p.default == 0  # stands for one per core: the command line puts their number in its place
+            assert p.default == 0  # 0 means one per core; the command line replaces it by the number of cores
         else:
             value = check(p, p.default)
             assert value == p.default or value == tuple(p.default)
@@ -314,7 +314,7 @@ def test_a_search_is_evaluated_after_every_update_and_box_actions_have_defaults_
     assert settings("ppo", False)["hidden"].default == (32, 32) and settings("ppo", True)["hidden"].default == (64, 64)
 
 
-TWICE = {  # stand with the same default in the script's function and in the algorithm's: the script needs them, too
+TWICE = {  # settings with the same default in both functions, because the script needs them, too
     ("cartpole", "a2c", "max_grad_norm"),
     ("pong", "a2c", "max_grad_norm"),
 }
@@ -338,7 +338,7 @@ def test_functions_that_share_a_setting_agree_on_its_kind(name, algo):
 
 
 class Spy:
-    """Stands in for an algorithm, and a task: remembers the settings that arrive."""
+    """Replaces an algorithm and a task. It records the settings that arrive."""
 
     n_obs, n_act, n_out, tail, learn_tail, is_box, seed = 4, 2, 2, 0.0, True, False, 0
     distribution = deterministic = Categorical(2)
@@ -380,14 +380,14 @@ HOMES = {  # where a script finds an algorithm
 }
 
 
-FURTHER = [which for which in EVERY if len(SCRIPTS[which[0]].SCRIPT.algorithms[which[1]]) > 1]  # than the script's own
+FURTHER = [which for which in EVERY if len(SCRIPTS[which[0]].SCRIPT.algorithms[which[1]]) > 1]  # more than the script's
 
 
 @pytest.mark.parametrize(
     "name, algo, workers", [*((*which, None) for which in FURTHER), ("cartpole", "a2c", 2), ("pong", "a2c", 2)]
 )
 def test_every_setting_of_the_algorithm_reaches_it_as_it_was_given(name, algo, workers, monkeypatch):
-    """Each of its settings is here a value of its own; a script that named one and forgot to pass it on would fail."""
+    """Each setting has a value of its own here. So a script that does not pass on a setting that it names fails."""
     script = SCRIPTS[name]
     functions, spy = script.SCRIPT.algorithms[algo], Spy(script)
     expected = {setting: object() for setting in keyword_only(functions[1])}
@@ -396,7 +396,7 @@ def test_every_setting_of_the_algorithm_reaches_it_as_it_was_given(name, algo, w
     monkeypatch.setattr(script, "Learner", lambda *args, **kwargs: None)
     if workers:
         monkeypatch.setattr(npg.a3c, "parallel_a2c", lambda *args, **kwargs: spy(**kwargs))
-    if name == "pong":  # whose networks are large
+    if name == "pong":  # its networks are large
         monkeypatch.setattr(script, "LitMLP", lambda sizes, activation: MLP((4, *sizes[2:]), activation))
     settings = {name: p.default for function in functions[::-1] for name, p in keyword_only(function).items()}
     settings.update(expected)
