@@ -307,7 +307,7 @@ def test_a_pool_that_ends_leaves_no_timer():
     before = set(threading.enumerate())
     with Pool(2, "fork", timeout=100) as pool:
         pids_of(pool)
-        eventually(lambda: set(threading.enumerate()) == before, 5)
+        eventually(lambda: set(threading.enumerate()) <= before)  # a thread of an earlier test may end meanwhile
 
 
 def test_a_bad_argument_is_named():
