@@ -3,6 +3,7 @@
 A `sitecustomize.py` removes each of these functions. Every process of the run imports this file when it starts.
 """
 
+import json
 import os
 import pathlib
 import subprocess
@@ -60,6 +61,11 @@ def train(folder, lacking, *flags):
     return python(folder, lacking, code, *flags)
 
 
+def steps_of(run):
+    """Number of environment steps of a finished run."""
+    return json.loads((run / "result.json").read_text())["env_steps"]
+
+
 def test_the_functions_are_really_removed(tmp_path):
     code = """
 import os, pathlib, signal, multiprocessing, sys
@@ -80,10 +86,12 @@ assert available_cores() == os.cpu_count()
 
 
 def test_a_run_without_workers_trains_resumes_and_plays_where_all_is_missing(tmp_path):
-    run = str(tmp_path / "run")
-    train(tmp_path, WITHOUT, "--quiet", "--steps", "600", "--episodes", "2", "--out", run)
-    train(tmp_path, WITHOUT, "--quiet", "--resume", run, "--steps", "1500")
-    train(tmp_path, WITHOUT, "--evaluate", run)
+    run = tmp_path / "run"
+    train(tmp_path, WITHOUT, "--quiet", "--steps", "600", "--episodes", "2", "--out", str(run))
+    assert steps_of(run) >= 600
+    train(tmp_path, WITHOUT, "--quiet", "--resume", str(run), "--steps", "1500")
+    assert steps_of(run) >= 1500
+    assert train(tmp_path, WITHOUT, "--evaluate", str(run)).startswith("return ")
 
 
 def test_workers_train_where_all_is_missing(tmp_path):
@@ -95,6 +103,7 @@ def test_workers_train_where_all_is_missing(tmp_path):
 @pytest.mark.parametrize("algo", ["a2c", "a3c", "es"])
 @pytest.mark.parametrize("lacking", [[name] for name in WITHOUT] + [list(WITHOUT)], ids=[*WITHOUT, "all"])
 def test_workers_train_and_resume_where_something_is_missing(tmp_path, algo, lacking):
-    run = str(tmp_path / "run")
-    train(tmp_path, lacking, "--algo", algo, *TRAIN, "--out", run)
-    train(tmp_path, lacking, "--quiet", "--resume", run, "--steps", "2500")
+    run = tmp_path / "run"
+    train(tmp_path, lacking, "--algo", algo, *TRAIN, "--out", str(run))
+    train(tmp_path, lacking, "--quiet", "--resume", str(run), "--steps", "2500")
+    assert steps_of(run) >= 2500
