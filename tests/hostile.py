@@ -114,6 +114,7 @@ NOTHING = {
 }  # fmt: skip
 WORDS = {  # nasty strings that are valid values of these settings
     "checkpoint_every": ("1", "none"),
+    "shaping": ("none",),
     "start_from": ("x", "1", "none", "\n", "é\0", "../../etc/passwd"),  # a resumed run no longer reads it
 }
 

@@ -146,7 +146,7 @@ class Run:
     def restore(self, saved):
         """Takes the state of a checkpoint. RunError if a name, shape or dtype does not fit, or at NaN or Inf."""
         counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
-        self._take({**self.learner.arrays, **counters}, saved, self.folder)
+        self._take({**self.learner.arrays, **counters, **self.task.reward_moments()}, saved, self.folder)
         self.learner.restore(saved)
         self.update, self.env_steps, self.episodes = (int(counters[name]) for name in COUNTERS[:3])
         self.saved_update = self.update

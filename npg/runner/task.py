@@ -209,8 +209,11 @@ class Task:
             "samplers": {str(k): state_of(sampler) for k, sampler in enumerate(self.samplers)},
             "rngs": {str(k): random_state(rng) for k, rng in enumerate(self.rngs)},
             "workers": {str(k): state for k, state in enumerate(workers) if state},
-            "reward_rms": {name: getattr(self.reward_rms, name) for name in MOMENTS} if self.reward_rms else {},
-        })
+        }) | self.reward_moments()
+
+    def reward_moments(self):
+        """{name in a checkpoint: array} of the moments that scale the rewards; {} if rewards are not scaled."""
+        return flat({"reward_rms": {name: getattr(self.reward_rms, name) for name in MOMENTS if self.reward_rms}})
 
     def restore(self, saved, update, progress=iter):
         """Continues from a `state`, bit for bit. If that is impossible, new episodes begin and `replayed` is False.

@@ -72,7 +72,7 @@ def make_run(folder, period="5", evaluate=lambda k: np.array([1.0, 2.0]), spoil=
 class Task:
     """A toy task with `state` and restore(saved). `restore` returns whether the environments came back."""
 
-    obs_rms, executor, restarted, replayed, act = None, None, 0, True, "sampled"
+    obs_rms, executor, restarted, replayed, act, reward_moments = None, None, 0, True, "sampled", dict
     script = SimpleNamespace(window=5, searches=("hunt",), solved_by_evaluations=False)
 
     def __init__(self, state, restore):
@@ -808,6 +808,16 @@ def test_a_run_takes_another_runs_policy_and_nothing_else(tmp_path):
         with pytest.raises(RunError, match=r"--start-from first: expected theta float32\[3\], found"):
             run.take_policy(other, "--start-from first")
     np.testing.assert_array_equal(run.learner.theta, saved["theta"])
+
+
+def test_a_run_whose_rewards_were_not_scaled_cannot_go_on_with_scaled_rewards(tmp_path):
+    begin(tmp_path, 5)
+    before = contents(tmp_path)
+    run = make_run(tmp_path)
+    run.task.reward_moments = lambda: {"reward_rms.mean": np.zeros(())}
+    with pytest.raises(RunError, match=r"expected reward_rms.mean float64\[\], found nothing"):
+        run.resume()
+    assert contents(tmp_path) == before
 
 
 EARLIER = {**CONFIG, "format": "npg run 1", "algo": "a2c"}
