@@ -133,18 +133,20 @@ def make_pong_envs(env_id, n, num_threads=0, *, inputs="trail", sticky=0.0):
     """A vector environment of `n` games of Pong, for run_pong.py. Arguments as in `npg.pong.PongVectorEnv`."""
     _only_pong(env_id)
     try:
-        return PongVectorEnv(n, inputs, sticky, num_threads)
+        envs = PongVectorEnv(n, inputs, sticky, num_threads)
     except ModuleNotFoundError as error:
         raise UnsupportedEnvironment(error) from None
+    return _guarded(envs, env_id, envs.observation_space.shape)
 
 
 def make_pong_env(env_id, render_mode=None, *, inputs="trail", sticky=0.0):
     """One game of Pong, for rendering."""
     _only_pong(env_id)
     try:
-        return PongEnv(render_mode, inputs, sticky)
+        env = PongEnv(render_mode, inputs, sticky)
     except ModuleNotFoundError as error:
         raise UnsupportedEnvironment(error) from None
+    return _guarded(env, env_id, env.observation_space.shape)
 
 
 def _only_pong(env_id):

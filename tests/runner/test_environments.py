@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from npg.rollout import Sampler
 from npg.runner import environments
 from npg.runner.environments import (
+    EnvironmentFailed,
     Log,
     ReplayableVectorEnv,
     UnsupportedEnvironment,
@@ -591,6 +592,19 @@ def test_without_ale_py_pong_is_refused_in_one_line_that_says_what_to_install(ma
     with pytest.raises(UnsupportedEnvironment, match=r"pip install 'npg\[atari\]'") as error:
         make("Pong")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["PongVectorEnv", "PongEnv"])
+def test_a_game_of_pong_that_fails_is_named(monkeypatch, kind):
+    pytest.importorskip("ale_py")
+
+    def fails(self, actions):
+        raise OSError("no emulator")
+
+    monkeypatch.setattr(f"npg.pong.{kind}.step", fails)
+    env = make_pong_envs("Pong", 2) if kind == "PongVectorEnv" else make_pong_env("Pong")
+    with pytest.raises(EnvironmentFailed, match="^environment Pong: step raised OSError: no emulator$"):
+        env.step(0)
 
 
 @pytest.mark.parametrize("inputs", ["difference", "half", "trail"])
