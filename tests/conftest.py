@@ -8,6 +8,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy's import; mor
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job and its children ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+pytest.register_assert_rewrite("running")  # the assertions of tests/runner/running.py show their values
 HAS_FORK_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
 if HAS_FORK_SERVER:  # its processes find these modules loaded
     multiprocessing.set_forkserver_preload(["npg.runner.actors", "npg.runner.environments", "gymnasium.vector"])

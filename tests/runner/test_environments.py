@@ -1,6 +1,6 @@
 """Every Gymnasium environment with Discrete or Box actions gives vectors to the policy; any other is refused.
 
-test_command_line.py also uses the environments that are registered here, below "strange/".
+Other tests also use the environments that are registered here, below "strange/".
 """
 
 import io

@@ -1,14 +1,17 @@
 """A folder belongs to one process at a time. A file is replaced as a whole, or not at all."""
 
+import json
+import math
 import os
 import subprocess
 import sys
 import threading
 
 import pytest
+from walks import contents
 
 from npg.runner import folder as module
-from npg.runner.folder import LOCK, RunError, one_line, remove_leftovers, taken, write_atomically
+from npg.runner.folder import LOCK, RunError, one_line, remove_leftovers, taken, write_atomically, write_json
 
 HOLD = "import sys, npg.runner.folder as f\nwith f.taken(sys.argv[1]): print('taken', flush=True); sys.stdin.read()"
 
@@ -129,3 +132,25 @@ def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path)
 
 def test_a_message_is_one_line():
     assert one_line(ValueError("a\nb  c")) == "a b c"
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, lambda file: file.write(b"old"))
+
+    def fail(file):
+        file.write(b"new")
+        raise OSError
+
+    with pytest.raises((RunError, OSError)):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    write_atomically(path, lambda file: file.write(b"new"))
+    assert contents(tmp_path) == {"file": b"new"}
+
+
+def test_json_on_disk_is_json_even_with_numbers_that_json_lacks(tmp_path):
+    write_json(tmp_path / "x.json", {"a": math.nan, "b": [1, 2.5], "settings": {"log_std": -math.inf, "gamma": 0.9}})
+    refuse = lambda constant: pytest.fail(f"{constant} is not JSON")
+    value = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
+    assert value == {"a": None, "b": [1, 2.5], "settings": {"log_std": None, "gamma": 0.9}}

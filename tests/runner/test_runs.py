@@ -6,7 +6,6 @@ The runs here are random walks: θ after k updates depends on every random numbe
 import errno
 import itertools
 import json
-import math
 import os
 import time
 from types import SimpleNamespace
@@ -14,122 +13,32 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from gymnasium.wrappers.vector import NormalizeObservation
+from walks import (
+    CONFIG,
+    Task,
+    advance,
+    altered,
+    begin,
+    contents,
+    make_run,
+    new_run,
+    resume,
+    saved_update,
+    train,
+    without_seconds,
+)
 
 from npg.rollout import Sampler
 from npg.runner import runs
 from npg.runner.environments import ReplayableVectorEnv, make_envs, moments
-from npg.runner.folder import RunError, write_atomically, write_json
-from npg.runner.metrics import COLUMNS, read_metrics
+from npg.runner.folder import RunError
+from npg.runner.metrics import read_metrics
 from npg.runner.playing import CONFIRMING, GREEDY, MORE_GREEDY, POINT
-from npg.runner.replaying import (
-    below,
-    flat,
-    random_state,
-    restore,
-    set_random_state,
-    state_of,
-)
-from npg.runner.runs import Diverged, Run
-from npg.runner.saved import FORMAT, read_checkpoint, read_config
-from npg.runner.settings import parse_period
+from npg.runner.replaying import below, flat, restore, state_of
+from npg.runner.runs import Diverged
+from npg.runner.saved import read_checkpoint, read_config
 
-CONFIG = {"format": FORMAT, "env": "Walk-v0", "algo": "walk", "seed": 3, "steps": 10**6, "target": None, "episodes": 2}
-CONFIG |= {"evaluate_every": 4, "checkpoint_every": "4", "settings": {}}
-
-
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-    """No picture is drawn, because this takes longer than these runs."""
-    monkeypatch.setattr(runs.figures, "learning_curve", lambda *args: b"picture")
-
-
-def make_run(folder, period="5", evaluate=lambda k: np.array([1.0, 2.0]), spoil=lambda k, update, arrays: None):
-    """A random walk as a run. spoil(k, update, arrays) may change update k, counted from 1, before the run sees it."""
-    rng = np.random.default_rng(3)
-    arrays = {"theta": np.zeros(3, np.float32), "theta.t": np.zeros((), np.int64)}
-
-    def updates():
-        while True:
-            arrays["theta"] += rng.normal(size=3)
-            arrays["theta.t"] += 1
-            k = int(arrays["theta.t"])
-            ended = [float(rng.normal())] * (k % 3)  # no episode ends in every third update
-            rollout = SimpleNamespace(
-                env_steps=int(rng.integers(5, 9)),
-                episode_returns=ended,
-                episode_lengths=[4] * len(ended),
-                obs=np.zeros((3, 2)),
-                rew=np.zeros((2, 2)),
-            )
-            update = {"rollout": rollout, "grad_norm": 0.5, "entropy": np.float32(0.25)}
-            spoil(k, update, arrays)
-            yield update
-
-    task = Task(lambda: {"rng": random_state(rng)}, lambda saved: set_random_state(rng, saved["rng"]) or True)
-    return new_run(folder, {**CONFIG, "checkpoint_every": period}, updates(), arrays, task, evaluate)
-
-
-class Task:
-    """A toy task with `state` and restore(saved). `restore` returns whether the environments came back."""
-
-    obs_rms, executor, restarted, replayed, act, reward_moments = None, None, 0, True, "sampled", dict
-    script = SimpleNamespace(window=5, searches=("hunt",), solved_by_evaluations=False)
-
-    def __init__(self, state, restore):
-        self.state, self.take = state, restore
-
-    def restore(self, saved, update, progress):
-        self.replayed = self.take(saved)
-
-
-def new_run(folder, config, updates, arrays, task, evaluate=None):
-    """A `Run` of a toy learner."""
-    learner = SimpleNamespace(theta=arrays["theta"], arrays=arrays, updates=updates)
-    learner.anneal, learner.experience, learner.restore = lambda fraction: None, dict, lambda saved: None
-    run = Run(folder, config, task, learner)
-    run.player = SimpleNamespace(returns=lambda n, how, k, what_for: (evaluate(k), 0))
-    return run
-
-
-def train(run):
-    """A script's loop: yields after each update."""
-    run.is_over()
-    for update in run.learner.updates:
-        run.record(update)
-        yield
-        run.is_over()
-
-
-def advance(run, n):
-    for _ in zip(range(n), train(run)):
-        pass
-    return run
-
-
-def begin(folder, n=0, **kwargs):
-    run = make_run(folder, **kwargs)
-    run.create()
-    return advance(run, n)
-
-
-def resume(folder, **kwargs):
-    run = make_run(folder, **kwargs)
-    run.resume()
-    run.replay()
-    return run
-
-
-def saved_update(folder):
-    """The update of the checkpoint, or None if there is no checkpoint."""
-    return int(read_checkpoint(folder)["update"]) if (folder / "checkpoint.npz").exists() else None
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def without_seconds(rows):
-    return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.mark.parametrize("period", ["1", "4", "5", "1000", "1e-9s", "1000s", "none"])
@@ -398,67 +307,6 @@ def test_a_run_killed_while_its_folder_is_made_can_be_resumed(tmp_path, monkeypa
     assert [row["update"] for row in read_metrics(tmp_path / "run")] == list(range(1, 8))
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file"
-    write_atomically(path, lambda file: file.write(b"old"))
-
-    def fail(file):
-        file.write(b"new")
-        raise OSError
-
-    with pytest.raises((RunError, OSError)):
-        write_atomically(path, fail)
-    assert path.read_bytes() == b"old"
-    write_atomically(path, lambda file: file.write(b"new"))
-    assert contents(tmp_path) == {"file": b"new"}
-
-
-def test_metrics_have_one_row_an_update_with_the_columns_promised(tmp_path):
-    begin(tmp_path, 9)
-    header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    promised = "update env_steps episodes seconds return_mean length_mean return_5 eval_return_mean"
-    assert header.split(",") == [*promised.split(), "grad_norm", "entropy"]  # every number that an update yields
-    assert len(lines) == 9  # on disk at once, though the run is still open
-    rows = read_metrics(tmp_path)
-    assert [row["update"] for row in rows] == list(range(1, 10))
-    assert [row["episodes"] for row in rows] == list(np.cumsum([1, 2, 0] * 3))
-    assert ["return_mean" in row for row in rows] == [True, True, False] * 3
-    assert [row.get("length_mean") for row in rows] == [4.0, 4.0, None] * 3
-    assert all(row["grad_norm"] == 0.5 and row["entropy"] == 0.25 and "kl" not in row for row in rows)
-    assert [row["update"] for row in rows if "eval_return_mean" in row] == [4, 8]
-
-
-def test_a_number_that_is_first_yielded_later_gets_a_column_then_and_no_row_is_lost(tmp_path):
-    def spoil(k, update, arrays):
-        if k >= 3:
-            update["kl"] = np.float64(0.125 * k)
-            update["values"], update["per_step"], update["name"], update["none"] = [1.0, 2.0], np.ones(3), "x", None
-
-    begin(tmp_path, 7, spoil=spoil)
-    header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert header.split(",") == [*COLUMNS, "return_5", "eval_return_mean", "grad_norm", "entropy", "kl"]
-    assert len(lines) == 7
-    assert [row.get("kl") for row in read_metrics(tmp_path)] == [None, None, *(0.125 * k for k in range(3, 8))]
-    advance(resume(tmp_path, spoil=spoil), 4)
-    header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert header.split(",").count("kl") == 1 and len(lines) == 9
-    assert [row["kl"] for row in read_metrics(tmp_path)[2:]] == [0.125 * k for k in range(3, 10)]
-
-
-def test_metrics_have_the_steps_of_each_worker_and_the_number_of_replaced_workers(tmp_path):
-    run = make_run(tmp_path, spoil=lambda k, update, arrays: update.update(worker_steps=[k, 10 * k]))
-    run.task.executor = object()
-    run.create()
-    for run.task.restarted in (0, 2, 2, 5):
-        advance(run, 1)
-    rows = read_metrics(tmp_path)
-    assert [row["workers_restarted"] for row in rows] == [0, 2, 0, 3]
-    assert [(row["worker_0_steps"], row["worker_1_steps"]) for row in rows] == [(k, 10 * k) for k in range(1, 5)]
-    assert run.finish()["workers_restarted"] == 5
-    begin(tmp_path / "alone", 1)
-    assert "workers_restarted" not in read_metrics(tmp_path / "alone")[0]
-
-
 def learning(folder, returns, evaluations, algo="walk", target=10.0, **changes):
     """A `Run` with one episode per update. evaluations: {(update, purpose): mean}; run.asked lists the calls."""
     rng, arrays, asked = np.random.default_rng(0), {"theta": np.zeros(3, np.float32)}, []
@@ -604,16 +452,6 @@ def test_a_resumed_run_has_the_learning_rate_that_is_left(tmp_path, monkeypatch)
     assert fractions == [run.left] and 0 < run.left < 1
 
 
-@pytest.mark.parametrize("cut", ["\n", "\r\n8", "\r\n8,55,3,0.2,0.1"])
-def test_a_last_line_of_metrics_cut_short_is_ignored(tmp_path, cut):
-    begin(tmp_path, 7)
-    path = tmp_path / "metrics.csv"
-    path.write_bytes(path.read_bytes().rstrip() + cut.encode())
-    assert [row["update"] for row in read_metrics(tmp_path)] == list(range(1, 8))
-    advance(resume(tmp_path), 6)
-    assert [row["update"] for row in read_metrics(tmp_path)] == list(range(1, 12))
-
-
 def test_evaluations_come_every_so_many_updates_and_each_is_told_which(tmp_path):
     asked = []
     begin(tmp_path, 13, evaluate=lambda k: asked.append(k) or np.array([k, k + 1.0]))
@@ -722,12 +560,6 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_checkpoi
     assert read_checkpoint(tmp_path)["update"] == 5
 
 
-def altered(folder, **changes):
-    """Writes the checkpoint again with some arrays changed. None removes an array."""
-    arrays = {**read_checkpoint(folder), **changes}
-    np.savez(folder / "checkpoint.npz", **{name: a for name, a in arrays.items() if a is not None})
-
-
 def array_file(path):
     with open(path, "wb") as file:
         np.save(file, np.zeros(3))
@@ -780,22 +612,6 @@ def test_a_run_that_has_ended_does_not_begin_again_where_its_checkpoint_is_missi
     assert contents(tmp_path) == before and "\n" not in str(error.value)
 
 
-def test_a_checkpoint_with_a_flipped_bit_or_cut_short_never_causes_a_crash(tmp_path):
-    begin(tmp_path, 5)
-    path, rng, refused = tmp_path / "checkpoint.npz", np.random.default_rng(0), 0
-    whole = path.read_bytes()
-    for _ in range(300):
-        data = bytearray(whole)
-        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-        path.write_bytes(data if rng.random() < 0.8 else whole[: rng.integers(len(whole))])
-        try:
-            make_run(tmp_path).restore(read_checkpoint(tmp_path))
-        except RunError as error:
-            refused += 1
-            assert "\n" not in str(error)
-    assert refused > 150
-
-
 def test_a_run_takes_another_runs_policy_and_nothing_else(tmp_path):
     saved = read_checkpoint(begin(tmp_path, 5).folder)
     del saved["theta.t"]
@@ -818,119 +634,6 @@ def test_a_run_whose_rewards_were_not_scaled_cannot_go_on_with_scaled_rewards(tm
     with pytest.raises(RunError, match=r"expected reward_rms.mean float64\[\], found nothing"):
         run.resume()
     assert contents(tmp_path) == before
-
-
-EARLIER = {**CONFIG, "format": "npg run 1", "algo": "a2c"}
-
-
-@pytest.mark.parametrize(
-    "config, settings",
-    [
-        ({"settings": {"entropy_weight": 0.1, "gamma": 0.9}}, {"entropy_coef": 0.1, "gamma": 0.9}),
-        ({"settings": {"value_weight": 0.5}, "workers": 2}, {"value_coef": 0.5, "workers": 2}),
-        ({"settings": {"sigma": "state", "log_std": -1.0}, "workers": None}, {"sigma": "state", "log_std": -1.0}),
-        (
-            {"algo": "es", "settings": {"sigma": "learned", "log_std": -1.0}},
-            {"search_sigma": "learned", "search_log_std": -1.0},
-        ),
-        (
-            {"algo": "hill-climbing", "settings": {"log_std": -1.0, "narrow": 0.9}},
-            {"search_log_std": -1.0, "narrow": 0.9},
-        ),
-        ({"algo": "genetic", "settings": {"log_std": 0.0}}, {"search_log_std": 0.0}),
-        ({"env": "Pong", "settings": {"hidden": [200], "activation": "relu", "lam": 0.9}}, {"lam": 0.9}),
-        (
-            {"env": "Pong", "settings": {"hidden": [100], "activation": "relu"}},
-            {"hidden": [100], "activation": "relu"},  # a network that is not the script's: refused later, by its name
-        ),
-    ],
-)
-def test_a_config_of_the_earlier_format_is_translated(tmp_path, config, settings):
-    write_json(tmp_path / "config.json", {**EARLIER, **config})
-    found = read_config(tmp_path)
-    assert found["settings"] == settings
-    assert found["format"] == FORMAT and found["from_earlier_format"]
-    write_json(tmp_path / "config.json", found)
-    assert read_config(tmp_path) == found  # once translated it stays as it is
-
-
-def test_a_config_of_this_format_is_taken_as_it_is(tmp_path):
-    config = {**CONFIG, "settings": {"sigma": 1, "entropy_weight": 2}}
-    write_json(tmp_path / "config.json", config)
-    assert read_config(tmp_path) == config
-
-
-def test_a_checkpoint_of_the_earlier_format_loads(tmp_path):
-    begin(tmp_path, 6)
-    altered(tmp_path, format=np.asarray("npg run 1"))
-    assert resume(tmp_path).update == 5
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '"npg run 1"', "{}", '{"format": "npg run 0"}', "\ufeff{}"]
-)
-def test_a_config_that_is_not_one_of_ours_is_an_error_of_one_line(tmp_path, text):
-    (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(RunError) as error:
-        read_config(tmp_path)
-    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_config_of_bytes_that_are_no_text_is_an_error(tmp_path):
-    (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(RunError, match="config.json"):
-        read_config(tmp_path)
-
-
-def test_a_folder_without_a_config_or_no_folder_is_no_run(tmp_path):
-    (tmp_path / "file").write_text("")
-    for folder in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
-        with pytest.raises(RunError, match=str(folder)):
-            read_config(folder)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: path.unlink(),
-        lambda path: path.write_text("a,b\n1,2\n"),
-        lambda path: path.write_bytes(b"\xff\xfe\x00,\x80\n"),
-        lambda path: path.write_text(path.read_text().replace("\n3,", "\nthree,")),
-    ],
-    ids=["missing", "foreign", "no text", "no number"],
-)
-def test_damaged_metrics_are_an_error_of_one_line_that_names_them(tmp_path, damage):
-    begin(tmp_path, 6)
-    damage(tmp_path / "metrics.csv")
-    before = contents(tmp_path)
-    with pytest.raises(RunError, match="metrics.csv") as error:
-        resume(tmp_path)
-    assert "\n" not in str(error.value)
-    assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    "text, period",
-    [
-        *(("50", (50, None)), ("1", (1, None))),
-        *(("30s", (None, 30.0)), ("0.5s", (None, 0.5)), ("none", (None, math.inf))),
-    ],
-)
-def test_a_period_is_updates_or_seconds_or_none(text, period):
-    assert parse_period(text) == period
-
-
-@pytest.mark.parametrize("text", ["", "s", "0", "-1", "0s", "-1s", "nans", "1.5", "ten", "50 s s", "1h", "None"])
-def test_a_period_that_is_neither_is_an_error_that_quotes_it(text):
-    with pytest.raises(ValueError, match=f"got '{text}'"):
-        parse_period(text)
-
-
-def test_json_on_disk_is_json_even_with_numbers_that_json_lacks(tmp_path):
-    write_json(tmp_path / "x.json", {"a": math.nan, "b": [1, 2.5], "settings": {"log_std": -math.inf, "gamma": 0.9}})
-    refuse = lambda constant: pytest.fail(f"{constant} is not JSON")
-    value = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
-    assert value == {"a": None, "b": [1, 2.5], "settings": {"log_std": None, "gamma": 0.9}}
 
 
 def normalised_run(folder, spoil=lambda envs, k: None):

@@ -17,7 +17,7 @@ import npg.replay
 from npg.distributions import Categorical
 from npg.network import MLP
 from npg.runner.script import RUN
-from npg.runner.settings import VOCABULARY, NotEmpty, allowed, check, keyword_only, kind, without_effect
+from npg.runner.settings import VOCABULARY, NotEmpty, allowed, check, keyword_only, kind, parse_period, without_effect
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 import run_cartpole
@@ -208,6 +208,23 @@ def test_a_setting_of_ones_own_that_the_vocabulary_lacks_is_checked_by_its_type(
 )
 def test_the_numbers_that_are_allowed_in_words(name, words):
     assert allowed(VOCABULARY[name]) == words
+
+
+@pytest.mark.parametrize(
+    "text, period",
+    [
+        *(("50", (50, None)), ("1", (1, None))),
+        *(("30s", (None, 30.0)), ("0.5s", (None, 0.5)), ("none", (None, math.inf))),
+    ],
+)
+def test_a_period_is_updates_or_seconds_or_none(text, period):
+    assert parse_period(text) == period
+
+
+@pytest.mark.parametrize("text", ["", "s", "0", "-1", "0s", "-1s", "nans", "1.5", "ten", "50 s s", "1h", "None"])
+def test_a_period_that_is_neither_is_an_error_that_quotes_it(text):
+    with pytest.raises(ValueError, match=f"got '{text}'"):
+        parse_period(text)
 
 
 # Settings without an effect

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import test_environments  # noqa: F401  registers the environments "strange/…"
 from gymnasium.spaces import Box
+from running import assert_equal, config_of
 from test_actors import Here
 
 import npg.actor_critic
@@ -23,7 +24,7 @@ from npg.network import MLP
 from npg.policy import Policy
 from npg.reinforce import BASELINES
 from npg.runner import task as module
-from npg.runner.environments import UnsupportedEnvironment, moments, set_moments
+from npg.runner.environments import moments, set_moments
 from npg.runner.folder import RunError
 from npg.runner.playing import EVALUATE
 from npg.runner.script import RUN, prepare
@@ -125,12 +126,6 @@ def restored(exp, saved, update):
     return exp
 
 
-def assert_equal(arrays, expected):
-    assert arrays.keys() == expected.keys()
-    for name in expected:
-        np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
-
-
 @pytest.mark.parametrize("env", ["CartPole-v1", "brief/Pendulum-v1"])
 @pytest.mark.parametrize("algo, changes", VARIANTS)
 def test_a_checkpoint_changes_nothing_and_holds_all_that_a_bitwise_resume_needs(algo, changes, env):
@@ -219,78 +214,6 @@ def test_samplers_that_draw_ahead_share_the_environments_evenly_or_not_at_all():
 def test_an_unknown_setting_is_an_error_that_names_it(algo):
     with pytest.raises(RunError, match="temperature: not a setting of"):
         make(algo, temperature=1.0)
-
-
-def test_an_unknown_algorithm_is_an_error_that_names_it():
-    with pytest.raises(RunError, match="sarsa"):
-        prepare(SCRIPT, {"algo": "sarsa", "settings": {}, "env": "CartPole-v1", "seed": 0}, "test")
-
-
-def config_of(algo="ppo", env="CartPole-v1", **changes):
-    """A config of defaults, except `changes`. A setting whose value is KeyError is left out."""
-    parameters = SCRIPT.settings_of(algo, False)
-    values = {**{name: parameter.default for name, parameter in parameters.items()}, "env": env, **changes}
-    values = {name: value for name, value in values.items() if value is not KeyError}
-    settings = {name: value for name, value in values.items() if name not in RUN}
-    return {"algo": algo, **{name: value for name, value in values.items() if name in RUN}, "settings": settings}
-
-
-@pytest.mark.parametrize(
-    "changes, words",
-    [
-        ({"gamma": KeyError}, "config lacks 'gamma'"),
-        ({"gamma": 2.0}, "gamma: expected a number from 0 to 1, got 2.0"),
-        ({"hidden": 64}, "hidden: expected a list, got 64"),
-        ({"seed": "x"}, "seed: expected a whole number, got 'x'"),
-        ({"seed": KeyError}, "seed: expected a whole number, got None"),
-        ({"env": ""}, "env: expected a string|environment ''"),
-        ({"checkpoint_every": "soon"}, "got 'soon'"),
-        ({"lam": 10**400}, "lam: expected a number from 0 to 1"),
-        ({"learning_rate": 10**400}, "learning_rate: expected a number > 0"),
-        (
-            {"algo": "reinforce", "baseline": "leave-one-out", "envs": 1},
-            "envs: expected at least 2 with baseline leave-one-out, got 1",
-        ),
-        (
-            {"algo": "es", "n_candidates": 7},
-            r"n_candidates: expected a positive even number \(pairs of candidates\), got 7",
-        ),
-    ],
-)
-def test_a_config_that_cannot_be_used_is_an_error_of_one_line_that_names_the_folder_and_what_is_wrong(changes, words):
-    with pytest.raises((RunError, UnsupportedEnvironment), match=words) as error:
-        prepare(SCRIPT, config_of(**changes), "runs/one")
-    assert "\n" not in str(error.value) and ("runs/one: " in str(error.value) or changes == {"env": ""})
-
-
-def test_an_error_in_the_settings_of_a_new_run_names_no_folder():
-    with pytest.raises(RunError, match="^envs: expected at least 2"):
-        prepare(SCRIPT, config_of(algo="reinforce", baseline="leave-one-out", envs=1))
-
-
-def test_a_setting_of_the_run_is_refused_among_the_algorithms_settings():
-    config = config_of()
-    config["settings"]["seed"] = 3
-    with pytest.raises(RunError, match="seed: not a setting of ppo"):
-        prepare(SCRIPT, config, "test")
-
-
-def test_an_environment_that_is_not_supported_says_so_itself():
-    with pytest.raises(UnsupportedEnvironment, match="TupleObs"):
-        prepare(SCRIPT, config_of(env="strange/TupleObs-v0"), "test")
-
-
-def test_settings_that_an_earlier_config_lacks_get_their_defaults():
-    config = config_of(optimizer=KeyError, clip=KeyError, gamma=0.5)
-    with pytest.raises(RunError, match="config lacks 'optimizer'"):
-        prepare(SCRIPT, config, "test")
-    old, new = ({**config_of(**c), **more} for c, more in [
-        ({"optimizer": KeyError, "clip": KeyError, "gamma": 0.5}, {"from_earlier_format": True}), ({"gamma": 0.5}, {})
-    ])
-    learners = [prepare(SCRIPT, config, "test")[1] for config in (old, new)]
-    for learner in learners:
-        next(learner.updates)
-    assert_equal(learners[0].arrays, learners[1].arrays)
 
 
 def test_discrete_actions_get_a_softmax_and_box_actions_a_gaussian():
