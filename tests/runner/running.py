@@ -97,9 +97,9 @@ def updates_and_result(folder):
 
 
 def rewritten(path, **changes):
-    """Writes a checkpoint again with some arrays changed."""
+    """Writes a checkpoint again with some arrays changed. None removes an array."""
     arrays = {**read_checkpoint(path.parent), **changes}
-    np.savez(path, **arrays)
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
 
 
 def assert_equal(arrays, expected):

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from gymnasium.wrappers.vector import NormalizeObservation
+from running import rewritten
 from walks import (
     CONFIG,
     Task,
     advance,
-    altered,
     begin,
     contents,
     make_run,
@@ -575,18 +575,18 @@ DAMAGED = {
     "one array": array_file,
     "other arrays": lambda path: np.savez(path, weights=np.ones(3)),
     "pickled": lambda path: np.savez(path, theta=np.array([{}], object)),
-    "pickled theta": lambda path: altered(path.parent, theta=np.array([{}], object)),
-    "another format": lambda path: altered(path.parent, format=np.asarray("npg run 0")),
-    "no format": lambda path: altered(path.parent, format=None),
-    "no theta": lambda path: altered(path.parent, theta=None),
-    "no counter": lambda path: altered(path.parent, env_steps=None),
-    "counters": lambda path: altered(path.parent, update=np.arange(2)),
-    "a word for a counter": lambda path: altered(path.parent, episodes=np.asarray("many")),
-    "a word for seconds": lambda path: altered(path.parent, seconds=np.asarray("long")),
-    "another shape": lambda path: altered(path.parent, theta=np.zeros(4, np.float32)),
-    "another rank": lambda path: altered(path.parent, theta=np.zeros((3, 1), np.float32)),
-    "another dtype": lambda path: altered(path.parent, theta=np.zeros(3)),
-    "no optimizer": lambda path: altered(path.parent, **{"theta.t": None}),
+    "pickled theta": lambda path: rewritten(path, theta=np.array([{}], object)),
+    "another format": lambda path: rewritten(path, format=np.asarray("npg run 0")),
+    "no format": lambda path: rewritten(path, format=None),
+    "no theta": lambda path: rewritten(path, theta=None),
+    "no counter": lambda path: rewritten(path, env_steps=None),
+    "counters": lambda path: rewritten(path, update=np.arange(2)),
+    "a word for a counter": lambda path: rewritten(path, episodes=np.asarray("many")),
+    "a word for seconds": lambda path: rewritten(path, seconds=np.asarray("long")),
+    "another shape": lambda path: rewritten(path, theta=np.zeros(4, np.float32)),
+    "another rank": lambda path: rewritten(path, theta=np.zeros((3, 1), np.float32)),
+    "another dtype": lambda path: rewritten(path, theta=np.zeros(3)),
+    "no optimizer": lambda path: rewritten(path, **{"theta.t": None}),
 }
 
 

@@ -6,7 +6,7 @@ import shlex
 import numpy as np
 import pytest
 from running import assert_refused, assert_same_run, contents, rewritten, tiny
-from walks import CONFIG, altered, begin, make_run, resume
+from walks import CONFIG, begin, make_run, resume
 
 from npg.runner.folder import RunError, write_json
 from npg.runner.saved import FORMAT, read_checkpoint, read_config
@@ -217,5 +217,5 @@ def test_a_config_of_the_earlier_format_is_translated(tmp_path, config, settings
 
 def test_a_checkpoint_of_the_earlier_format_loads(tmp_path):
     begin(tmp_path, 6)
-    altered(tmp_path, format=np.asarray("npg run 1"))
+    rewritten(tmp_path / "checkpoint.npz", format=np.asarray("npg run 1"))
     assert resume(tmp_path).update == 5

@@ -104,9 +104,3 @@ def contents(folder):
 def without_seconds(rows):
     """Rows of metrics without the column of seconds."""
     return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
-
-
-def altered(folder, **changes):
-    """Writes the checkpoint again with some arrays changed. None removes an array."""
-    arrays = {**read_checkpoint(folder), **changes}
-    np.savez(folder / "checkpoint.npz", **{name: a for name, a in arrays.items() if a is not None})
