@@ -161,14 +161,16 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
 
 
 def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, learning_rate=8e-3, optimizer="adam",
-        anneal=True, capacity=1, n_steps=64, epochs=8, **settings):
+        anneal=True, capacity=1, n_steps=64, epochs=8, clip=0.1, **settings):
     """PPO: A2C that takes several steps on the same experience, with clipped importance weights."""
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
     buffer = npg.replay.ExperienceBuffer(capacity)
-    updates = npg.replay.ppo(sampler, model, theta, optimizer, buffer, n_steps=n_steps, epochs=epochs, **settings)
+    updates = npg.replay.ppo(
+        sampler, model, theta, optimizer, buffer, n_steps=n_steps, epochs=epochs, clip=clip, **settings
+    )
     return Learner(model, updates, {"theta": (theta, optimizer)}, anneal=anneal, buffer=buffer)
 
 
@@ -248,7 +250,7 @@ STEPS = {"ppo": 100_000, "q-actor-critic": 500_000, "a3c": 500_000, **dict.fromk
 # defaults that are different for Box actions
 BOX = {
     "ppo": {"steps": 500_000, "hidden": (64, 64), "n_steps": 128, "learning_rate": 1e-3, "epochs": 10, "batch_size": 64,
-            "normalise_obs": True, "scale_rewards": True},
+            "clip": 0.2, "normalise_obs": True, "scale_rewards": True},
     "es": {"n_candidates": 8, "search_log_std": 0.0, "learning_rate": 1.0},
 }
 SCRIPT = Script(ALGORITHMS, train, SEARCHES, (__doc__ or "").partition("\n")[0], box=BOX, steps=STEPS)

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 LUNAR_LANDER = (  # tuned on seeds 100 and 101
     "--hidden 64 64 --envs 16 --n-steps 128 --gamma 0.999 --lam 0.98 --batch-size 64 --epochs 4 --entropy-coef 0.01 "
-    "--learning-rate 1e-3 --scale-rewards"
+    "--learning-rate 1e-3 --clip 0.2 --scale-rewards"
 )
 TASKS = {  # {environment: (steps, flags of run_cartpole.py)}
     "Acrobot-v1": (100_000, ""),

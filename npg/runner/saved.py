@@ -44,6 +44,8 @@ def in_this_format(config):
     if config.get("format") == EARLIER_FORMAT:
         renamed = {**RENAMED, **(RENAMED_IN_SEARCHES if config["algo"] in SEARCHES else {})}
         settings = {renamed.get(name, name): value for name, value in config["settings"].items()}
+        if config["algo"] == "ppo":
+            settings.setdefault("clip", 0.2)  # it could not be changed
         if config.get("workers"):
             settings["workers"] = config["workers"]
         if config["env"] == "Pong" and (settings.get("hidden"), settings.get("activation")) == ([200], "relu"):

@@ -94,7 +94,7 @@ def test_an_empty_list_is_refused(call, tmp_path, flag):
      "--n-candidates has no effect with --scheme forward"),
     ("--algo finite-difference --scheme kohl-stone --optimizer rmsprop",
      "--optimizer has no effect with --scheme kohl-stone"),
-    ("--algo ppo --importance plain --clip 0.1", "--clip has no effect with --importance plain"),
+    ("--algo ppo --importance plain --clip 0.3", "--clip has no effect with --importance plain"),
     ("--algo ppo --truncate 3", "--truncate has no effect with --importance clipped"),
     ("--algo actor-critic --estimation mc --proximal 1", "--proximal has no effect with --estimation mc"),
     ("--algo actor-critic --estimation mc --gradient-steps 9", "--gradient-steps has no effect with --estimation mc"),

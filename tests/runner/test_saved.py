@@ -198,6 +198,7 @@ EARLIER = {**CONFIG, "format": "npg run 1", "algo": "a2c"}
             {"algo": "hill-climbing", "settings": {"log_std": -1.0, "narrow": 0.9}},
             {"search_log_std": -1.0, "narrow": 0.9},
         ),
+        ({"algo": "ppo", "settings": {"gamma": 0.9}}, {"gamma": 0.9, "clip": 0.2}),
         ({"algo": "genetic", "settings": {"log_std": 0.0}}, {"search_log_std": 0.0}),
         ({"env": "Pong", "settings": {"hidden": [200], "activation": "relu", "lam": 0.9}}, {"lam": 0.9}),
         (
