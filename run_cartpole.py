@@ -157,7 +157,7 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
     settings.update(n_steps=n_steps, lam=lam)
     learn = functools.partial(npg.a3c.actor_learner, **settings)
     updates, learned, counters = task.asynchronous(envs, explorers, learn, theta, optimizer, statistics, report_every)
-    return Learner(model, updates, learned, anneal=anneal, arrays=counters)
+    return Learner(model, updates, learned, anneal=anneal, more=counters)
 
 
 def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, learning_rate=8e-3, optimizer="adam",

@@ -122,7 +122,7 @@ def a3c(task, *, inputs="half", envs=8, shared=True, learning_rate=1e-3, optimiz
                               entropy_coef=entropy_coef, standardise=standardise, **settings)
     updates, learned, counters = task.asynchronous(
         envs, explorers, learn, theta, optimizer, statistics, report_every, RallySampler, inputs=inputs)
-    return Learner(model, updates, learned, anneal=anneal, arrays=counters)
+    return Learner(model, updates, learned, anneal=anneal, more=counters)
 
 
 def ppo(task, *, envs=32, ahead=2, shared=True, learning_rate=1.2e-3, optimizer="adam", anneal=True, capacity=1,

@@ -64,7 +64,8 @@ class Exploring:
     """b(a) = (1−ε) π(a) + ε/n: with probability ε the action is uniformly random, else it is drawn from π.
 
     π is a `Categorical` or `Bernoulli` (also `Tempered`) over n actions, and 0 < ε ≤ 1. The score is that of b, not
-    that of π (slide "A3C": "different exploration strategies", where workers differ in ε).
+    that of π (slide "Asynchronous Deep RL for on policy learning": "different exploration strategies"; there workers
+    differ in ε).
     """
 
     def __init__(self, distribution, epsilon):
@@ -120,6 +121,9 @@ def exploring(model, epsilon=0.0, temperature=1.0):
     The copy uses the same θ.
     """
     distribution = model.distribution
+    if (temperature != 1 or epsilon) and not isinstance(distribution, (Categorical, Bernoulli, Tempered)):
+        found = type(distribution).__name__
+        raise ValueError(f"epsilon, temperature: expected a policy over discrete actions, got a {found}")
     if temperature != 1:
         distribution = Tempered(distribution, temperature)
     if epsilon:

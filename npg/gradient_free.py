@@ -1,6 +1,6 @@
 """Search with values f(θ) only: the lecture's alternatives to the policy gradient.
 
-    HillClimbing        moves to the best of several candidates nearby (slide "General alternatives")
+    HillClimbing        moves to the best of several candidates nearby (slide "Policy Optimization")
     Genetic             mutates the best members of a population (same slide)
     FiniteDifference    ∂f/∂θ_k ≈ (f(θ + εu_k) − f(θ)) / ε (slide "Computing Gradients By Finite Differences")
     KohlStone           estimates all ∂f/∂θ_k at once from random ±ε (slide "Learning an AIBO running policy")

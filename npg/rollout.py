@@ -6,6 +6,8 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 
+OWN_REWARD = "npg: own reward"  # name in `info`: the environment's own reward, if a wrapper scales the rewards
+
 
 class Rollout(NamedTuple):
     """T steps in N environments side by side.
@@ -39,12 +41,18 @@ class Rollout(NamedTuple):
         return tuple(x[self.valid] for x in (self.obs[:-1], self.act, *arrays))
 
 
+def resets_in_next_step(envs):
+    """Whether a vector environment has NEXT_STEP autoreset, Gymnasium's default, or does not say what it has."""
+    mode = envs.metadata.get("autoreset_mode")
+    return getattr(mode, "value", mode) in ("NextStep", None)
+
+
 class Sampler:
     """Collects rollouts: a given policy acts in a Gymnasium vector environment.
 
     envs   a `gymnasium.vector.VectorEnv` with NEXT_STEP autoreset and observations [N, n_obs]
-    seeds  whole numbers; they alone determine the random numbers of the environments and of the actions (among up to
-           four seeds, trailing zeros have no effect)
+    seeds  whole numbers; they alone determine the random numbers of the environments and of the actions. NumPy
+           ignores zeros at the end: the seeds (3,) and (3, 0) give the same numbers.
 
     `steps` continues where the last call stopped. `episodes` begins new episodes. The constructor does not use `envs`
     yet: the first rollout resets them.
@@ -56,9 +64,8 @@ class Sampler:
                 f"envs: expected a vector environment, such as gymnasium.make_vec(id, num_envs=8) or "
                 f"gymnasium.vector.SyncVectorEnv([make_env] * 8), got {type(envs).__name__}"
             )
-        mode = envs.metadata.get("autoreset_mode")
-        if getattr(mode, "value", mode) not in ("NextStep", None):
-            raise ValueError(f"envs: expected NEXT_STEP autoreset, got {mode}")
+        if not resets_in_next_step(envs):
+            raise ValueError(f"envs: expected NEXT_STEP autoreset, got {envs.metadata['autoreset_mode']}")
         self.envs, self.rng = envs, np.random.default_rng(seeds)
         self.seed, self.obs = int(self.rng.integers(2**31)), None  # the first rollout resets the environments
         self.ended = np.zeros(self.envs.num_envs, bool)
@@ -90,7 +97,7 @@ class Sampler:
         finishes early goes on until all have finished. These extra steps are discarded, but `env_steps` counts them.
         """
         if self.obs is None:
-            self.envs.reset(seed=self.seed)
+            self.envs.reset(seed=self.seed)  # only seeds the environments; the next line begins the episodes
         self._begin()
         rollout, own = self._collect(policy, theta, lambda rows, finished: finished.all())
         over = np.cumsum(rollout.done, axis=0) - rollout.done > 0  # an earlier row ended the episode
@@ -113,7 +120,7 @@ class Sampler:
             act = policy.act(theta, obs, self.rng)
             valid = ~self.ended
             self.obs, rew, terminated, truncated, info = self.envs.step(act)
-            own = np.array(info.get("reward", rew), np.float64)  # the unscaled reward, if a wrapper scales rewards
+            own = np.array(info.get(OWN_REWARD, rew), np.float64)
             terminated, truncated = terminated & valid, truncated & valid
             rows.append((obs, act, np.array(rew, np.float32), terminated, truncated, own, valid))
             self.ended = terminated | truncated

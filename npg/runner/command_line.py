@@ -42,7 +42,10 @@ FOLDERS = {
     "export": f"save the policy in DIR as the policy {PRETRAINED!r}",
 }
 ALLOWED = {  # {command: the other flags that it accepts}
-    **dict.fromkeys(COMMANDS, {"seed", "episodes", "act", "quiet"}),
+    "evaluate": {"seed", "episodes", "act", "quiet"},
+    "gif": {"seed", "act", "quiet"},
+    "watch": {"seed", "act", "quiet"},
+    "export": {"quiet"},
     "resume": {"steps", "quiet", "cluster"},
 }
 
@@ -207,8 +210,7 @@ def _train(script, config, folder, given, parser):
         task, learner = prepare(script, config, folder if "resume" in given else None, executor)
         run = Run(folder, config, task, learner, quiet="quiet" in given)
         if config.get("start_from") and not (folder / "checkpoint.npz").exists():
-            source = config["start_from"]
-            run.take_policy(read_policy(script, source)[1], f"--start-from {source}")
+            _start_from(script, config, run, config["start_from"])
         if "resume" in given:
             run.resume()
         else:
@@ -244,6 +246,16 @@ def _train(script, config, folder, given, parser):
         return 128 + run.stopped
     print(_report(run, result, f"python {parser.prog}", shlex.quote(str(folder))))
     return 0
+
+
+def _start_from(script, config, run, source):
+    """Takes the policy of another run. RunError if its numbers mean something else there."""
+    earlier, saved = read_policy(script, source)
+    for name in ("inputs", "activation", "policy"):  # another size of θ is found later
+        here, there = (some["settings"].get(name) for some in (config, earlier))
+        if None not in (here, there) and here != there:
+            raise RunError(f"--start-from {source}: expected a policy with {name} {here}, found {name} {there}")
+    run.take_policy(saved, f"--start-from {source}")
 
 
 def _report(run, result, program, folder):

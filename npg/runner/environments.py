@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import NormalizeObservation, NormalizeReward
 
 from npg.pong import PongEnv, PongVectorEnv
+from npg.rollout import OWN_REWARD, resets_in_next_step
 from npg.runner.folder import one_line
 
 LOG_BYTES = 64e6
@@ -46,8 +47,11 @@ def _call(what, *others):
         raise EnvironmentFailed(f"{what} raised {said}", traceback.format_exc()) from error
 
 
+RETURNS = {"reset": 2, "step": 5}  # number of values
+
+
 def _guarded(env, env_id, shape):
-    """Makes the calls of an environment raise EnvironmentFailed if it fails or if obs does not have this shape."""
+    """Makes the calls of an environment raise EnvironmentFailed if it fails or if its answer has another shape."""
 
     def guard(name):
         call, what = getattr(env, name), f"environment {env_id}: {name}"
@@ -55,7 +59,9 @@ def _guarded(env, env_id, shape):
         def guarded(*args, **kwargs):
             with _call(what, gymnasium.error.DependencyNotInstalled):
                 answer = call(*args, **kwargs)
-                if name != "render" and np.shape(answer[0]) != shape:
+                if name in RETURNS and len(answer) != RETURNS[name]:
+                    raise ValueError(f"expected {RETURNS[name]} values, got {len(answer)}")
+                if name in RETURNS and np.shape(answer[0]) != shape:
                     found = list(np.shape(answer[0]))
                     raise ValueError(f"observations: expected the shape {list(shape)}, got {found}")
                 return answer
@@ -112,8 +118,11 @@ def make_envs(env_id, n, *, normalise_obs=False):
     Raises UnsupportedEnvironment with one line for the user.
     """
     needed = _wrappers_for(env_id)
-    mode = {"vectorization_mode": "sync", "wrappers": needed} if needed else {}
-    envs = _make(gymnasium.make_vec, env_id, num_envs=n, **mode)
+    how = {"vectorization_mode": "sync", "wrappers": needed} if needed else {}
+    envs = _make(gymnasium.make_vec, env_id, num_envs=n, **how)
+    if not resets_in_next_step(envs):
+        found = envs.metadata["autoreset_mode"]
+        raise UnsupportedEnvironment(f"environment {env_id}: expected NEXT_STEP autoreset, got {found}")
     envs = _guarded(envs, env_id, envs.observation_space.shape)
     return NormalizeObservation(envs) if normalise_obs else envs
 
@@ -329,12 +338,12 @@ def _as_drawn(actions, space):
 
 
 class OwnReward(gymnasium.vector.VectorWrapper):
-    """Puts the environment's own reward into info["reward"], because the wrapper around this one changes the reward."""
+    """Puts the environment's own reward into info[OWN_REWARD]: the wrapper around this one changes the reward."""
 
     def step(self, actions):
-        """The environment's step, with info["reward"]."""
+        """The environment's step, with info[OWN_REWARD]."""
         obs, rew, terminated, truncated, info = self.env.step(actions)
-        return obs, rew, terminated, truncated, {**info, "reward": rew}
+        return obs, rew, terminated, truncated, {**info, OWN_REWARD: rew}
 
 
 def scale_rewards(envs, gamma):

@@ -181,7 +181,7 @@ class Run:
     def all_returns_are_equal(self):
         """Whether all episodes of training had the same return."""
         seen = {row["return_mean"] for row in self.rows if "return_mean" in row}
-        return len(seen | set(self.returns)) == 1
+        return self.episodes > 1 and len(seen | set(self.returns)) == 1
 
     @property
     def rows(self):

@@ -32,7 +32,7 @@ from npg.runner.replaying import begin_anew, below, flat, random_state, restore,
 from npg.runner.settings import keyword_only
 from npg.runner.workers import Pool
 
-INIT, TRAIN = 0, 1  # purposes of random numbers: each purpose has an independent stream
+INIT, TRAIN, FURTHER = 0, 1, 3  # purposes of random numbers; `npg.runner.playing` has 2
 MOMENTS = "mean", "var", "count"
 TIME_LIMIT = 60  # a worker that takes more seconds for a call counts as hung
 
@@ -80,6 +80,8 @@ class Task:
             self.obs_rms = RunningMeanStd(shape=obs_space.shape, dtype=obs_space.dtype)
         self.reward_rms = RunningMeanStd(shape=()) if settings.get("scale_rewards") else None
         self.gamma = settings.get("gamma")
+        if self.reward_rms and self.gamma is None:
+            raise ValueError("scale_rewards: expected false for an algorithm without the setting gamma, got true")
         if self.reward_rms and self.workers:
             raise ValueError("scale_rewards: expected false with workers, got true")
         self.is_box, self.tail, self.learn_tail = isinstance(act_space, spaces.Box), 0.0, True
@@ -103,8 +105,12 @@ class Task:
         """A random number generator from the run's seed: `INIT` for the initial parameters, `TRAIN` for a search."""
         if stream == INIT:
             return np.random.default_rng([self.seed, INIT])
-        self.rngs.append(np.random.default_rng([self.seed, TRAIN, 0]))
+        self.rngs.append(np.random.default_rng(self._seeds(len(self.samplers) + len(self.rngs))))
         return self.rngs[-1]
+
+    def _seeds(self, k, update=0):
+        """The seeds of the run's sampler or generator number k, from this update on. Each has its own stream."""
+        return (self.seed, FURTHER, update, k) if k else (self.seed, TRAIN, update)
 
     def sampler(self, envs, kind=Sampler, ahead=0, **options):
         """Makes a sampler for `envs` environments. With `ahead` > 0: this many threads draw the next rollout ahead.
@@ -117,7 +123,7 @@ class Task:
             raise ValueError(f"envs: expected a multiple of ahead ({n_parts}), got {envs}")
         if self.obs_rms:
             options["normalise_obs"] = False  # the wrapper below normalises: its moments exist before the environments
-        n, parts = envs // n_parts, []
+        n, parts, seeds = envs // n_parts, [], self._seeds(len(self.samplers) + len(self.rngs))
         make = functools.partial(self.make_envs, n, **options)
         for _ in range(n_parts):
             parts.append(environments.ReplayableVectorEnv(make, n, *self.spaces))
@@ -128,10 +134,10 @@ class Task:
                 parts[-1] = environments.scale_rewards(parts[-1], self.gamma)
                 parts[-1].return_rms = self.reward_rms
         if ahead:
-            samplers = [kind(part, self.seed, TRAIN, 0, k) for k, part in enumerate(parts)]
-            sampler = AheadSampler(samplers, self.seed, TRAIN, 0)
+            samplers = [kind(part, *seeds, k) for k, part in enumerate(parts)]
+            sampler = AheadSampler(samplers, *seeds)
         else:
-            sampler = kind(parts[0], self.seed, TRAIN, 0)
+            sampler = kind(parts[0], *seeds)
         self.samplers.append(sampler)
         return sampler
 
@@ -225,16 +231,17 @@ class Task:
         samplers, rngs, workers = (below(name, saved) for name in ("samplers", "rngs", "workers"))
         if self.reward_rms:
             vars(self.reward_rms).update(below("reward_rms", saved))
-        seeds = self.seed, TRAIN, update
         for k, sampler in enumerate(self.samplers):
             if samplers:
                 self.replayed = restore(sampler, samplers[str(k)], progress) and self.replayed
             else:
-                begin_anew(sampler, *seeds)
+                begin_anew(sampler, *self._seeds(k, update))
                 self.replayed = False
         for k, rng in enumerate(self.rngs):
             self.replayed = self.replayed and bool(rngs)
-            set_random_state(rng, rngs[str(k)] if rngs else random_state(np.random.default_rng(seeds)))
+            anew = np.random.default_rng(self._seeds(len(self.samplers) + k, update))
+            set_random_state(rng, rngs[str(k)] if rngs else random_state(anew))
+        seeds = self._seeds(0, update)
         for k, actor in enumerate(self.actors):
             age = int(self.shared.steps[k]) if self.shared else 0
             self.actors[k] = actor._replace(seeds=seeds, state=workers.get(str(k)), age=age)
@@ -259,13 +266,13 @@ class Learner:
     learned   {name: (vector that is learned in place, its optimizer or None)}; "theta" is the policy's vector
     anneal    whether the learning rates fall to 0 over the budget
     method    the method of a search, which has more state than θ; or None
-    arrays    {name: array} of further arrays to save
+    more      {name: array} of further arrays to save
     buffer    an `ExperienceBuffer`, or None
     """
 
-    def __init__(self, policy, updates, learned, *, anneal=False, arrays=None, method=None, buffer=None):
+    def __init__(self, policy, updates, learned, *, anneal=False, more=None, method=None, buffer=None):
         self.policy, self.updates, self.learned, self.buffer = policy, updates, learned, buffer
-        self.theta, self.annealed, self.method, self.more = learned["theta"][0], anneal, method, arrays or {}
+        self.theta, self.annealed, self.method, self.more = learned["theta"][0], anneal, method, more or {}
         self.rates = [(o, o.learning_rate) for _, o in learned.values() if o is not None]
 
     @functools.cached_property

@@ -56,6 +56,10 @@ def test_a_deterministic_policy_has_no_actions_to_sample(call, tmp_path):
     assert_refused(call("--act sampled", evaluate=tmp_path / "run"), "--act has no meaning")
 
 
+def test_the_number_of_episodes_has_no_meaning_for_a_film(call, copy):
+    assert_refused(call("--episodes 7", gif=copy), "--episodes has no meaning with --gif")
+
+
 def test_gif_writes_one_episode(call, copy):
     pytest.importorskip("pygame")
     from PIL import Image, ImageSequence

@@ -66,7 +66,7 @@ class Strange(gymnasium.Env):
             obs[...] = np.nan
         if wrong and self.bad in ("nan", "inf"):
             rew = float(self.bad)
-        return obs, rew, False, self.t == 10, {}
+        return obs, rew, False, self.t == 10, {"reward": 1e6}  # in `info` a name means what the environment wants
 
     def render(self):
         if not self.renders:
@@ -300,6 +300,47 @@ def until_an_episode_ends(envs, rng):
     while not ended:
         _, _, terminated, truncated = step(envs, rng)
         ended = (terminated | truncated).any()
+
+
+class Answers(gymnasium.Env):
+    """Its reset or its step returns too few values."""
+
+    observation_space, action_space = Box(-1, 1, (2,)), Discrete(2)
+
+    def __init__(self, which):
+        self.which = which
+
+    def reset(self, *, seed=None, options=None):
+        return (np.zeros(2, np.float32), {})[: 1 if self.which == "reset" else 2]
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0
+
+
+@pytest.mark.parametrize("which, text", [("reset", "2 values, got 1"), ("step", "5 values, got 2")])
+def test_an_environment_that_returns_too_few_values_is_named(which, text):
+    gymnasium.register(f"strange/Answers-{which}-v0", lambda: Answers(which), disable_env_checker=True,
+                       order_enforce=False)  # fmt: skip
+    env = make_env(f"strange/Answers-{which}-v0")
+    with pytest.raises(EnvironmentFailed, match=f"{which} raised ValueError: expected {text}"):
+        env.reset()
+        env.step(0)
+
+
+def test_an_environment_with_another_autoreset_is_refused():
+    def make_vec(num_envs, **kwargs):
+        envs = [lambda: gymnasium.make("CartPole-v1")] * num_envs
+        return gymnasium.vector.SyncVectorEnv(envs, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+
+    gymnasium.register("strange/SameStep-v0", lambda: gymnasium.make("CartPole-v1"), vector_entry_point=make_vec)
+    with pytest.raises(UnsupportedEnvironment, match="strange/SameStep-v0: expected NEXT_STEP autoreset, got .*SAME"):
+        make_envs("strange/SameStep-v0", 2)
+
+
+def test_what_an_environment_calls_reward_in_its_info_is_not_its_reward():
+    policy = SimpleNamespace(act=lambda theta, obs, rng: np.ones((2, 2), np.float32))
+    rollout = Sampler(make_envs("strange/Unbounded-v0", 2), 0).episodes(policy, None)
+    assert rollout.episode_returns == [20.0, 20.0]
 
 
 def test_scaled_rewards_are_for_learning_and_returns_are_the_environments_own():

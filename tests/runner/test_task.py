@@ -28,7 +28,7 @@ from npg.runner.environments import moments, set_moments
 from npg.runner.folder import RunError
 from npg.runner.playing import EVALUATE
 from npg.runner.script import RUN, prepare
-from npg.runner.task import INIT, TRAIN, stochastic_policy
+from npg.runner.task import INIT, TRAIN, Learner, stochastic_policy
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 import run_cartpole
@@ -154,6 +154,44 @@ def test_a_seed_decides_everything(algo):
         train(exp, 2)
     assert_equal(first.arrays, again.arrays)
     assert not np.array_equal(first.theta, other.theta)
+
+
+def two_samplers(task, *, hidden=(8,), learning_rate=1e-2):
+    """An algorithm that needs two samplers and a generator of its own."""
+    samplers, rng = [task.sampler(3), task.sampler(3)], task.rng(TRAIN)
+    policy = Policy(MLP((task.n_obs, *hidden, task.n_out)), task.distribution)
+    theta = policy.init(task.rng(INIT))
+
+    def updates():
+        while True:
+            rollouts = [sampler.steps(policy, theta, 8) for sampler in samplers]
+            theta[...] += np.float32(learning_rate * rng.normal())
+            yield {"rollout": rollouts[0], "both": rollouts}
+
+    return Learner(policy, updates(), {"theta": (theta, None)})
+
+
+def test_two_samplers_and_a_generator_of_one_run_have_their_own_random_numbers(monkeypatch):
+    script = SCRIPT._replace(algorithms={"two": (two_samplers,)}, searches=())
+    monkeypatch.setitem(globals(), "SCRIPT", script)
+    monkeypatch.setitem(SETTINGS, "two", {})
+    monkeypatch.setitem(globals(), "NETWORK", {})
+
+    def differ(exp):
+        first, second = train(exp, 1)["both"]
+        assert not np.array_equal(first.obs, second.obs) and not np.array_equal(first.act, second.act)
+        draws = [rng.random() for rng in (*(sampler.rng for sampler in exp.task.samplers), *exp.task.rngs)]
+        assert len(set(draws)) == 3
+
+    first, resumed, anew = make("two"), make("two"), make("two")
+    train(first, 2)
+    checkpoint = saved(first)
+    train(first, 2)
+    train(restored(resumed, checkpoint, 2), 2)
+    assert_equal(resumed.arrays, first.arrays)
+    anew.task.restore({}, 2)
+    differ(anew)
+    differ(make("two"))
 
 
 @pytest.mark.parametrize("algo, n_workers", [("ppo", None), ("ppo-ahead", None), ("es", None), ("a2c", 2), ("a3c", 2)])

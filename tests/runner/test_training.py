@@ -100,6 +100,11 @@ def test_a_run_may_start_from_the_policy_that_another_ended_with(call, tmp_path,
     assert read_config(second)["start_from"] == str(first) and read_config(alone)["start_from"] is None
 
 
+def test_a_policy_of_another_activation_is_no_start(call, tmp_path, finished):
+    result = call(tiny(more=f"--activation relu --steps 1 --start-from {finished}"), out=tmp_path / "run")
+    assert_refused(result, "--start-from", "expected a policy with activation relu, found activation tanh")
+
+
 def test_start_from_is_read_only_until_the_run_has_a_checkpoint(call, tmp_path, finished):
     folder = tmp_path / "run"
     assert call(tiny(more=f"{STANDING_STILL} --start-from {finished}"), out=folder).code == 0
