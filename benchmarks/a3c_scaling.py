@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The speed-up of A3C by more workers: steps per second, and time to a score on Pong and CartPole; the paper's Table 2.
 
-    python benchmarks/a3c_scaling.py --figure docs/figures/a3c.png
+    python benchmarks/a3c_scaling.py --figure a3c.png
 
 Throughput: environment steps per second of `run_pong.py --algo a3c`, without the start of the workers. The numbers of
 workers, 1, 2, …, take turns.

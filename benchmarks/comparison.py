@@ -125,7 +125,7 @@ def main():
     add("--first-seed", type=int, default=0, help="first seed; the others follow it (0)")
     add("--workers", type=int, default=available_cores(), help="parallel runs, with one thread each (%(default)s)")
     add("--results", type=pathlib.Path, default="runs/comparison.json", help="file with all results (%(default)s)")
-    figure = "docs/figures/comparison.png"
+    figure = "runs/comparison.png"
     add("--figure", type=figure_path, metavar="PNG", default=figure, help="figure to write (%(default)s)")
     args = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""metrics.csv: one row per update, one column for each number that an update yields."""
+"""metrics.csv: one row per update (A3C: per round), one column for each number that an update yields."""
 
 import csv
 import io

@@ -1,7 +1,7 @@
 """A training run on disk: its settings, its metrics, and a checkpoint from which it resumes bit for bit.
 
     config.json         all settings, enough to repeat the run
-    metrics.csv         one row per update
+    metrics.csv         one row per update; A3C: one row per round of `report_every` steps
     checkpoint.npz      the state at the last checkpoint
     result.json         the results at the end of the run
     learning_curve.png
