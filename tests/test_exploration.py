@@ -46,6 +46,14 @@ def test_only_discrete_actions_are_explored_like_this(make, distribution):
         make(distribution)
 
 
+@pytest.mark.parametrize("changes", [{"epsilon": 0.1}, {"temperature": 2.0}])
+def test_a_policy_over_continuous_actions_explores_by_itself(changes):
+    policy = Policy(MLP((3, 2)), Gaussian(2))
+    assert exploring(policy).distribution is policy.distribution
+    with pytest.raises(ValueError, match="epsilon, temperature: expected .* discrete actions, got a Gaussian"):
+        exploring(policy, **changes)
+
+
 def test_epsilon_and_temperature_are_checked():
     for epsilon in (0, -0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=f"epsilon: .*{epsilon}"):

@@ -430,7 +430,8 @@ def test_a_number_of_episodes_that_was_asked_for_is_played(tmp_path):
 def test_a_run_knows_whether_there_was_anything_to_learn_from(tmp_path):
     same = until_it_is_over(learning(tmp_path / "same", [-200.0] * 9, {}, steps=90))
     other = until_it_is_over(learning(tmp_path / "other", [*[-200.0] * 8, -199.0], {}, steps=90))
-    assert same.all_returns_are_equal() and not other.all_returns_are_equal()
+    one = until_it_is_over(learning(tmp_path / "one", [-200.0], {}, steps=10))
+    assert same.all_returns_are_equal() and not other.all_returns_are_equal() and not one.all_returns_are_equal()
 
 
 def test_a_run_is_over_when_its_steps_are_spent(tmp_path, monkeypatch):

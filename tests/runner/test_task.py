@@ -541,6 +541,12 @@ def test_a_cluster_takes_the_place_of_workers_and_outlives_the_task():
     assert_equal(search.arrays, alone.arrays)
 
 
+def test_without_gamma_rewards_cannot_be_scaled():
+    environment, act = gymnasium.make_vec("CartPole-v1", num_envs=1), {"act": "sampled", "normalise_obs": False}
+    with pytest.raises(ValueError, match="scale_rewards: expected false for an algorithm without the setting gamma"):
+        module.Task(SCRIPT, "CartPole-v1", 0, {**act, "scale_rewards": True}, environment)
+
+
 def test_with_workers_rewards_cannot_be_scaled():
     with pytest.raises(RunError, match="scale_rewards: expected false with workers, got true"):
         make("a2c", n_workers=2, scale_rewards=True)
