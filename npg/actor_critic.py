@@ -12,7 +12,7 @@ import numpy as np
 
 from npg import returns
 from npg.baselines import fit_value, fitted_v_iteration, minibatches
-from npg.distributions import log_softmax
+from npg.distributions import Categorical, log_softmax
 from npg.optimizers import clip_norm
 
 
@@ -129,8 +129,9 @@ class DiscreteQ:
     def state_value(self, w, obs, policy, theta, rng):
         """V(s) = Σ_a π_θ(a|s) Q_w(s, a) [...], exactly."""
         (logits, _), (q, _) = policy.params(theta, obs), self.network.forward(w, obs)
-        if logits.shape != q.shape:
-            raise ValueError(f"policy: expected one preference per action, shape {q.shape}, got {logits.shape}")
+        if logits.shape != q.shape or not isinstance(policy.distribution, Categorical):
+            found = f"{type(policy.distribution).__name__}, {logits.shape}"
+            raise ValueError(f"policy: expected a Categorical, one preference per action, {q.shape}, got {found}")
         return (np.exp(log_softmax(logits)) * q).sum(axis=-1)
 
     def grad_loss(self, w, obs, act, target):

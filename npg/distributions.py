@@ -61,9 +61,9 @@ def _one_of(n, params, act):
     act = np.asarray(act)
     if act.shape != params.shape[:-1]:
         raise ValueError(f"act: expected a whole number per row of params, shape {params.shape[:-1]}, got {act.shape}")
-    if act.size and not (act.min() >= 0 and act.max() < n):
+    if act.size and not (act.min() >= 0 and act.max() < n and np.all(act == act.astype(np.int64))):
         raise ValueError(f"act: expected whole numbers from 0 to {n - 1}, got {act.min()} to {act.max()}")
-    return act
+    return act.astype(np.int64, copy=False)
 
 
 class Categorical:
@@ -220,7 +220,7 @@ class MultivariateGaussian:
     def _split(self, params):
         _check("params", params, self.n_params)
         mean, tril = params[..., : self.n], params[..., self.n :]
-        L = np.zeros(params.shape[:-1] + (self.n, self.n), params.dtype)
+        L = np.zeros(params.shape[:-1] + (self.n, self.n), np.result_type(params, np.float16))
         L[..., self._rows, self._columns] = np.where(self._on_diagonal, 0, tril)
         log_diagonal = tril[..., self._on_diagonal]
         k = np.arange(self.n)
@@ -300,7 +300,7 @@ class GaussianMixture:
         _check("params", params, self.n_params)
         m, shape = self.m, params.shape[:-1] + (self.m, self.n)
         mean, log_std = params[..., m : m + m * self.n], params[..., m + m * self.n :]
-        mean = mean.reshape(shape) + self.offset.astype(params.real.dtype)
+        mean = mean.reshape(shape) + self.offset.astype(np.result_type(params.real, np.float16))
         return log_softmax(params[..., :m]), mean, log_std.reshape(shape)
 
     def _join(self, dlogits, dmean, dlog_std):

@@ -26,7 +26,7 @@ def numerical_derivative(f, theta, direction, relative_step=6e-6):
     6e-6 is the cube root of the machine epsilon ε. It balances the truncation error (h²) and the rounding error (ε/h).
     """
     h = relative_step * max(1.0, np.max(np.abs(theta[direction != 0]), initial=0.0))
-    return (np.asarray(f(theta + h * direction)) - np.asarray(f(theta - h * direction))) / (2 * h)
+    return (np.array(f(theta + h * direction)) - np.asarray(f(theta - h * direction))) / (2 * h)
 
 
 def complex_step_derivative(f, theta, direction, step=1e-30):

@@ -48,7 +48,7 @@ def evaluator(f, rng, common=True, executor=None):
 def evaluate_each(f, thetas, rng, common, executor=None):
     """[f(θ_1, seed_1), …, f(θ_P, seed_P)]. The seeds are drawn from `rng`; with `common` they are all the same."""
     seeds = np.broadcast_to(rng.integers(2**63, size=1 if common else len(thetas)), len(thetas))
-    return list((executor.map if executor else map)(f, thetas, seeds.tolist()))
+    return list((executor.map if executor else map)(f, thetas.copy(), seeds.tolist()))
 
 
 class HillClimbing:
@@ -75,6 +75,7 @@ class HillClimbing:
 
     def tell(self, thetas, values):
         """θ ← x if x is better than θ; x ← the best candidate if this candidate is better than x."""
+        values = np.where(np.isnan(values), -np.inf, values)  # NaN loses
         if values[1] > values[0]:
             self.theta[...] = self.x
         best = 1 + np.argmax(values[1:])  # candidate 1 is x, and argmax takes the first of equals: a tie is a failure
@@ -109,6 +110,7 @@ class Genetic:
 
     def tell(self, thetas, values):
         """θ ← the best of the elite; parents ← the best of all, best first."""
+        values = np.where(np.isnan(values), -np.inf, values)  # NaN loses
         self.theta[...] = thetas[np.argmax(values[: self.n_elite])]
         self.parents[...] = thetas[np.argsort(-values, kind="stable")[: len(self.parents)]]
         return {}
@@ -170,7 +172,8 @@ def kohl_stone_direction(signs, values):
     """
     with np.errstate(invalid="ignore"):  # the mean of no value is NaN
         plus, zero, minus = (values @ group / group.sum(axis=0) for group in (signs > 0, signs == 0, signs < 0))
-    return np.nan_to_num(np.where((zero > plus) & (zero > minus), 0, plus - minus))
+    both = (signs > 0).any(axis=0) & (signs < 0).any(axis=0)
+    return np.where(both & ~((zero > plus) & (zero > minus)), plus - minus, 0)
 
 
 class KohlStone:
@@ -186,7 +189,7 @@ class KohlStone:
     def ask(self, rng):
         """θ + {+ε, 0, −ε}: [P, n]."""
         signs = rng.integers(-1, 2, (self.n_candidates, self.theta.size))
-        return self.theta + (self.epsilon * signs).astype(self.theta.dtype)
+        return self.theta + (self.epsilon * signs).astype(np.result_type(self.theta, np.float32))
 
     def tell(self, thetas, values):
         """θ ← θ + η A / ‖A‖."""

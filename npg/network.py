@@ -107,7 +107,7 @@ class MLP:
         """
         x = np.asarray(x)
         if not np.iscomplexobj(x):  # a complex x stays complex, so that the complex step can check dx
-            x = x.astype(theta.dtype, copy=False)
+            x = x.astype(np.result_type(theta, np.float16), copy=False)  # θ's dtype, also where θ holds integers
         if x.ndim == 0 or x.shape[-1] != self.n_in:
             raise ValueError(f"x: expected shape [..., {self.n_in}], got {x.shape}")
         activate = ACTIVATIONS[self.activation][0]
@@ -166,7 +166,7 @@ class LinearPreferences:
 
     def forward(self, theta, x):
         """Preferences [..., n_actions], and the features [..., n_actions, n_features] as the cache for `backward`."""
-        features = np.asarray(self.features(x), theta.dtype)
+        features = np.asarray(self.features(x), np.result_type(theta, np.float16))
         if features.shape[-2:] != (self.n_out, self.size):
             raise ValueError(f"features(x): expected shape [..., {self.n_out}, {self.size}], got {features.shape}")
         if theta.shape != (self.size,):

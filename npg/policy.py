@@ -25,9 +25,9 @@ class Policy:
 
     def __init__(self, network, distribution, tail=0.0, learn_tail=True):
         n_tail = distribution.n_params - network.n_out
-        if n_tail < 0:
+        if not 0 <= n_tail < distribution.n_params:
             raise ValueError(
-                f"network: expected at most {distribution.n_params} outputs for a {type(distribution).__name__}, "
+                f"network: expected 1 to {distribution.n_params} outputs for a {type(distribution).__name__}, "
                 f"got {network.n_out}"
             )
         self.network, self.distribution = network, distribution

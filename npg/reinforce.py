@@ -47,6 +47,8 @@ def reinforce(
     baseline and the gradient, and makes a step. `standardise` subtracts the batch mean of Ψ − b and divides by the
     batch standard deviation.
     """
+    if weight not in WEIGHTS:
+        raise ValueError(f"weight: expected one of {', '.join(WEIGHTS)}, got {weight!r}")
     while True:
         rollout = sampler.episodes(policy, theta)
         psi = WEIGHTS[weight](rollout, gamma)

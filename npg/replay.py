@@ -92,7 +92,7 @@ class ExperienceBuffer:
         self.capacity, self.batches = capacity, []
 
     def add(self, experience):
-        """Adds an `Experience`. If there are more than `capacity`, the oldest one is dropped."""
+        """Adds an `Experience`, without a copy of its arrays. Beyond `capacity`, the oldest one is dropped."""
         self.batches = [*self.batches, experience][-self.capacity :]
 
     def draw(self, size, epochs, rng):
@@ -133,6 +133,8 @@ def ppo(
     mean(ρ − 1 − log ρ), an estimate of KL(b ‖ π).
     """
     buffer = ExperienceBuffer(capacity=1) if buffer is None else buffer
+    if importance not in IMPORTANCE:
+        raise ValueError(f"importance: expected one of {', '.join(IMPORTANCE)}, got {importance!r}")
     limit = {"truncated": (truncate,), "clipped": (clip,)}.get(importance, ())  # c, or ε
     while True:
         rollout = sampler.steps(model, theta, n_steps)

@@ -30,7 +30,7 @@ def discounted_sum(x, discount):
 
 def reward_to_go(rew, done, gamma=1.0):
     """G_t = Σ_{k≥t} γ^{k−t} r_k, to the end of the episode (slide "Temporal structure", where γ = 1)."""
-    return discounted_sum(rew, gamma * ~done)
+    return discounted_sum(rew, gamma * np.logical_not(done))
 
 
 def time_in_episode(done, valid):
@@ -62,9 +62,16 @@ def discounted_reward_to_go(rew, done, valid, gamma):
     return gamma ** time_in_episode(done, valid) * reward_to_go(rew, done, gamma)
 
 
+def _check_val(val, rew):
+    shape = (len(rew) + 1, *np.shape(rew)[1:])
+    if np.shape(val) != shape:
+        raise ValueError(f"val: expected one row more than rew, shape {shape}, got {np.shape(val)}")
+
+
 def td_error(rew, terminated, val, gamma):
     """δ_t = r_t + γ V(s_{t+1}) − V(s_t), with V(s_{t+1}) = 0 after a terminal step (slide "Actor-Critic", step 3)."""
-    return rew + gamma * ~terminated * val[1:] - val[:-1]
+    _check_val(val, rew)
+    return rew + gamma * np.logical_not(terminated) * val[1:] - val[:-1]
 
 
 def gae(rew, terminated, truncated, val, gamma, lam):
@@ -72,7 +79,7 @@ def gae(rew, terminated, truncated, val, gamma, lam):
 
     λ = 0 gives the TD error. λ = 1 gives the Monte-Carlo advantage G_t + bootstrap − V(s_t).
     """
-    return discounted_sum(td_error(rew, terminated, val, gamma), gamma * lam * ~(terminated | truncated))
+    return discounted_sum(td_error(rew, terminated, val, gamma), gamma * lam * ~np.logical_or(terminated, truncated))
 
 
 def n_step_return(rew, terminated, truncated, val, gamma, n):
@@ -84,8 +91,9 @@ def n_step_return(rew, terminated, truncated, val, gamma, n):
     """
     if n < 1:
         raise ValueError(f"n: expected at least 1 step, got {n}")
-    go_on = ~(terminated | truncated)
-    bootstrap = gamma * ~terminated * val[1:]  # what follows step t if the sum stops after step t
+    _check_val(val, rew)
+    go_on = ~np.logical_or(terminated, truncated)
+    bootstrap = gamma * np.logical_not(terminated) * val[1:]  # what follows step t if the sum stops after step t
     ret = rew + bootstrap
     for _ in range(min(n, len(rew)) - 1):  # the k-step return from the (k−1)-step return of the next row
         ret[:-1] = rew[:-1] + np.where(go_on[:-1], gamma * ret[1:], bootstrap[:-1])
@@ -106,6 +114,6 @@ def standardise(x):
 
 def explained_variance(target, val):
     """1 − Var(target − V) / Var(target): 1 for a perfect critic, 0 for a constant one, NaN for a constant target."""
-    std, error = np.std(target), np.std(target - val)
+    std, error = np.std(target), np.std(target - np.reshape(val, np.shape(target)))
     all_equal = std <= ROUNDING * np.max(np.abs(target), initial=0)
     return float("nan") if all_equal else float(1 - (error / std) ** 2)

@@ -47,6 +47,11 @@ def resets_in_next_step(envs):
     return getattr(mode, "value", mode) in ("NextStep", None)
 
 
+def _check_autoreset(envs):
+    if not resets_in_next_step(envs):
+        raise ValueError(f"envs: expected NEXT_STEP autoreset, got {envs.metadata['autoreset_mode']}")
+
+
 class Sampler:
     """Collects rollouts: a given policy acts in a Gymnasium vector environment.
 
@@ -64,8 +69,7 @@ class Sampler:
                 f"envs: expected a vector environment, such as gymnasium.make_vec(id, num_envs=8) or "
                 f"gymnasium.vector.SyncVectorEnv([make_env] * 8), got {type(envs).__name__}"
             )
-        if not resets_in_next_step(envs):
-            raise ValueError(f"envs: expected NEXT_STEP autoreset, got {envs.metadata['autoreset_mode']}")
+        _check_autoreset(envs)
         self.envs, self.rng = envs, np.random.default_rng(seeds)
         self.seed, self.obs = int(self.rng.integers(2**31)), None  # the first rollout resets the environments
         self.ended = np.zeros(self.envs.num_envs, bool)
@@ -119,7 +123,7 @@ class Sampler:
             obs = np.array(self.obs)  # a copy: environments may reuse their buffers
             act = policy.act(theta, obs, self.rng)
             valid = ~self.ended
-            self.obs, rew, terminated, truncated, info = self.envs.step(act)
+            self.obs, rew, terminated, truncated, info = self.envs.step(np.array(act))  # which may change this copy
             own = np.array(info.get(OWN_REWARD, rew), np.float64)
             terminated, truncated = terminated & valid, truncated & valid
             rows.append((obs, act, np.array(rew, np.float32), terminated, truncated, own, valid))
@@ -147,7 +151,10 @@ class Sampler:
 
 
 def joined(rollouts, axis):
-    """Joins rollouts by the same θ into one rollout, along time (axis 0) or along the environments (axis 1)."""
+    """Joins rollouts by the same θ into one rollout, along time (axis 0) or along the environments (axis 1).
+
+    Along time, each part keeps its T+1 observations, so the result cannot be flattened.
+    """
 
     def add(parts):
         return np.concatenate(parts, axis) if isinstance(parts[0], np.ndarray) else sum(parts, type(parts[0])())
@@ -170,7 +177,7 @@ class AheadSampler:
         self.rng = np.random.default_rng([*seeds, len(samplers)])  # for the learner; each sampler has its own
 
     def steps(self, policy, theta, n_steps):
-        """As `Sampler.steps`, for the environments of all samplers. The θ of the previous call chooses the actions."""
+        """As `Sampler.steps`, for the environments of all samplers. They have the previous call's θ and n_steps."""
         if n_steps < 2:  # the environments of one sampler may all end at once; the next row is then no step
             raise ValueError(f"n_steps: expected at least 2 if rollouts are drawn ahead, got {n_steps}")
         rollouts = [part.result() for part in self.ahead or self._draw(policy, theta, n_steps)]
@@ -189,6 +196,7 @@ def play(envs, act, episodes, *seeds):
     begins the next one, if one is left. Every episode that begins is played to its end, so short episodes are not
     preferred.
     """
+    _check_autoreset(envs)
     obs, _ = envs.reset(seed=int(np.random.default_rng(seeds).integers(2**31)))
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     episode, begun = np.arange(envs.num_envs), envs.num_envs  # the number of the episode that each environment plays

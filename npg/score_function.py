@@ -18,7 +18,7 @@ def score_function_gradient(distribution, params, f, n, rng):
     ValueError for a wrong shape or n < 2.
     """
     params, x = _sample(distribution, params, n, rng)
-    value = np.asarray(f(x))
+    value = np.asarray(f(x.copy()))  # f may change its argument
     if value.shape != (n,):
         raise ValueError(f"f: expected one number per sample, shape ({n},), got {value.shape}")
     return _mean(value[:, None] * distribution.grad_log_prob(params, x))
@@ -36,7 +36,7 @@ def reparameterised_gradient(distribution, params, df, n, rng):
     if not isinstance(distribution, Gaussian):
         raise ValueError(f"distribution: expected a Gaussian, got {type(distribution).__name__}")
     params, x = _sample(distribution, params, n, rng)
-    dx = np.asarray(df(x))
+    dx = np.asarray(df(x.copy()))
     if dx.shape != x.shape:
         raise ValueError(f"df: expected the gradient at each sample, shape {x.shape}, got {dx.shape}")
     return _mean(np.concatenate([dx, dx * (x - distribution.mode(params))], axis=1))

@@ -106,6 +106,8 @@ class FiniteMDP:
 
     def log_policy(self, policy, theta):
         """log π_θ(a|s) [S, A]."""
+        if policy.distribution.n != self.n_actions:
+            raise ValueError(f"policy: expected {self.n_actions} actions, got {policy.distribution.n}")
         obs = np.repeat(self.observations[:, None], self.n_actions, axis=1)
         return policy.log_prob(theta, obs, np.tile(np.arange(self.n_actions), (self.n_states, 1)))
 

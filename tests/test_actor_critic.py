@@ -11,6 +11,7 @@ from test_reinforce import cartpole, random_theta
 
 from npg.actor_critic import ContinuousQ, DiscreteQ, a2c, actor_critic, q_actor_critic
 from npg.distributions import Categorical, Gaussian
+from npg.exploration import exploring
 from npg.gradcheck import complex_step_gradient
 from npg.network import MLP
 from npg.optimizers import SGD
@@ -232,3 +233,11 @@ def test_q_actor_critic_fits_q_to_the_expected_td_target_and_steps_along_q_times
         theta,
         (updated - theta) / ALPHA,
     )
+
+
+def test_the_value_of_a_policy_that_explores_is_refused():
+    policy, critic = Policy(MLP((3, 2)), Categorical(2)), DiscreteQ(MLP((3, 2)))
+    theta, w, obs, rng = np.zeros(policy.size), np.zeros(critic.size), np.zeros((5, 3)), np.random.default_rng(0)
+    np.testing.assert_array_equal(critic.state_value(w, obs, policy, theta, rng), 0)
+    with pytest.raises(ValueError, match="policy: expected a Categorical, .* got Exploring"):
+        critic.state_value(w, obs, exploring(policy, epsilon=0.1), theta, rng)

@@ -555,3 +555,19 @@ def test_deterministic_returns_its_params_and_says_that_it_has_no_density():
             getattr(distribution, function)(*arguments)
     with pytest.raises(ValueError, match=r"params: expected shape \[\.\.\., 2\]"):
         distribution.sample(np.zeros(3))
+
+
+def test_actions_that_are_no_whole_numbers_are_refused_and_whole_floats_are_not():
+    params = np.zeros((1, 3))
+    for call in (Categorical(3).log_prob, Categorical(3).grad_log_prob):
+        with pytest.raises(ValueError, match="act: expected whole numbers from 0 to 2"):
+            call(params, [1.5])
+        np.testing.assert_array_equal(call(params, [1.0]), call(params, [1]))
+
+
+def test_parameters_may_be_integers():
+    params, act = np.array([0, 0, 1, 2, 1]), np.array([0.5, -0.5])
+    pi = MultivariateGaussian(2)
+    assert pi.log_prob(params, act) == pi.log_prob(params.astype(float), act)
+    mixture = GaussianMixture(1, 2, spread=0.5)
+    np.testing.assert_array_equal(mixture.mode(np.zeros(6, int)), mixture.mode(np.zeros(6)))

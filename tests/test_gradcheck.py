@@ -152,3 +152,15 @@ def test_the_central_step_grows_with_theta():
 def test_the_documented_example_runs():
     failed, attempted = doctest.testmod(gradcheck)
     assert attempted > 0 and failed == 0
+
+
+def test_a_function_may_return_the_same_array_each_time():
+    array = np.zeros(2)
+
+    def f(theta):
+        array[...] = theta**2
+        return array
+
+    assert check_gradient(f, np.ones(2), 2 * np.eye(2)) < 1e-7
+    with pytest.raises(AssertionError):
+        check_gradient(f, np.ones(2), np.zeros((2, 2)))

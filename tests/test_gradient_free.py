@@ -493,3 +493,27 @@ def test_a_lucky_child_is_a_parent_but_becomes_theta_only_by_its_second_value():
     again = tell(method, rng, lambda thetas: [1, 5, 9, 9])
     np.testing.assert_array_equal(again[:2], thetas[[3, 2]])
     np.testing.assert_array_equal(method.theta, thetas[2])
+
+
+def test_a_function_may_change_its_argument():
+    thetas = np.ones((3, 2))
+    evaluate_each(lambda theta, seed: np.sum(np.multiply(theta, 2, out=theta)), thetas, np.random.default_rng(0), True)
+    np.testing.assert_array_equal(thetas, 1)
+
+
+def test_a_candidate_whose_value_is_nan_loses():
+    thetas = np.arange(8.0).reshape(4, 2)
+    values = np.array([0.0, 1.0, np.nan, 2.0])
+    climb = HillClimbing(np.zeros(2), 0.1, n_candidates=4)
+    climb.tell(thetas, values)
+    np.testing.assert_array_equal(climb.x, thetas[3])
+    genetic = Genetic(np.zeros(2), 0.1, n_candidates=4, n_parents=3, n_elite=3)
+    genetic.tell(thetas, values)
+    np.testing.assert_array_equal(genetic.theta, thetas[1])
+    np.testing.assert_array_equal(genetic.parents, thetas[[3, 1, 0]])
+
+
+def test_kohl_and_stones_direction_shows_a_nan():
+    signs = np.array([[1, 0], [-1, 0], [0, 1]])
+    direction = kohl_stone_direction(signs, np.array([np.nan, 1.0, 2.0]))
+    assert np.isnan(direction[0]) and direction[1] == 0  # no candidate had −ε in the second coordinate

@@ -275,3 +275,8 @@ def test_linear_preferences_raise_for_wrong_features_theta_and_dy():
         network.forward(np.zeros(5), obs)
     with pytest.raises(ValueError, match="dy"):
         network.backward(np.zeros(6), network.forward(np.zeros(6), obs)[1], np.ones((4, 2)))
+
+
+def test_theta_may_hold_integers():
+    theta, x = np.array([1, 1, 0]), [0.5, 0.7]
+    np.testing.assert_array_equal(MLP((2, 1)).forward(theta, x)[0], MLP((2, 1)).forward(theta.astype(float), x)[0])

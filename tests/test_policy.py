@@ -194,7 +194,7 @@ def test_the_dtype_of_a_gradient_is_that_of_theta(policy):
 
 
 def test_a_network_with_too_many_outputs_raises():
-    with pytest.raises(ValueError, match="network: expected at most 4 outputs for a Gaussian, got 5"):
+    with pytest.raises(ValueError, match="network: expected 1 to 4 outputs for a Gaussian, got 5"):
         Policy(net(5), Gaussian(2))
 
 
@@ -399,3 +399,8 @@ def test_a_theta_of_the_wrong_length_raises(model):
     for wrong in (theta[:-1], np.append(theta, 0)):
         with pytest.raises(ValueError):
             model.gradient(wrong, obs, act, weight, weight)
+
+
+def test_a_shared_network_without_an_output_for_the_value_is_refused():
+    with pytest.raises(ValueError, match="network: expected 1 to 2 outputs for a Gaussian, got 0"):
+        SharedActorCritic(MLP((3, 8, 1)), Gaussian(1))

@@ -242,3 +242,8 @@ def test_a_mixture_throws_at_both_of_two_likely_targets(seed):
     best_of_one_bump, _ = best_sigma(targets)
     assert best_of_one_bump > 5.4  # it aims at one target (1 or LIMIT throws), or between both and mostly misses
     assert expected_throws(mixture, params, targets[0]) < 2.2
+
+
+def test_an_unknown_weight_is_refused_before_anything_is_sampled():
+    with pytest.raises(ValueError, match="weight: expected one of total, .* got 'rtg'"):
+        next(reinforce(None, None, None, None, weight="rtg"))

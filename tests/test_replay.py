@@ -385,3 +385,8 @@ def test_what_follows_counts_unless_the_episode_is_terminated(algorithm, options
     elsewhere = rollout.obs.copy()
     elsewhere[-1] += 1
     assert np.any(trained(elsewhere) != trained(rollout.obs)) == ENDS[end]
+
+
+def test_an_unknown_kind_of_importance_is_refused_before_anything_is_sampled():
+    with pytest.raises(ValueError, match="importance: expected one of plain, .* got 'clip'"):
+        next(ppo(None, None, None, None, importance="clip"))

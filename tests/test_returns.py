@@ -429,3 +429,33 @@ def test_explained_variance_by_hand():
 @pytest.mark.parametrize("size", [1, 3])
 def test_explained_variance_of_a_constant_target_is_nan(value, size):
     assert np.isnan(returns.explained_variance(np.full(size, value), np.arange(size)))
+
+
+# Arguments of other types and shapes
+
+
+@pytest.mark.parametrize("kind", [int, np.uint8, float])
+def test_flags_may_be_numbers(kind):
+    rng = np.random.default_rng(0)
+    rew, val, terminated, truncated = rng.normal(size=(6, 2)), rng.normal(size=(7, 2)), *(rng.random((2, 6, 2)) < 0.3)
+    flags = terminated.astype(kind), truncated.astype(kind)
+    for function, *more in ((returns.gae, 0.9, 0.8), (returns.n_step_return, 0.9, 3)):
+        expected = function(rew, terminated, truncated, val, *more)
+        np.testing.assert_array_equal(function(rew, *flags, val, *more), expected)
+    np.testing.assert_array_equal(returns.reward_to_go(rew, flags[0], 0.9), returns.reward_to_go(rew, terminated, 0.9))
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 1), (5,), (4, 1), (5, 2)])
+def test_values_of_another_shape_are_refused(shape):
+    rew, no = np.ones((4, 1)), np.zeros((4, 1), bool)
+    for call in (
+        lambda val: returns.td_error(rew, no, val, 0.9),
+        lambda val: returns.gae(rew, no, no, val, 0.9, 0.9),
+        lambda val: returns.n_step_return(rew, no, no, val, 0.9, 2),
+    ):
+        with pytest.raises(ValueError, match=r"val: expected one row more than rew, shape \(5, 1\), got"):
+            call(np.ones(shape))
+
+
+def test_a_column_of_values_explains_as_much_as_a_vector():
+    assert returns.explained_variance(np.arange(3.0), np.arange(3.0)[:, None]) == 1

@@ -463,3 +463,25 @@ def test_play_follows_from_its_seeds_alone(mode):
     np.testing.assert_array_equal(returns, lengths)
     np.testing.assert_array_equal(play(envs, lean, 5, 7, 1)[0], returns)  # the past of `envs` has no effect
     assert np.any(play(envs, lean, 5, 8, 1)[0] != returns)
+
+
+class ClipsInPlace(Counter):
+    """Changes the action that it receives."""
+
+    action_space = Box(-1, 1, (1,))
+
+    def step(self, action):
+        action[...] = 0
+        return super().step(0)
+
+
+def test_an_environment_may_change_its_copy_of_the_action():
+    policy = SimpleNamespace(act=lambda theta, obs, rng: np.ones((len(obs), 1), np.float32))
+    rollout = Sampler(side_by_side(ClipsInPlace(2), ClipsInPlace(2)), 0).episodes(policy, None)
+    np.testing.assert_array_equal(rollout.act, 1)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
+def test_play_refuses_another_autoreset_than_next_step(mode):
+    with pytest.raises(ValueError, match="envs: expected NEXT_STEP autoreset, got .*" + mode.name):
+        play(side_by_side(Counter(2), autoreset_mode=mode), lambda obs: np.zeros(len(obs), int), 1, 0)

@@ -157,3 +157,17 @@ def test_wrong_arguments_are_named(estimator, arguments, message):
 def test_a_deterministic_distribution_has_no_score():
     with pytest.raises(TypeError, match="no log-probability, score"):
         score_function_gradient(Deterministic(2), np.zeros(2), linear, 10, np.random.default_rng(0))
+
+
+def test_functions_may_change_their_argument():
+    def in_place(x):
+        x *= 2
+        return x
+
+    for estimate, f in (
+        (score_function_gradient, lambda x: in_place(x)[:, 0]),
+        (reparameterised_gradient, in_place),
+    ):
+        plain = estimate(Gaussian(1), [0.5, 0.0], lambda x, f=f: f(x.copy()), 10, np.random.default_rng(0))
+        changed = estimate(Gaussian(1), [0.5, 0.0], f, 10, np.random.default_rng(0))
+        np.testing.assert_array_equal(changed, plain)

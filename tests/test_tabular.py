@@ -600,3 +600,9 @@ def test_a_wrong_argument_of_a_finite_mdp_is_named(changed, message):
     FiniteMDP(**arguments())
     with pytest.raises(ValueError, match=message):
         FiniteMDP(**arguments(**changed))
+
+
+def test_a_policy_over_more_actions_than_the_problem_has_is_refused(mdp):
+    policy = Policy(MLP((mdp.n_states, mdp.n_actions + 1)), Categorical(mdp.n_actions + 1))
+    with pytest.raises(ValueError, match=f"policy: expected {mdp.n_actions} actions, got {mdp.n_actions + 1}"):
+        mdp.prob(policy, np.zeros(policy.size))

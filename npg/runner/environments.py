@@ -224,7 +224,7 @@ class Replayable(gymnasium.Wrapper):
     def step(self, action):
         """The environment's step. After a call of `replay`: plays the last action of the log and ignores `action`."""
         if self.replaying is None:
-            self.log.rows.append(action)
+            self.log.rows.append(np.array(action))  # a copy: the environment may change its argument
             return self.env.step(action)
         last, self.replaying = self.replaying[-1:], None
         return self.env.step(last[0]) if len(last) else (self.obs, 0.0, False, False, {})
@@ -276,7 +276,7 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
     def step(self, actions):
         """The environment's step, logged."""
         if self.logs_all:
-            self.log.rows.append(actions)
+            self.log.rows.append(np.array(actions))
         self.obs, *rest = self.envs.step(actions)
         return self.obs, *rest
 
