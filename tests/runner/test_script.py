@@ -128,7 +128,7 @@ def refused_by(algo, is_box):
     """{setting: a word of the message}: settings that cannot be changed here."""
     if algo != "a3c":
         return {}
-    discrete_only = {"epsilons": "Categorical", "temperatures": "Categorical"}
+    discrete_only = {"epsilons": "discrete actions", "temperatures": "discrete actions"}
     refused = {"normalise_obs": "normalise_obs", "scale_rewards": "scale_rewards: expected false with workers"}
     return {**refused, **(discrete_only if is_box else {})}
 
