@@ -36,8 +36,9 @@ def run(main):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         code = 130
         print(f"\n{LINE}", file=sys.stderr)
-    if in_main_thread:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the end of the process is left
+    finally:  # also after an error of argparse
+        if in_main_thread:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the end of the process is left
     return code if isinstance(code, int) else 0
 
 
