@@ -419,7 +419,7 @@ def main():
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
     options, report = parser.parse_args(), Report()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # else a job in the background passes on that it ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     sys.path.append(str(ROOT / "tests" / "runner"))
     for name in options.what or PARTS:
         began, rng = time.monotonic(), np.random.default_rng([options.seed, list(PARTS).index(name)])
