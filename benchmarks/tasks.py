@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""PPO with the defaults of `run_cartpole.py --env TASK` on other tasks than CartPole, at the end of the budget.
+"""PPO of `run_cartpole.py --env TASK` on other tasks than CartPole, at the end of the budget.
 
     python benchmarks/tasks.py [--tasks Pendulum-v1 …] [--seeds 5]
 
-No run stops before its budget is spent. "end" is the mean return of the last 100 training episodes. "unseen" is the
-mean return of unseen episodes of the same policy, which samples its actions, and "likely" that with the most likely
-actions. Seconds are medians.
+The table shows the flags; all other settings are defaults. No run stops before its budget is spent. "end" is the mean
+return of the last 100 training episodes. "unseen" is the mean return of unseen episodes of the same policy, which
+samples its actions, and "likely" that with the most likely actions. Seconds are medians.
 """
 
 import argparse

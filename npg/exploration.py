@@ -12,8 +12,12 @@ from npg.distributions import Bernoulli, Categorical
 from npg.policy import ActorCritic
 
 
+def _is_discrete(distribution):
+    return isinstance(distribution, (Categorical, Bernoulli, Tempered))
+
+
 def _check_discrete(distribution):
-    if not isinstance(distribution, (Categorical, Bernoulli, Tempered)):
+    if not _is_discrete(distribution):
         raise ValueError(f"distribution: expected a Categorical or Bernoulli, got {type(distribution).__name__}")
 
 
@@ -121,7 +125,7 @@ def exploring(model, epsilon=0.0, temperature=1.0):
     The copy uses the same θ.
     """
     distribution = model.distribution
-    if (temperature != 1 or epsilon) and not isinstance(distribution, (Categorical, Bernoulli, Tempered)):
+    if (temperature != 1 or epsilon) and not _is_discrete(distribution):
         found = type(distribution).__name__
         raise ValueError(f"epsilon, temperature: expected a policy over discrete actions, got a {found}")
     if temperature != 1:
