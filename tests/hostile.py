@@ -393,7 +393,11 @@ def environments(report, options, folder, rng):
         for name in sorted(IDS)[:: 1 if "ppo" in mode else options.every]:
             out = folder / f"{name}-{mode.split()[0]}"
             flags = f"{SEARCH if mode == 'es' else TINY} --algo {mode} --steps 300 --env nasty:{name}-v0".split()
-            code, said = ended(start([*flags, "--out", str(out)]))
+            process = start([*flags, "--out", str(out)])
+            if name.startswith("hang"):
+                hangs(report, process, f"{name} with {mode}")
+                continue
+            code, said = ended(process)
             fails = name.split("-")[0] in ("raise", "exit", "odd") or name in ("shape", "tuple", "text")
             expected = 4 if fails else 3 if name in ("nan", "reward") else 0
             what = f"{name} with {mode}: {code}: {said[-300:]!r}"
@@ -403,6 +407,19 @@ def environments(report, options, folder, rng):
             if code == 4:
                 there = (out / "error.txt").exists() and "Traceback" in (out / "error.txt").read_text()
                 report.check("its traceback is kept", there, what)
+
+
+def hangs(report, process, what):
+    """Waits until an environment hangs, then interrupts twice: the first time waits for the update, the second ends."""
+    for line in process.stdout:
+        if line == "hangs\n":
+            break
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    code, said = ended(process)
+    report.check("an environment that hangs: Ctrl-C twice ends the run", code == 130, f"{what}: {code}: {said[-300:]!r}")
+    report.check("without a traceback", "Traceback" not in said, f"{what}: {said[-300:]!r}")
 
 
 PARTS = {f.__name__: f for f in (configs, checkpoints, starts, kills, interrupts, environments)}

@@ -28,8 +28,15 @@ def odd():
     raise Odd(1, 2)
 
 
+def hang():
+    """Prints a word, so that a test knows when to interrupt it, and does not return."""
+    print("hangs", flush=True)
+    while True:
+        time.sleep(0.1)
+
+
 ACTS = {"raise": boom, "exit": leave, "odd": odd, "print": lambda: print("hello"), "sleep": lambda: time.sleep(0.01),
-        "fork": lambda: os.fork() or os._exit(0), "none": lambda: None}  # fmt: skip
+        "fork": lambda: os.fork() or os._exit(0), "hang": hang, "none": lambda: None}  # fmt: skip
 CALLS = "init", "reset", "step"
 RETURNS = "shape", "nan", "reward", "tuple", "text", "never", "once"
 
