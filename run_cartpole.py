@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Policy gradients in plain NumPy: train on CartPole, or on any Gymnasium environment with Discrete or Box actions.
 
-    python run_cartpole.py                                    solves CartPole in a second
+    python run_cartpole.py                                    solves CartPole in seconds
     python run_cartpole.py --algo reinforce --baseline time
     python run_cartpole.py --env Pendulum-v1 --steps 200000
     python run_cartpole.py --algo es                          a search, which uses only f(θ)
@@ -226,7 +226,7 @@ def train(run, learner):
     """Makes update after update, until the task is solved or the budget of steps is spent."""
     for update in learner.updates:  # sample, weigh, step
         run.record(update)  # metrics.csv, evaluations, checkpoints; raises Diverged at a NaN
-        if run.is_over():  # solved, or no steps are left
+        if run.is_over():  # solved, no steps are left, or Ctrl-C
             break
         learner.anneal(run.left)  # with --anneal the learning rates fall to 0 over --steps
 

@@ -147,7 +147,7 @@ def train(run, learner):
     """Makes update after update, until the task is solved or the budget of steps is spent."""
     for update in learner.updates:  # sample, weigh, step
         run.record(update)  # metrics.csv, evaluations, checkpoints; raises Diverged at a NaN
-        if run.is_over():  # solved, or no steps are left
+        if run.is_over():  # solved, no steps are left, or Ctrl-C
             break
         learner.anneal(run.left)  # with --anneal the learning rates fall to 0 over --steps
 

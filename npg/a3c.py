@@ -1,12 +1,15 @@
 """A3C, Algorithm S3 (Mnih et al. 2016): parallel actor-learners. Also A2C, the synchronous version of A3C.
 
 `algorithm_s3` is the slide, line by line. The functions below it compute their gradient with
-`npg.actor_critic.advantage_gradient`. They differ in one thing only: who applies which gradient, and when.
+`npg.actor_critic.advantage_gradient`. They differ in who applies which gradient, and when.
 
     actor_critic.a2c         applies the gradient of one rollout
     parallel_a2c             applies the mean of N workers' gradients, all computed at the same θ
     actor_learner            Algorithm S3: each worker applies its own gradient immediately, to a θ in shared memory
     asynchronous_gradients   applies each worker's gradient on arrival; the worker computed it at an earlier θ
+
+They also differ in where a rollout ends. `actor_learner` stops as the slide does (`Sampler.segment`). The others stop
+after `n_steps` (`Sampler.steps`).
 
 `npg.runner.actors` decides where a gradient is computed: in this process, in another process, or on a cluster.
 """
@@ -33,14 +36,14 @@ def algorithm_s3(env, model, theta, rng, *, t_max, learning_rate, gamma=0.99, va
     - The update is the mean over the segment, not the sum.
     - `entropy_coef` adds the entropy term of the slide's note and of the paper's §4.
     - A time limit is not a terminal state, so R = V(s_t) there.
-    - `len(segment)` is t − t_start. The caller stops when T > T_max.
+    - There is no t: `len(segment)` is t − t_start. The caller stops when T > T_max.
     """
     T = 0  # global shared counter T = 0
     s, _ = env.reset()
     while True:  # repeat
         dtheta = np.zeros_like(theta)  # Reset gradients: dθ ← 0 and dθ_v ← 0
         copied = theta.copy()  # Synchronize θ' = θ and θ'_v = θ_v
-        segment, over = [], False  # t_start = t; get state s_t
+        segment, over = [], False  # t_start = t; s is the state s_t
         while not over and len(segment) < t_max:  # repeat … until terminal s_t or t − t_start == t_max
             a = model.act(copied, s, rng)  # Perform a_t according to policy π(a_t|s_t; θ')
             s_next, r, terminal, truncated, _ = env.step(a)  # Receive reward r_t and new state s_{t+1}
@@ -84,7 +87,7 @@ def actor_learner(
     - `sampler` may have several environments. A segment ends after t_max = `n_steps` steps, or earlier when an episode
       has ended in every environment.
     - `advantage_gradient` computes the advantage. With λ = 1, not standardised, it is the slide's R − V.
-    - dθ and dθ_v are one vector. `max_grad_norm` limits its norm.
+    - `max_grad_norm` limits the norm of (dθ, dθ_v), and `optimizer` makes the step. The caller counts T.
     """
     copied = np.empty_like(theta)
     while True:

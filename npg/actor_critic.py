@@ -71,8 +71,9 @@ def actor_critic(
 def advantage_gradient(rollout, model, theta, gamma, lam, value_coef, entropy_coef, standardise):
     """∇_θ of 1/B Σ [ log π(a|s) Â + β H − c ½ (R − V(s))² ] over a rollout's B steps [size], and measures at θ.
 
-    Â is the GAE(λ) advantage, and R = Â + V. Both are held fixed. With λ = 1, Â is Algorithm S3's R − V: the longest
-    n-step advantage that the rollout allows. β is `entropy_coef`, and c is `value_coef`.
+    Â is the GAE(λ) advantage, and R = Â + V. Both are held fixed. `standardise` changes the Â beside log π, not R. With
+    λ = 1, Â is Algorithm S3's R − V: the longest n-step advantage that the rollout allows. β is `entropy_coef`, and c is
+    `value_coef`.
     """
     params, val = model.params_and_value(theta, rollout.obs)
     adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)
@@ -187,8 +188,9 @@ def q_actor_critic(
     """Q actor-critic: Δθ = α ∇log π(a|s) Q_w(s, a). TD learns Q_w on-policy. θ and w are improved in place.
 
     The TD target is r + γ V(s'), with V(s') = Σ_b π(b|s') Q_w(s', b) (expected Sarsa). Each of `iterations` regressions
-    recomputes the target and holds it fixed. With `subtract_value` the weight is Q_w(s, a) − V(s). V is a
-    state-dependent baseline, so the mean of the gradient does not change.
+    recomputes the target and holds it fixed. With `subtract_value` the weight is Q_w(s, a) − V(s). If w did not
+    depend on these actions, V would be a baseline of the state and the mean of the gradient would not change. But w
+    was just fitted to the same steps, so the mean changes a little.
     """
     while True:
         rollout = sampler.steps(policy, theta, n_steps)

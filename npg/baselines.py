@@ -57,7 +57,7 @@ def time_dependent(policy, theta, rollout, psi):
 
 
 class StateBaseline:
-    """b(s) = V_φ(s), fitted to the weights Ψ that followed each state (slide "Monte Carlo estimation").
+    """b(s) = V_φ(s), fitted to the weights Ψ that followed each state (slide "Estimate state dependent baseline").
 
     Each call first computes b with the φ fitted to earlier trajectories. Then it fits φ to the present trajectories.
     So b never depends on the actions whose weight it corrects, and ĝ stays unbiased.
@@ -84,7 +84,7 @@ def fit_value(critic, phi, optimizer, obs, target, rng, epochs, batch_size):
 
 
 def fitted_v_iteration(critic, phi, optimizer, rollout, gamma, proximal, iterations, steps):
-    """TD estimation of V: `iterations` times the slide "Fitted V iteration". φ is changed in place.
+    """TD estimation of V (slide "Estimate state dependent baseline"): `iterations` fitted V iterations change φ.
 
         φ_{l+1} = argmin_φ 1/B Σ_{(s,r,s')} (r + γ V_{φ_l}(s') − V_φ(s))² + λ ‖φ − φ_l‖²,     λ = `proximal`
 

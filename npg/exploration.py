@@ -22,7 +22,7 @@ def _check_discrete(distribution):
 
 
 class Tempered:
-    """π(a) ∝ e^{h_a / T}: a `Categorical` or `Bernoulli` whose logits are divided by a temperature T > 0.
+    """b(a) ∝ e^{h_a / T}: a `Categorical` or `Bernoulli` whose logits are divided by a temperature T > 0.
 
     With T > 1 the policy explores more than with the logits alone, with T < 1 less. The most likely action does not
     change.
@@ -36,7 +36,7 @@ class Tempered:
         self.n, self.n_params = distribution.n, distribution.n_params
 
     def sample(self, params, rng):
-        """a ~ π."""
+        """a ~ b."""
         return self.distribution.sample(params / self.temperature, rng)
 
     def mode(self, params):
@@ -44,11 +44,11 @@ class Tempered:
         return self.distribution.mode(params)
 
     def log_prob(self, params, act):
-        """log π(a) at h / T."""
+        """log b(a): log π(a) at h / T."""
         return self.distribution.log_prob(params / self.temperature, act)
 
     def grad_log_prob(self, params, act):
-        """∇ log π(a) at h / T, divided by T."""
+        """∇ log b(a): ∇ log π(a) at h / T, divided by T."""
         return self.distribution.grad_log_prob(params / self.temperature, act) / self.temperature
 
     def entropy(self, params):

@@ -80,7 +80,7 @@ class Experience(NamedTuple):
 
 
 class ExperienceBuffer:
-    """The last `capacity` batches of experience. Minibatches mix all of them (slide "Experience buffers").
+    """The last `capacity` batches of experience. Minibatches mix all of them (slide "REINFORCE/Actor-critic training").
 
     With capacity 1, each new batch replaces the old one, as in PPO. A larger capacity adds data of older policies. Each
     step keeps its log-probability under the policy that acted. So each step gets its own importance weight.
