@@ -72,8 +72,8 @@ def advantage_gradient(rollout, model, theta, gamma, lam, value_coef, entropy_co
     """∇_θ of 1/B Σ [ log π(a|s) Â + β H − c ½ (R − V(s))² ] over a rollout's B steps [size], and measures at θ.
 
     Â is the GAE(λ) advantage, and R = Â + V. Both are held fixed. `standardise` changes the Â beside log π, not R. With
-    λ = 1, Â is Algorithm S3's R − V: the longest n-step advantage that the rollout allows. β is `entropy_coef`, and c is
-    `value_coef`.
+    λ = 1, Â is Algorithm S3's R − V: the longest n-step advantage that the rollout allows. β is `entropy_coef`, and c
+    is `value_coef`.
     """
     params, val = model.params_and_value(theta, rollout.obs)
     adv = returns.gae(rollout.rew, rollout.terminated, rollout.truncated, val, gamma, lam)

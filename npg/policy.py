@@ -87,7 +87,8 @@ class Policy:
 
         obs [..., n_obs]; act [...] or [..., n]. weight is a number, an array [...], or a function
         log π_θ(a|s) [...] → [...] for weights that depend on the current policy, such as importance weights. The
-        weight is held constant: it is not differentiated. To get a mean, divide by the number of trajectories (as the lecture does) or of steps.
+        weight is held constant: it is not differentiated. To get a mean, divide by the number of trajectories (as the
+        lecture does) or of steps.
         """
         params, cache = self.params(theta, obs)
         return self.backward(theta, cache, self.grad_params(params, act, weight, entropy_coef))
