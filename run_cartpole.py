@@ -203,11 +203,13 @@ def finite_difference(task, *, envs=1, hidden=(), activation="tanh", learning_ra
 
 
 def hill_climbing(task, *, envs=1, hidden=(), activation="tanh", common_seeds=True, search_log_std=-1.0,
-                  n_candidates=14, narrow=0.9, workers: int | None = None, **settings):
+                  n_candidates=14, narrow=0.9, patience=10, workers: int | None = None, **settings):
     """Hill climbing for a deterministic policy: θ moves to the best candidate near θ, if it is better than θ."""
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
-    method = HillClimbing(theta, np.exp(search_log_std), n_candidates=n_candidates, narrow=narrow, **settings)
+    method = HillClimbing(
+        theta, np.exp(search_log_std), n_candidates=n_candidates, narrow=narrow, patience=patience, **settings
+    )
     evaluate = task.evaluator(policy, envs, rng, common_seeds, workers)
     return Learner(policy, search(method, evaluate, rng), {"theta": (theta, None)}, method=method)
 
