@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import run_cartpole
 import run_pong
-from npg.runner.figures import figure_path
+from npg.runner.figures import at_least, figure_path
 from npg.runner.machine import available_cores
 
 PAPER = {1: 1.0, 2: 2.1, 4: 3.7, 8: 6.9, 16: 12.5}  # speed-up in time to score, Mnih et al. 2016, Table 2
@@ -122,20 +122,22 @@ def table(title, runs, starts):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cores = available_cores()
     powers = [2**k for k in range(5) if 2**k <= max(cores, 2)]
     add = parser.add_argument
-    add("--workers", type=int, nargs="+", default=powers, metavar="N", help=f"numbers of workers of A3C {powers}")
-    add("--seeds", type=int, default=10, help="seeds per row on CartPole (10)")
-    add("--first-seed", type=int, default=0, help="first seed; the others follow it (0)")
-    add("--seconds", type=float, default=20.0, help="seconds per measurement of throughput (20)")
-    add("--rounds", type=int, default=5, help="measurements of throughput per number of workers (5)")
-    add("--pong-seeds", type=int, default=3, help="seeds per row on Pong; each takes minutes (3)")
+    add("--workers", type=at_least(1), nargs="+", default=powers, metavar="N", help=f"numbers of A3C workers {powers}")
+    add("--seeds", type=at_least(0), default=10, help="seeds per row on CartPole (10)")
+    add("--first-seed", type=at_least(0), default=0, help="first seed; the others follow it (0)")
+    add("--seconds", type=at_least(1), default=20, help="seconds per measurement of throughput (20)")
+    add("--rounds", type=at_least(0), default=5, help="measurements of throughput per number of workers (5)")
+    add("--pong-seeds", type=at_least(0), default=3, help="seeds per row on Pong; each takes minutes (3)")
     add("--pong-score", type=float, default=0.0, help="mean score that ends training on Pong (0)")
-    add("--pong-steps", type=int, default=3_000_000, help="budget on Pong; the step size falls to 0 (3,000,000)")
+    add("--pong-steps", type=at_least(1), default=3_000_000, help="budget on Pong; step size falls to 0 (3,000,000)")
     add("--figure", type=figure_path, metavar="PNG", help="draw score against wall time and against steps")
     args = parser.parse_args()
+    if args.figure and not (args.seeds or args.pong_seeds):
+        parser.error("argument --figure: expected --seeds or --pong-seeds of at least 1, got 0 for both")
     speeds = {n: [] for n in args.workers}
     for k in range(args.rounds):
         for n in args.workers[:: 1 if k % 2 == 0 else -1]:

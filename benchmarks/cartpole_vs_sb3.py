@@ -13,7 +13,10 @@ import argparse
 import collections
 import time
 
-from timing import default_learner, machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+from timing import default_learner, machine, needs, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+
+if __name__ == "__main__":
+    needs("torch", "stable_baselines3")
 
 import numpy as np
 import torch
@@ -21,6 +24,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
+from npg.runner.figures import at_least
 from run_cartpole import SCRIPT
 
 ENV, TARGET, WINDOW = "CartPole-v1", 475, 100
@@ -90,11 +94,11 @@ def with_sb3(algo, seed, budget):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--algo", choices=list(PEERS), default="ppo")
-    parser.add_argument("--steps", type=int, help="budget of steps (the default of run_cartpole.py)")
-    parser.add_argument("--seeds", type=int, default=10, help="number of seeds (10)")
-    parser.add_argument("--first-seed", type=int, default=0, help="first seed; the others follow it (0)")
+    parser.add_argument("--steps", type=at_least(1), help="budget of steps (the default of run_cartpole.py)")
+    parser.add_argument("--seeds", type=at_least(1), default=10, help="number of seeds (10)")
+    parser.add_argument("--first-seed", type=at_least(0), default=0, help="first seed; the others follow it (0)")
     args = parser.parse_args()
     budget = args.steps or SCRIPT.settings_of(args.algo, False)["steps"].default
     torch.set_num_threads(1)
@@ -113,7 +117,8 @@ def main():
     cells = [f"{np.median(steps[k]):,.0f} | {np.median(seconds[k]):.2f} | {end[k].mean():.0f}" for k in range(2)]
     print(f"| median; mean of the ends | {' | '.join(cells)} | {with_spread(whole[1] / whole[0])} |")
     both = np.isfinite(seconds).all(axis=0)
-    print(f"\nfirst: SB3 s / npg s, where both reached it: {with_spread(seconds[1, both] / seconds[0, both])}")
+    if both.any():
+        print(f"\nfirst: SB3 s / npg s, where both reached it: {with_spread(seconds[1, both] / seconds[0, both])}")
 
 
 if __name__ == "__main__":

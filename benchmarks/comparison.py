@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import run_cartpole
-from npg.runner.figures import figure_path
+from npg.runner.figures import at_least, figure_path
 from npg.runner.machine import available_cores
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
@@ -116,14 +116,15 @@ def draw(path, results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--tasks", nargs="+", choices=CONTESTS, default=list(CONTESTS), metavar="TASK", help=", ".join(CONTESTS))
     algos = sorted({algo for contest in CONTESTS.values() for algo in contest.algos})
     add("--algos", nargs="+", choices=algos, metavar="ALGO", help="only these algorithms (all)")
-    add("--seeds", type=int, help=f"number of seeds ({', '.join(f'{task} {c.seeds}' for task, c in CONTESTS.items())})")
-    add("--first-seed", type=int, default=0, help="first seed; the others follow it (0)")
-    add("--workers", type=int, default=available_cores(), help="parallel runs, with one thread each (%(default)s)")
+    seeds = ", ".join(f"{task} {contest.seeds}" for task, contest in CONTESTS.items())
+    add("--seeds", type=at_least(1), help=f"number of seeds ({seeds})")
+    add("--first-seed", type=at_least(0), default=0, help="first seed; the others follow it (0)")
+    add("--workers", type=at_least(1), default=available_cores(), help="parallel runs, one thread each (%(default)s)")
     add("--results", type=pathlib.Path, default="runs/comparison.json", help="file with all results (%(default)s)")
     figure = "runs/comparison.png"
     add("--figure", type=figure_path, metavar="PNG", default=figure, help="figure to write (%(default)s)")

@@ -18,6 +18,7 @@ from timing import machine, with_spread  # isort: skip  # before NumPy: it sets 
 import numpy as np
 
 from npg.gradient_free import evaluator
+from npg.runner.figures import at_least
 from npg.runner.workers import Pool
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
@@ -30,10 +31,10 @@ def loop(theta, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--candidates", type=int, nargs="+", default=[15, 64], metavar="P", help="candidates per iteration (15 64)")
-    add("--evaluations", type=int, default=600, help="evaluations per number of workers (600)")
+    add("--candidates", type=at_least(1), nargs="+", default=[15, 64], metavar="P", help="per iteration (15 64)")
+    add("--evaluations", type=at_least(1), default=600, help="evaluations per number of workers (600)")
     args = parser.parse_args()
     print(machine("numpy", "gymnasium", "mujoco"), "\n")
     print("| evaluation | candidates per iteration | by 1 worker, 1/s | by 2 workers, 1/s | ratio |")
@@ -41,7 +42,7 @@ def main():
     with Pool(1) as one, Pool(2) as two:
         for f in (walk, loop):
             for n_candidates in args.candidates:
-                rounds = 1 + args.evaluations // n_candidates
+                rounds = 1 + max(1, args.evaluations // n_candidates)
                 rng, rates = np.random.default_rng(0), {one: [], two: []}
                 for k in range(rounds):
                     thetas = rng.integers(-1, 2, (n_candidates, 12)).astype(float)

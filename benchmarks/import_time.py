@@ -17,6 +17,8 @@ from timing import machine, with_spread  # isort: skip  # before NumPy: it sets 
 
 import numpy as np
 
+from npg.runner.figures import at_least
+
 MATH = (
     "gradcheck network distributions score_function policy rollout returns optimizers baselines reinforce actor_critic "
     "replay"
@@ -38,8 +40,8 @@ def seconds_to(statement, bytecode):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20, help="processes per import; the imports take turns (20)")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=at_least(1), default=20, help="processes per import, in turns (20)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as bytecode:
         turns = [[seconds_to(statement, bytecode) for statement in IMPORTS.values()] for _ in range(args.rounds + 1)]

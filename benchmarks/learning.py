@@ -25,7 +25,7 @@ from timing import machine  # isort: skip  # before NumPy: it sets the number of
 
 import numpy as np
 
-from npg.runner.figures import figure_path
+from npg.runner.figures import at_least, figure_path
 from npg.runner.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -92,10 +92,10 @@ def draw(path, curves):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--seeds", type=int, default=10, help="number of seeds (10)")
-    parser.add_argument("--first-seed", type=int, default=420, help="first seed; the others follow it (420)")
+    parser.add_argument("--seeds", type=at_least(1), default=10, help="number of seeds (10)")
+    parser.add_argument("--first-seed", type=at_least(0), default=420, help="first seed; the others follow it (420)")
     parser.add_argument("--figure", type=figure_path, metavar="PNG", help="draw the curve of every seed")
     args = parser.parse_args()
     curves = {}

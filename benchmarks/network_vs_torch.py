@@ -9,12 +9,16 @@ give the same results.
 
 import argparse
 
-from timing import interleaved, machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+from timing import interleaved, machine, needs, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+
+if __name__ == "__main__":
+    needs("torch")
 
 import numpy as np
 import torch
 
 from npg.network import MLP
+from npg.runner.figures import at_least
 
 SMALL, LARGE = (1, 8, 64, 256), (1, 32, 512, 2048)
 SHAPES = {(4, 64, 2): SMALL, (4, 64, 64, 2): SMALL, (6400, 200, 1): LARGE}
@@ -57,8 +61,8 @@ def largest_difference(network, with_npg, with_torch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=21, help="measurements per program; the programs take turns (21)")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=at_least(1), default=21, help="measurements per program, in turns (21)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(machine("numpy", "torch"), "\n")

@@ -20,7 +20,7 @@ from timing import machine  # isort: skip  # before NumPy: it sets the number of
 from matplotlib.figure import Figure
 
 import run_pong
-from npg.runner.figures import figure_path
+from npg.runner.figures import at_least, figure_path
 from npg.runner.machine import available_cores
 from npg.runner.metrics import read_metrics
 
@@ -78,10 +78,10 @@ def draw(path, results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=["default", "sticky"], metavar="ROW",
                         help=f"{', '.join(ROWS)} (default sticky)")  # fmt: skip
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="seeds, instead of the seeds of each row")
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", metavar="N", help="seeds, instead of those of each row")
     parser.add_argument("--runs", type=pathlib.Path, default="runs/pong", help="folder of the runs (runs/pong)")
     parser.add_argument("--ended", action="store_true", help="do not train; show only the runs that have ended")
     parser.add_argument("--figure", type=figure_path, metavar="PNG", help="draw every seed's score against minutes")

@@ -23,6 +23,9 @@ import sys
 import time
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))  # for run_pong
+
+from npg.runner.figures import at_least
+
 BLAS = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "MKL", "OMP")}
 
 
@@ -105,10 +108,10 @@ def in_turn(name, *arguments):
 
 def main():
     """Makes all measurements in turn and prints a table. With --only: makes one measurement and prints its result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("script", nargs="?", help="path of pg-pong-2025.py")
-    parser.add_argument("--seconds", type=float, default=20.0, help="seconds per measurement (20)")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements per program (5)")
+    parser.add_argument("--seconds", type=at_least(1), default=20, help="seconds per measurement (20)")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="measurements per program (5)")
     parser.add_argument("--only", choices=MEASURED, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:

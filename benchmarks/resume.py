@@ -17,6 +17,7 @@ import numpy as np
 
 from npg.rollout import Sampler
 from npg.runner.environments import ReplayableVectorEnv, UnsupportedEnvironment, make_envs, make_pong_envs
+from npg.runner.figures import at_least
 from npg.runner.replaying import below, flat, restore, state_of
 
 ENVS = ["CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1", "FrozenLake-v1", "Taxi-v4"]
@@ -59,9 +60,9 @@ def measure(env, steps):
 
 def main():
     """Prints a table with one row per environment."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("envs", nargs="*", default=ENVS)
-    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--steps", type=at_least(1000), default=100_000)  # a rollout has 1,000
     args = parser.parse_args()
     print("| environment | restored | same afterwards | played, s | resume, s | saved, kB |\n|---|---|---|---|---|---|")
     for env in args.envs:

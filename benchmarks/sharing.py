@@ -21,6 +21,7 @@ import run_pong
 from npg.actor_critic import advantage_gradient
 from npg.optimizers import RMSProp, clip_norm
 from npg.pong import PongVectorEnv, RallySampler
+from npg.runner.figures import at_least
 from npg.runner.workers import Pool, shared_array
 
 SETTINGS = {name: parameter.default for name, parameter in run_pong.SCRIPT.settings_of("a3c", False).items()}
@@ -64,9 +65,9 @@ def segments(n):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--updates", type=int, default=100, help="updates per process (100)")
-    parser.add_argument("--segments", type=int, default=50, help="segments to measure (50)")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--updates", type=at_least(1), default=100, help="updates per process (100)")
+    parser.add_argument("--segments", type=at_least(1), default=50, help="segments to measure (50)")
     args = parser.parse_args()
     print(machine("numpy", "ale-py"), "\n")
     with Pool(1) as pool:

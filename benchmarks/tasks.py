@@ -15,6 +15,8 @@ from timing import machine  # isort: skip  # before NumPy: it sets the number of
 import numpy as np
 from learning import outcome
 
+from npg.runner.figures import at_least
+
 TASKS = {  # {environment: flags of run_cartpole.py}
     "Pendulum-v1": "--steps 200000",
     "InvertedPendulum-v5": "--steps 200000",
@@ -24,10 +26,10 @@ TASKS = {  # {environment: flags of run_cartpole.py}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (5)")
-    parser.add_argument("--first-seed", type=int, default=450, help="first seed; the others follow it (450)")
+    parser.add_argument("--seeds", type=at_least(1), default=5, help="number of seeds (5)")
+    parser.add_argument("--first-seed", type=at_least(0), default=450, help="first seed; the others follow it (450)")
     args = parser.parse_args()
     print(machine("numpy", "gymnasium"), "\n")
     print("| `--env` | end of each seed | unseen | likely | seconds: training, evaluations, process |")

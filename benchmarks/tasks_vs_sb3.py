@@ -11,7 +11,10 @@ the actions are Box. For each seed the two take turns, with one thread each. Sec
 import argparse
 import time
 
-from timing import machine  # isort: skip  # before NumPy: it sets the number of threads
+from timing import machine, needs  # isort: skip  # before NumPy: it sets the number of threads
+
+if __name__ == "__main__":
+    needs("torch", "stable_baselines3")
 
 import numpy as np
 import torch
@@ -21,6 +24,8 @@ from learning import outcome
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
+
+from npg.runner.figures import at_least
 
 LUNAR_LANDER = (  # tuned on seeds 100 and 101
     "--hidden 64 64 --envs 16 --n-steps 128 --gamma 0.999 --lam 0.98 --batch-size 64 --epochs 4 --entropy-coef 0.01 "
@@ -57,10 +62,10 @@ def half_width(differences):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--seeds", type=int, default=3, choices=range(3, 11), metavar="N", help="how many, 3 to 10 (3)")
-    parser.add_argument("--first-seed", type=int, default=440, help="the others follow it (440)")
+    parser.add_argument("--first-seed", type=at_least(0), default=440, help="the others follow it (440)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(machine("numpy", "gymnasium", "torch", "stable-baselines3"), "\n")

@@ -5,6 +5,7 @@ Import this module before NumPy, because it sets one thread for every BLAS. It a
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
@@ -16,6 +17,14 @@ for _library in ("OPENBLAS", "MKL", "OMP"):
     os.environ[f"{_library}_NUM_THREADS"] = "1"
 
 import numpy as np  # noqa: E402
+
+
+def needs(*packages):
+    """Ends the program with one line if a package is not installed. The extra "bench" installs them all."""
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            print(f'{pathlib.Path(sys.argv[0]).name}: needs {name}: pip install -e ".[bench]"', file=sys.stderr)
+            raise SystemExit(2)
 
 
 def machine(*packages):

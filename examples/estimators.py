@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from npg.distributions import Gaussian
 from npg.network import LinearPreferences
 from npg.policy import Policy
-from npg.runner.figures import figure_path
+from npg.runner.figures import at_least, figure_path
 from npg.score_function import score_function_gradient
 
 SIZES, FIXED = 2 ** np.arange(1, 9), 16  # values of n while T is FIXED, and of T while n is FIXED
@@ -86,11 +86,11 @@ def cost(n, T, rng, repeats):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    out = "docs/figures/estimators.png"
-    parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=200, help="estimates per point of the figure (%(default)s)")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add, out = parser.add_argument, "docs/figures/estimators.png"
+    add("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
+    add("--seed", type=at_least(0), default=0, help="seed of all random numbers (%(default)s)")
+    add("--repeats", type=at_least(2), default=200, help="estimates per point of the figure (%(default)s)")
     args = parser.parse_args(argv)
     rng = np.random.default_rng(args.seed)
     by_n = {int(n): cost(n, FIXED, rng, args.repeats) for n in SIZES}

@@ -24,7 +24,7 @@ from npg.network import MLP
 from npg.policy import Policy
 from npg.reinforce import WEIGHTS
 from npg.replay import IMPORTANCE, effective_sample_size
-from npg.runner.figures import figure_path
+from npg.runner.figures import at_least, figure_path
 from npg.tabular import FiniteMDP
 
 DISTANCES = np.geomspace(0.01, 3, 12)  # KL(b ‖ π) of trajectories, in nats
@@ -73,10 +73,10 @@ def compare(seed, distance):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    out = "docs/figures/importance.png"
-    parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
-    parser.add_argument("--mdps", type=int, default=20, help="number of random MDPs, with seeds 0, 1, … (%(default)s)")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add, out = parser.add_argument, "docs/figures/importance.png"
+    add("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
+    add("--mdps", type=at_least(1), default=20, help="number of random MDPs, with seeds 0, 1, … (%(default)s)")
     args = parser.parse_args(argv)
     results = [[compare(seed, distance) for seed in range(args.mdps)] for distance in DISTANCES]
     pick = lambda kind, key: np.array([[r[kind][key] for r in row] for row in results])  # [distances, MDPs, …]

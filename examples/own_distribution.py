@@ -16,6 +16,7 @@ from npg.runner import interrupts
 if __name__ == "__main__":
     interrupts.leave_at_once()  # Ctrl-C during the imports ends the program at once
 
+import argparse
 import math
 
 import gymnasium
@@ -130,4 +131,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     raise SystemExit(interrupts.run(main))

@@ -12,6 +12,8 @@ from npg.runner import interrupts
 if __name__ == "__main__":
     interrupts.leave_at_once()  # Ctrl-C during the imports ends the program at once
 
+import argparse
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -53,4 +55,5 @@ def train(updates=200, seed=0):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     raise SystemExit(interrupts.run(train))

@@ -174,10 +174,10 @@ def draw_labels(path, rollouts, steps_left, won, agrees):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, default="docs/figures", help="folder of the pictures (%(default)s)")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    folder = lambda text: figures.figure_path(pathlib.Path(text, "pong.gif")).parent
+    parser.add_argument("--out", type=folder, default="docs/figures", help="folder of the pictures (%(default)s)")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     model, theta = trained_player()
     figures.gif(args.out / "pong.gif", first_points(model, theta, 4)[::2], 20)
     draw_units(args.out / "pong_units.png", model, theta)

@@ -215,24 +215,13 @@ def report(name, learned, before, after, walks, seconds):
         print(f"  {number.meaning:52s} {number.initial:6.2f} → {value:5.2f} {number.unit}")
 
 
-def at_least(low):
-    """An argparse type: a whole number, at least `low`."""
-
-    def whole_number(text):
-        if int(text) < low:
-            raise argparse.ArgumentTypeError(f"expected at least {low}, got {text}")
-        return int(text)
-
-    return whole_number
-
-
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add, names = parser.add_argument, ", ".join(METHODS)
     add("--method", nargs="+", choices=METHODS, default=["kohl-stone"], metavar="M", help=f"{names} (kohl-stone)")
-    add("--evaluations", type=at_least(16), default=1000, metavar="N", help="walks per method (%(default)s)")
-    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of all random numbers (%(default)s)")
-    add("--workers", type=at_least(1), default=available_cores(), metavar="N", help="worker processes (%(default)s)")
+    add("--evaluations", type=figures.at_least(16), default=1000, metavar="N", help="walks per method (%(default)s)")
+    add("--seed", type=figures.at_least(0), default=0, metavar="N", help="seed of all random numbers (%(default)s)")
+    add("--workers", type=figures.at_least(1), default=available_cores(), metavar="N", help="processes (%(default)s)")
     figure = "figure to write; the GIF goes beside it (%(default)s)"
     add("--out", type=figures.figure_path, default="docs/figures/quadruped.png", metavar="PNG", help=figure)
     add("--quiet", action="store_true", help="no progress bar")

@@ -21,7 +21,7 @@ from matplotlib.patches import Ellipse
 from npg.distributions import Gaussian
 from npg.gradcheck import complex_step_gradient
 from npg.optimizers import SGD
-from npg.runner.figures import figure_path
+from npg.runner.figures import at_least, figure_path
 from npg.score_function import reparameterised_gradient, score_function_gradient
 
 CENTER, WIDTH = np.array([1.4, 0.8]), 1.1
@@ -52,11 +52,11 @@ def ascend(params, steps, n, rng, learning_rate=0.3):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    out = "docs/figures/score_function.png"
-    parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the samples (%(default)s)")
-    parser.add_argument("--samples", type=int, default=100_000, help="samples per printed estimate (%(default)s)")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add, out = parser.add_argument, "docs/figures/score_function.png"
+    add("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
+    add("--seed", type=at_least(0), default=0, help="seed of the samples (%(default)s)")
+    add("--samples", type=at_least(2), default=100_000, help="samples per printed estimate (%(default)s)")
     args = parser.parse_args(argv)
     rng = np.random.default_rng(args.seed)
     gaussian, params = Gaussian(2), np.array([0.0, 0.0, -0.2, -0.2])

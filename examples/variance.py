@@ -26,7 +26,7 @@ from npg.optimizers import Adam
 from npg.policy import Critic, Policy
 from npg.reinforce import WEIGHTS, reinforce
 from npg.rollout import Sampler
-from npg.runner.figures import figure_path
+from npg.runner.figures import at_least, figure_path
 from npg.score_function import score_function_gradient
 from npg.tabular import FiniteMDP
 
@@ -134,7 +134,10 @@ def measured(seed, n_estimates, updates, sigma=0.05):
 
 
 def relative_variance(estimates, rng):
-    """{rung: (tr Cov relative to that of the trajectory return, low end, high end)}; 95 % bootstrap interval."""
+    """{rung: (tr Cov relative to that of the trajectory return, low end, high end)}; 95 % bootstrap interval.
+
+    It needs about ten estimates. Of fewer, a resample may repeat a single one, and tr Cov is then 0.
+    """
     n = len(estimates["total"])
     resampled = rng.integers(n, size=(1000, n))
     trace = lambda g: np.array([g[k].var(axis=0).sum() for k in resampled])
@@ -144,13 +147,13 @@ def relative_variance(estimates, rng):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    out = "docs/figures/variance.png"
-    parser.add_argument("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of CartPole's policy and episodes (%(default)s)")
-    parser.add_argument("--mdps", type=int, default=20, help="number of random MDPs, with seeds 0, 1, … (%(default)s)")
-    parser.add_argument("--estimates", type=int, default=150, help="estimates of each kind on CartPole (%(default)s)")
-    parser.add_argument("--updates", type=int, default=10, help="updates of REINFORCE for the policy (%(default)s)")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add, out = parser.add_argument, "docs/figures/variance.png"
+    add("--out", type=figure_path, default=out, help="figure to write (%(default)s)")
+    add("--seed", type=at_least(0), default=0, help="seed of CartPole's policy and episodes (%(default)s)")
+    add("--mdps", type=at_least(1), default=20, help="number of random MDPs, with seeds 0, 1, … (%(default)s)")
+    add("--estimates", type=at_least(10), default=150, help="estimates of each kind on CartPole (%(default)s)")
+    add("--updates", type=at_least(0), default=10, help="updates of REINFORCE for the policy (%(default)s)")
     args = parser.parse_args(argv)
 
     variances, biases = zip(*(exact(seed) for seed in range(args.mdps)))

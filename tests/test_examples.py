@@ -1,7 +1,9 @@
-"""Each example draws its figure, and its numbers say what the figure claims."""
+"""Each example draws its figure, and its numbers say what the figure claims. Bad flags are refused."""
 
 import pathlib
 import runpy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from helpers import assert_mean
 
 from npg.gradcheck import check_gradient
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+ROOT = pathlib.Path(__file__).parents[1]
+EXAMPLES, BENCHMARKS = ROOT / "examples", ROOT / "benchmarks"
+NEED_TORCH = "cartpole_vs_sb3", "network_vs_torch", "tasks_vs_sb3"
 
 
 @pytest.fixture
@@ -39,6 +43,94 @@ def test_a_folder_that_is_not_there_is_named_before_the_work_begins(name, capsys
         runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](["--out", "nowhere/figure.png"])
     assert exit.value.code == 2
     assert capsys.readouterr().err.endswith("error: argument --out: folder nowhere does not exist\n")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """call(path, *flags) → exit code and output of the script's `main`, without docstrings, as under python -OO."""
+
+    def call_main(path, *flags):
+        if path.stem in NEED_TORCH:
+            pytest.importorskip("stable_baselines3")
+        monkeypatch.syspath_prepend(path.parent)
+        monkeypatch.setattr(sys, "argv", [str(path), *flags])
+        module = {"__name__": path.stem, "__file__": str(path), "__doc__": None}
+        exec(compile(path.read_bytes(), path, "exec", optimize=2), module)
+        with pytest.raises(SystemExit) as exit:
+            module["main"]()
+        return exit.value.code, capsys.readouterr()
+
+    return call_main
+
+
+def scripts():
+    paths = [*EXAMPLES.glob("*.py"), *BENCHMARKS.glob("*.py")]
+    return sorted(path for path in paths if path.stem not in ("own_distribution", "own_environment", "timing"))
+
+
+@pytest.mark.parametrize("path", scripts(), ids=lambda path: path.stem)
+def test_help_needs_no_docstrings(path, call):
+    code, output = call(path, "-h")
+    assert code == 0 and output.out.startswith(f"usage: {path.name} ")
+
+
+@pytest.mark.parametrize("script, flag, lowest", [
+    ("examples/estimators", "--seed", 0), ("examples/estimators", "--repeats", 2), ("examples/importance", "--mdps", 1),
+    ("examples/quadruped", "--evaluations", 16), ("examples/quadruped", "--seed", 0),
+    ("examples/quadruped", "--workers", 1), ("examples/score_function", "--seed", 0),
+    ("examples/score_function", "--samples", 2), ("examples/variance", "--seed", 0), ("examples/variance", "--mdps", 1),
+    ("examples/variance", "--estimates", 10), ("examples/variance", "--updates", 0),
+    ("benchmarks/a3c_scaling", "--workers", 1), ("benchmarks/a3c_scaling", "--seeds", 0),
+    ("benchmarks/a3c_scaling", "--first-seed", 0), ("benchmarks/a3c_scaling", "--seconds", 1),
+    ("benchmarks/a3c_scaling", "--rounds", 0), ("benchmarks/a3c_scaling", "--pong-seeds", 0),
+    ("benchmarks/a3c_scaling", "--pong-steps", 1), ("benchmarks/cartpole_vs_sb3", "--steps", 1),
+    ("benchmarks/cartpole_vs_sb3", "--seeds", 1), ("benchmarks/cartpole_vs_sb3", "--first-seed", 0),
+    ("benchmarks/comparison", "--seeds", 1), ("benchmarks/comparison", "--first-seed", 0),
+    ("benchmarks/comparison", "--workers", 1), ("benchmarks/evaluations", "--candidates", 1),
+    ("benchmarks/evaluations", "--evaluations", 1), ("benchmarks/import_time", "--rounds", 1),
+    ("benchmarks/learning", "--seeds", 1), ("benchmarks/learning", "--first-seed", 0),
+    ("benchmarks/network_vs_torch", "--rounds", 1), ("benchmarks/pong_learning", "--seeds", 0),
+    ("benchmarks/pong_speed", "--seconds", 1), ("benchmarks/pong_speed", "--rounds", 1),
+    ("benchmarks/resume", "--steps", 1000), ("benchmarks/sharing", "--updates", 1),
+    ("benchmarks/sharing", "--segments", 1), ("benchmarks/tasks", "--seeds", 1),
+    ("benchmarks/tasks", "--first-seed", 0), ("benchmarks/tasks_vs_sb3", "--first-seed", 0),
+])
+def test_a_number_that_is_too_low_is_refused_in_one_line(script, flag, lowest, call):
+    code, output = call(ROOT / f"{script}.py", flag, str(lowest - 1))
+    assert code == 2
+    assert output.err.endswith(f"error: argument {flag}: expected at least {lowest}, got {lowest - 1}\n")
+
+
+def test_a_figure_without_a_row_is_refused(call, tmp_path):
+    flags = f"--seeds 0 --pong-seeds 0 --rounds 0 --figure {tmp_path}/figure.png".split()
+    code, output = call(BENCHMARKS / "a3c_scaling.py", *flags)
+    assert code == 2 and "error: argument --figure: expected " in output.err
+
+
+@pytest.mark.parametrize("out", ["a file", "nowhere"])
+def test_pongs_pictures_go_into_a_folder_that_is_there(out, call, tmp_path):
+    (tmp_path / "a file").touch()
+    code, output = call(EXAMPLES / "pong.py", "--out", str(tmp_path / out))
+    assert code == 2 and output.err.endswith(f"error: argument --out: folder {tmp_path / out} does not exist\n")
+
+
+@pytest.mark.parametrize("name", ["own_distribution", "own_environment"])
+@pytest.mark.parametrize("flag, code, text", [("-h", 0, "usage: "), ("--bogus", 2, "unrecognized arguments: --bogus")])
+def test_examples_without_flags_refuse_every_flag(name, flag, code, text):
+    command = [sys.executable, "-OO", str(EXAMPLES / f"{name}.py"), flag]
+    ended = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert ended.returncode == code and text in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("name", NEED_TORCH)
+def test_a_benchmark_names_the_extra_that_is_not_installed(name, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARKS / f"{name}.py"), "-h"])
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    assert exit.value.code == 2
+    assert capsys.readouterr().err == f'{name}.py: needs torch: pip install -e ".[bench]"\n'
 
 
 @pytest.mark.slow

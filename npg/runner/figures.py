@@ -27,6 +27,17 @@ def figure_path(text):
     return path
 
 
+def at_least(low):
+    """An argparse type: a whole number, at least `low`."""
+
+    def whole_number(text):
+        if int(text) < low:
+            raise argparse.ArgumentTypeError(f"expected at least {low}, got {text}")
+        return int(text)
+
+    return whole_number
+
+
 def learning_curve(rows, title, target=None, window=100):
     """Draws returns against environment steps. Returns a PNG as bytes.
 
