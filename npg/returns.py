@@ -37,7 +37,7 @@ def time_in_episode(done, valid):
     """t, counted from 0 in each episode. Row 0 of the arrays begins an episode. Integers [T, N]."""
     time = np.zeros(done.shape, np.int64)
     for t in range(1, len(done)):
-        begins = done[t - 1] | ~valid[t - 1]
+        begins = np.logical_or(done[t - 1], np.logical_not(valid[t - 1]))
         time[t] = np.where(begins, 0, time[t - 1] + 1)
     return time
 

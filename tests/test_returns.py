@@ -179,6 +179,13 @@ def test_time_is_counted_from_the_first_step_of_each_episode(starts_with_reset):
     np.testing.assert_array_equal(time_in_episode(x)[x.valid], defined_time(x)[x.valid])
 
 
+def test_zeros_and_ones_are_as_good_as_booleans():
+    x = random_rows(30, 4, seed=3, starts_with_reset=False)
+    numbers = x._replace(terminated=x.terminated.astype(int), valid=x.valid.astype(int))
+    np.testing.assert_array_equal(time_in_episode(numbers), time_in_episode(x))
+    np.testing.assert_array_equal(trajectory_return(numbers, 0.5), trajectory_return(x, 0.5))
+
+
 # Two steps to a terminal state, a reset row, then two steps that a time limit ends.
 HAND = rows(
     ends=column(GO_ON, TERMINATED, GO_ON, GO_ON, TRUNCATED),

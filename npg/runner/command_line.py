@@ -13,6 +13,7 @@ import inspect
 import io
 import pathlib
 import platform
+import re
 import shlex
 import signal
 import sys
@@ -24,7 +25,7 @@ import numpy as np
 import npg
 from npg.runner import interrupts
 from npg.runner.commands import COMMANDS, read_policy
-from npg.runner.environments import EnvironmentFailed, UnsupportedEnvironment
+from npg.runner.environments import LONGEST, EnvironmentFailed, UnsupportedEnvironment, lacks_time_limit
 from npg.runner.folder import RunError, one_line, taken, write_atomically
 from npg.runner.machine import available_cores
 from npg.runner.runs import Diverged, Run
@@ -51,6 +52,10 @@ ALLOWED = {  # {command: the other flags that it accepts}
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._negative_number_matcher = re.compile(r"-(inf|\.?\d.*)")  # argparse itself does not know -1e3
+
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}\n")
 
@@ -100,7 +105,12 @@ def _shown(name, default):
 
 def number_or_none(text):
     """An argparse type: "none" → None, "5" → 5, "0.5" → 0.5."""
-    return None if text == "none" else int(text) if text.lstrip("-").isdigit() else float(text)
+    if text == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 number_or_none.__name__ = "number"  # argparse's messages show this name
@@ -126,6 +136,8 @@ def _new_config(script, algo, given, parser):
     """The config of a new run: the settings that were given, and defaults for the rest."""
     env = given.get("env", script.settings_of(algo, False)["env"].default)
     probe = script.probe(env)
+    if lacks_time_limit(probe.spec) and "quiet" not in given:
+        print(f"{parser.prog}: {env} has no time limit: each episode ends after {LONGEST:,} steps", file=sys.stderr)
     is_box = isinstance(probe.single_action_space, gymnasium.spaces.Box)
     parameters = script.settings_of(algo, is_box)
     values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
@@ -144,8 +156,12 @@ def _new_config(script, algo, given, parser):
         parser.error(f"--{name} has no effect with --{other} {_shown(*idle[1:])}")
     if values.get("cluster") and not values["workers"]:
         parser.error("--cluster needs --workers, the number of calls that the cluster computes at the same time")
-    if values["target"] is None:
-        values["target"] = getattr(probe.spec, "reward_threshold", None)
+    threshold = getattr(probe.spec, "reward_threshold", None)
+    if values["target"] is None and threshold is not None:
+        try:
+            values["target"] = check(parameters["target"], float(threshold))
+        except (TypeError, ValueError):
+            parser.error(f"environment {env}: its reward_threshold: expected a number, got {threshold!r}")
     try:
         parse_period(values["checkpoint_every"])
     except ValueError as error:
@@ -174,10 +190,12 @@ def _cluster(address):
         from distributed import Client
     except ImportError:
         raise RunError("--cluster needs the package distributed: pip install 'npg[cluster]'") from None
+    if not re.fullmatch(r"(tcp://)?[^:/]+:\d+", address):
+        raise RunError(f"--cluster: expected HOST:PORT, got {address!r}")
     try:
         client = Client(address, timeout=10, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise RunError(f"--cluster {address}: no Dask scheduler answers: {error}") from None
+    except Exception as error:  # any exception: another program may answer at this address
+        raise RunError(f"--cluster {address}: no Dask scheduler answers: {one_line(error)}") from None
     with client:
         yield client.get_executor(pure=False, retries=3)
 
@@ -240,19 +258,26 @@ def _train(script, config, folder, given, parser):
             print(f"{parser.prog}: {message}; {run.last_checkpoint()}", file=sys.stderr)
             return 2
     if run.stopped:
-        command = f"python {parser.prog} --resume {shlex.quote(str(folder))}"
+        command = f"python {parser.prog} --resume {_argument(folder)}"
         message = f"interrupted at update {run.update}; {run.last_checkpoint()}. Continue with:\n  {command}"
         print(f"\n{message}", file=sys.stderr)
         return 128 + run.stopped
-    print(_report(run, result, f"python {parser.prog}", shlex.quote(str(folder))))
+    print(_report(run, result, f"python {parser.prog}", _argument(folder)))
     return 0
+
+
+def _argument(folder):
+    """A folder as an argument in a shell."""
+    text = str(folder)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def _start_from(script, config, run, source):
     """Takes the policy of another run. RunError if its numbers mean something else there."""
     earlier, saved = read_policy(script, source)
-    for name in ("inputs", "activation", "policy"):  # another size of θ is found later
+    for name in ("inputs", "hidden", "shared", "activation", "policy", "components", "normalise_obs"):
         here, there = (some["settings"].get(name) for some in (config, earlier))
+        here = list(here) if isinstance(here, tuple) else here  # as in a file
         if None not in (here, there) and here != there:
             raise RunError(f"--start-from {source}: expected a policy with {name} {here}, found {name} {there}")
     run.take_policy(saved, f"--start-from {source}")
@@ -275,7 +300,8 @@ def _report(run, result, program, folder):
         lines.append(f"  target {result['target']:g}")
     if run.all_returns_are_equal() and not result["solved"]:
         lines.append("  all episodes had the same return: there was nothing to learn from yet")
-    lines.append(f"  picture   {folder}/learning_curve.png")
+    if (run.folder / "learning_curve.png").is_file():
+        lines.append(f"  picture   {folder}/learning_curve.png")
     lines.append(f"  watch     {program} --gif {folder}")
     lines.append(f"  evaluate  {program} --evaluate {folder}")
     lines.append(f"  continue  {program} --resume {folder} --steps {2 * run.config['steps']}")

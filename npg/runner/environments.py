@@ -21,6 +21,7 @@ from npg.rollout import OWN_REWARD, resets_in_next_step
 from npg.runner.folder import one_line
 
 LOG_BYTES = 64e6
+LONGEST = 10_000  # steps of an episode where Gymnasium knows no time limit: otherwise an episode might never end
 REMEMBERING = "gymnasium.envs.box2d.bipedal_walker", "gymnasium.envs.box2d.car_racing"  # one world for all episodes
 
 
@@ -50,8 +51,9 @@ def _call(what, *others):
 RETURNS = {"reset": 2, "step": 5}  # number of values
 
 
-def _guarded(env, env_id, shape):
-    """Makes the calls of an environment raise EnvironmentFailed if it fails or if its answer has another shape."""
+def _guarded(env, env_id):
+    """Makes the calls of an environment raise EnvironmentFailed if it fails or if its answer is not as promised."""
+    space, batch = env.observation_space, getattr(env, "num_envs", None)
 
     def guard(name):
         call, what = getattr(env, name), f"environment {env_id}: {name}"
@@ -59,21 +61,49 @@ def _guarded(env, env_id, shape):
         def guarded(*args, **kwargs):
             with _call(what, gymnasium.error.DependencyNotInstalled):
                 answer = call(*args, **kwargs)
-                if name in RETURNS and len(answer) != RETURNS[name]:
-                    raise ValueError(f"expected {RETURNS[name]} values, got {len(answer)}")
-                if name in RETURNS and np.shape(answer[0]) != shape:
-                    found = list(np.shape(answer[0]))
-                    raise ValueError(f"observations: expected the shape {list(shape)}, got {found}")
-                return answer
+                if name == "render" and env.render_mode == "rgb_array":
+                    _check_picture(answer)
+                return _checked(answer, RETURNS[name], space, batch) if name in RETURNS else answer
 
         return guarded
 
-    env.reset, env.step, env.render = guard("reset"), guard("step"), guard("render")
+    for name in ("reset", "step", "render", "close"):
+        setattr(env, name, guard(name))
     return env
 
 
+def _checked(answer, n, space, batch):
+    """The answer of `reset` or `step`: n values of the right shapes and types. ValueError or TypeError otherwise.
+
+    batch   number of environments of a vector environment; None: one environment
+    """
+    if len(answer) != n:
+        raise ValueError(f"expected {n} values, got {len(answer)}")
+    obs, info = np.asarray(answer[0]), answer[-1]
+    if obs.shape != space.shape:
+        raise ValueError(f"observations: expected the shape {list(space.shape)}, got {list(obs.shape)}")
+    if not isinstance(info, dict):
+        raise ValueError(f"info: expected a dict, got {type(info).__name__}")
+    obs = obs.astype(space.dtype, copy=False)
+    if n == RETURNS["reset"]:
+        return obs, info
+    _, rew, terminated, truncated, _ = answer
+    if batch is None:
+        return obs, float(rew), bool(terminated), bool(truncated), info
+    rew, terminated, truncated = np.asarray(rew, float), np.asarray(terminated, bool), np.asarray(truncated, bool)
+    return obs, rew.reshape(batch), terminated.reshape(batch), truncated.reshape(batch), info
+
+
+def _check_picture(x):
+    if not isinstance(x, np.ndarray):
+        raise ValueError(f"expected an array, got {type(x).__name__}")
+    if x.dtype != np.uint8 or x.shape[2:] not in ((), (3,), (4,)) or x.ndim < 2 or x.size == 0:
+        raise ValueError(f"expected uint8[height, width, 3], got {x.dtype}{list(x.shape)}")
+
+
 def _make(make, env_id, *args, **kwargs):
-    if env_id.count(":") > 1:
+    module, colon, name = env_id.rpartition(":")
+    if colon and not all(word.isidentifier() for word in module.split(".")) or not name:
         raise UnsupportedEnvironment(f"environment {env_id!r}: expected NAME or MODULE:NAME")
     try:
         with _call(f"environment {env_id}: its creation", gymnasium.error.Error, ImportError):
@@ -84,24 +114,32 @@ def _make(make, env_id, *args, **kwargs):
         raise UnsupportedEnvironment(f"environment {env_id!r}: {one_line(error)}") from error
 
 
+def lacks_time_limit(spec):
+    """Whether an environment with this `EnvSpec` has no time limit. It then gets one of LONGEST steps."""
+    return spec is not None and spec.max_episode_steps is None and spec.vector_entry_point is None
+
+
 def _wrappers_for(env_id):
-    """The wrappers that give an environment vector observations and actions in [−1, 1]."""
+    """The wrappers that give an environment vector observations, actions in [−1, 1], and a time limit."""
     env = _make(gymnasium.make, env_id)
-    obs_space, act_space = env.observation_space, env.action_space
-    env.close()
+    obs_space, act_space, spec = env.observation_space, env.action_space, env.spec
+    with _call(f"environment {env_id}: close"):
+        env.close()
     if not isinstance(obs_space, (spaces.Box, spaces.Discrete)):
         raise UnsupportedEnvironment(f"environment {env_id}: observations must be Box or Discrete, got {obs_space}")
     if not isinstance(act_space, (spaces.Box, spaces.Discrete)):
         raise UnsupportedEnvironment(f"environment {env_id}: actions must be Discrete or Box, got {act_space}")
     if 0 in (obs_space.shape or ()):
         raise UnsupportedEnvironment(f"environment {env_id}: observations are empty: {obs_space}")
-    needed = []
+    needed = [lambda env: wrappers.TimeLimit(env, LONGEST)] if lacks_time_limit(spec) else []
     if obs_space.shape is None or len(obs_space.shape) != 1:
         needed.append(wrappers.FlattenObservation)
     if isinstance(act_space, spaces.Box):
         if len(act_space.shape) != 1 or 0 in act_space.shape or not np.issubdtype(act_space.dtype, np.floating):
             message = f"environment {env_id}: Box actions must be one vector of real numbers, got {act_space}"
             raise UnsupportedEnvironment(message)
+        if not (act_space.low < act_space.high).all():
+            raise UnsupportedEnvironment(f"environment {env_id}: Box actions must have low < high, got {act_space}")
         if act_space.is_bounded():
             needed += [lambda env: wrappers.RescaleAction(env, np.float32(-1), np.float32(1)), wrappers.ClipAction]
     elif act_space.start != 0:
@@ -115,7 +153,7 @@ def make_envs(env_id, n, *, normalise_obs=False):
     normalise_obs   normalise each coordinate of the observations by its running mean and variance
                     (`gymnasium.wrappers.vector.NormalizeObservation`)
 
-    Raises UnsupportedEnvironment with one line for the user.
+    Where Gymnasium knows no time limit, an episode ends after LONGEST steps. Raises UnsupportedEnvironment with one line for the user.
     """
     needed = _wrappers_for(env_id)
     how = {"vectorization_mode": "sync", "wrappers": needed} if needed else {}
@@ -123,19 +161,19 @@ def make_envs(env_id, n, *, normalise_obs=False):
     if not resets_in_next_step(envs):
         found = envs.metadata["autoreset_mode"]
         raise UnsupportedEnvironment(f"environment {env_id}: expected NEXT_STEP autoreset, got {found}")
-    envs = _guarded(envs, env_id, envs.observation_space.shape)
+    envs = _guarded(envs, env_id)
     return NormalizeObservation(envs) if normalise_obs else envs
 
 
 def make_env(env_id, render_mode=None, *, normalise_obs=False):
     """One copy with the same wrappers, for rendering and for searches. Its observations are never normalised here."""
     env = _make(gymnasium.make, env_id)
-    if render_mode and not {render_mode, "rgb_array"} & set(env.metadata.get("render_modes", [])):
+    if render_mode and not {render_mode, "rgb_array"} & set(env.metadata.get("render_modes") or []):
         raise UnsupportedEnvironment(f"environment {env_id}: cannot render as {render_mode}")
     env = _make(gymnasium.make, env_id, render_mode=render_mode) if render_mode else env
     for wrap in _wrappers_for(env_id):
         env = wrap(env)
-    return _guarded(env, env_id, env.observation_space.shape)
+    return _guarded(env, env_id)
 
 
 def make_pong_envs(env_id, n, num_threads=0, *, inputs="trail", sticky=0.0):
@@ -145,7 +183,7 @@ def make_pong_envs(env_id, n, num_threads=0, *, inputs="trail", sticky=0.0):
         envs = PongVectorEnv(n, inputs, sticky, num_threads)
     except ModuleNotFoundError as error:
         raise UnsupportedEnvironment(error) from None
-    return _guarded(envs, env_id, envs.observation_space.shape)
+    return _guarded(envs, env_id)
 
 
 def make_pong_env(env_id, render_mode=None, *, inputs="trail", sticky=0.0):
@@ -155,7 +193,7 @@ def make_pong_env(env_id, render_mode=None, *, inputs="trail", sticky=0.0):
         env = PongEnv(render_mode, inputs, sticky)
     except ModuleNotFoundError as error:
         raise UnsupportedEnvironment(error) from None
-    return _guarded(env, env_id, env.observation_space.shape)
+    return _guarded(env, env_id)
 
 
 def _only_pong(env_id):

@@ -49,6 +49,7 @@ def estimate(settings, obs_space, act_space, side_by_side=None):
     candidates = settings.get("n_candidates", 1)
     episodes = settings["episodes"] or 100
     return {
+        "env": 4 * VECTORS * (n_obs + n_act),
         "components": 4 * VECTORS * sizes[-1],
         "hidden": 4 * VECTORS * theta,
         "envs": envs * (row + ENVIRONMENT),

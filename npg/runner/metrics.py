@@ -27,9 +27,12 @@ class Metrics:
         new = self.rows[self.n_written :]
         if not self._file_is_there() or {name for row in new for name in row} - set(self.columns):
             self.write_anew()
-        else:
+            return
+        try:
             self.writer.writerows(map(_formatted, new))
-            self.n_written = len(self.rows)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+        self.n_written = len(self.rows)
 
     def _file_is_there(self):
         """False before the file is first written, and after somebody has deleted, renamed or replaced it."""

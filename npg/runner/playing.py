@@ -59,11 +59,13 @@ class Player:
     def frames(self, mode):
         """Plays and renders one episode. Yields (picture by `render`, frames per second) before each step."""
         env, moments, over = self.task.make_env(mode), self.task.obs_rms, False
+        fps = env.metadata.get("render_fps")
+        fps = fps if isinstance(fps, (int, float)) and 0.01 < fps < 1000 else 30
         seeds = self.task.seed, EVALUATE, 0, FILM
         act = self.actor(self.task.act, seeds)
         obs, _ = env.reset(seed=int(np.random.default_rng(seeds).integers(2**31)))
         while not over:
-            yield env.render(), env.metadata.get("render_fps", 30)
+            yield env.render(), fps
             if moments:
                 obs = normalised(obs, moments.mean, moments.var)
             obs, _, terminated, truncated, _ = env.step(act(obs))

@@ -73,7 +73,14 @@ class Run:
         self.saved_at, self.save_cost, self.saved_update = time.monotonic(), 0.0, None
         self.stopped = None  # the number of a signal that stops the run
         self.under_way = self.at_rest = False  # whether an update is running; whether a signal may stop immediately
-        self.bar = tqdm(total=config["steps"], unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True)
+        self.quiet = quiet
+
+    @functools.cached_property
+    def bar(self):
+        """The progress bar. It appears at its first use, so a run that is refused shows none."""
+        return tqdm(
+            total=self.config["steps"], unit=" steps", unit_scale=True, disable=self.quiet, dynamic_ncols=True
+        )
 
     @functools.cached_property
     def player(self):
@@ -168,8 +175,10 @@ class Run:
     def _take(self, arrays, saved, source):
         seen = moments(self.task.obs_rms)
         for name, array in {**arrays, **seen}.items():
-            if name not in saved or saved[name].shape != array.shape or saved[name].dtype != array.dtype:
-                found = f"{saved[name].dtype}{list(saved[name].shape)}" if name in saved else "nothing"
+            found = saved.get(name, np.zeros((), bool))
+            same_type = found.dtype == array.dtype or name in seen and found.dtype.kind == "f"
+            if found.shape != array.shape or not same_type:
+                found = f"{found.dtype}{list(found.shape)}" if name in saved else "nothing"
                 raise RunError(f"{source}: expected {name} {array.dtype}{list(array.shape)}, found {found}")
             if array.dtype.kind == "f" and not np.isfinite(saved[name]).all():
                 raise RunError(f"{source}: {name} holds NaN or Inf")

@@ -146,16 +146,16 @@ def check(parameter, value):
         raise ValueError(f"{name}: expected a list, got {value!r}")
     if several and not value and not setting.empty:
         raise ValueError(f"{name}: expected at least one number, got none")
-    checked = []
+    checked, is_seed = [], name == "seed"  # a seed may have any size
     for x in value if several else [value]:
         number = isinstance(x, (int, float)) and not isinstance(x, bool)
         if setting.choices and x not in setting.choices:
             raise ValueError(f"{name}: expected one of {', '.join(setting.choices)}, got {x!r}")
         if not (number if of is float else isinstance(x, of)) or isinstance(x, bool) and of is not bool or x == "":
             raise ValueError(f"{name}: expected {NAMES[of]}, got {x!r}")
-        if number and not (setting.low <= x <= setting.high and x > setting.above and abs(x) <= LARGEST):
+        if number and not (setting.low <= x <= setting.high and x > setting.above and (abs(x) <= LARGEST or is_seed)):
             raise ValueError(f"{name}: expected a number {allowed(setting)}, got {x}")
-        if of is int and name != "seed" and abs(x) > LARGEST_INT:  # a seed may have any size
+        if of is int and abs(x) > LARGEST_INT and not is_seed:
             raise ValueError(f"{name}: expected a whole number below 2^63, got {x}")
         checked.append(float(x) if of is float else x)
     return tuple(checked) if several else checked[0]

@@ -77,7 +77,8 @@ class Task:
         self.spaces = obs_space, act_space = probe.single_observation_space, probe.single_action_space
         self.n_obs, self.obs_rms = obs_space.shape[0], None
         if options.get("normalise_obs"):
-            self.obs_rms = RunningMeanStd(shape=obs_space.shape, dtype=obs_space.dtype)
+            dtype = obs_space.dtype if np.issubdtype(obs_space.dtype, np.floating) else np.float64
+            self.obs_rms = RunningMeanStd(shape=obs_space.shape, dtype=dtype)
         self.reward_rms = RunningMeanStd(shape=()) if settings.get("scale_rewards") else None
         self.gamma = settings.get("gamma")
         if self.reward_rms and self.gamma is None:

@@ -37,8 +37,8 @@ def hang():
 
 ACTS = {"raise": boom, "exit": leave, "odd": odd, "print": lambda: print("hello"), "sleep": lambda: time.sleep(0.01),
         "fork": lambda: os.fork() or os._exit(0), "hang": hang, "none": lambda: None}  # fmt: skip
-CALLS = "init", "reset", "step"
-RETURNS = "shape", "nan", "reward", "tuple", "text", "never", "once"
+CALLS = "init", "reset", "step", "close"
+RETURNS = "shape", "nan", "reward", "word", "info", "tuple", "text", "never", "once"
 
 
 class Nasty(gymnasium.Env):
@@ -77,12 +77,21 @@ class Nasty(gymnasium.Env):
                 return obs, 0.0
             if self.returns == "text":
                 return "nothing", 0.0, False, False, {}
+            if self.returns == "word":
+                return obs, "good", over, False, {}
+            if self.returns == "info":
+                return obs, 0.0, over, False, None
         rew = np.nan if self.returns == "reward" else 1.0
         return obs, rew, over and self.returns != "never" or self.returns == "once", self.t >= 200, {}
 
     def render(self):
         """Always fails."""
         boom()
+
+    def close(self):
+        """Fails if `call` is "close"."""
+        if self.call == "close":
+            self.act()
 
 
 IDS = {f"{act}-{call}": {"act": act, "call": call} for act in ACTS for call in CALLS if act != "none"}

@@ -36,7 +36,8 @@ pytestmark = pytest.mark.usefixtures("quick_workers", "quick_disk", "no_figures"
         *("--critic-learning-rate 0 --algo actor-critic", "--sigma wide --env Pendulum-v1"),
         *("--log-std x --env Pendulum-v1", "--log-std nan --env Pendulum-v1", "--temperature 1"),
         *("--env=", "--checkpoint-every=", "--workers 0 --algo a3c", "--workers x --algo a2c"),
-        *("--cluster= --algo a3c", "--cluster tcp://127.0.0.1:9 --algo a2c"),
+        *("--cluster= --algo a3c", "--cluster tcp://127.0.0.1:9 --algo a2c", "--target nan"),
+        *("--cluster localhost --algo a3c --workers 1", "--cluster tls://x:1 --algo a3c --workers 1"),
         *("--epsilons 2 --algo a3c", "--temperatures 0 --algo a3c", "--statistics none --algo a3c"),
         *("--n-candidates 0 --algo es", "--shaping log --algo es", "--scheme backward --algo finite-difference"),
         *("--epsilon 0 --algo finite-difference", "--n-parents 0 --algo genetic", "--n-elite 0 --algo genetic"),
@@ -152,6 +153,41 @@ def test_what_cannot_fit_into_memory_is_refused_before_anything_is_made(call, tm
     name = re.search(r"--(hidden|envs|episodes|n-candidates)", flags)[1].replace("-", "_")
     assert_refused(call(f"--quiet {flags}", out=tmp_path / "run"), f"{name}: ", "memory")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_target_comes_from_the_environment_as_a_number(call, tmp_path):
+    assert call(tiny(more="--steps 100 --env strange/NumPyThreshold-v0"), out=tmp_path / "run").code == 0
+    assert read_config(tmp_path / "run")["target"] == 5.0
+    refused = call(tiny(more="--env strange/NaNThreshold-v0"), out=tmp_path / "other")
+    assert_refused(refused, "strange/NaNThreshold-v0: its reward_threshold: expected a number, got nan")
+
+
+def test_numbers_may_be_written_as_python_writes_them(call, tmp_path):
+    flags = "--target -1e3 --steps 1_000 --env Pendulum-v1 --log-std -.5 --episodes 1_0"
+    assert call(tiny(more=flags), out=tmp_path / "run").code == 0
+    config = read_config(tmp_path / "run")
+    assert [config[name] for name in ("target", "steps", "episodes")] == [-1000.0, 1000, 10]
+    assert config["settings"]["log_std"] == -0.5
+
+
+def test_a_run_that_is_refused_shows_no_progress_bar(call, copy):
+    flags = "--steps 100 --hidden 8 --envs 2"
+    assert_refused(call(flags, out=copy), "holds a run already")
+    (copy / "checkpoint.npz").write_bytes(b"damaged")
+    assert_refused(call(resume=copy), "checkpoint.npz")
+
+
+def test_the_commands_at_the_end_are_right_for_a_folder_that_looks_like_a_flag(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = call(tiny(more="--steps 100 --out=-x")).out
+    command = re.search(r"evaluate  python \S+ (.+)", said)[1]
+    assert command == "--evaluate ./-x" and call(command).code == 0
+
+
+def test_no_picture_is_named_that_could_not_be_drawn(call, tmp_path):
+    (tmp_path / "run" / "learning_curve.png").mkdir(parents=True)
+    result = call(tiny(more="--steps 100"), out=tmp_path / "run")
+    assert result.code == 0 and "could not be drawn" in result.err and "learning_curve.png" not in result.out
 
 
 def test_two_things_at_once_are_refused(call, copy):
@@ -324,6 +360,9 @@ def test_the_scripts_work_without_docstrings_and_with_any_backend(tmp_path):
         ("exit-reset", "reset raised SystemExit: 0"),
         ("odd-step", "step raised Odd: 1 2"),
         ("shape", "step raised ValueError"),
+        ("word", "step raised ValueError: could not convert string to float: 'good'"),
+        ("info", "step raised"),
+        ("raise-close", "close raised ValueError: the user's mistake in two lines"),
     ],
 )
 def test_an_environment_that_fails_is_told_of_in_one_line_and_its_traceback_is_kept(call, tmp_path, algo, env, words):
@@ -331,7 +370,7 @@ def test_an_environment_that_fails_is_told_of_in_one_line_and_its_traceback_is_k
     assert result.code == 4 and result.out == ""
     assert re.fullmatch(rf"\S+: environment nasty:{env}-v0: .+\n", result.err) and words in result.err
     text = (tmp_path / "run" / "error.txt").read_text()
-    assert "Traceback" in text and "nasty.py" in text or env == "shape"
+    assert "Traceback" in text and ("nasty.py" in text or env in ("shape", "word", "info"))
 
 
 def test_an_environment_that_fails_to_render_is_told_of_in_one_line(call, tmp_path):

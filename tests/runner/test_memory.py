@@ -13,12 +13,13 @@ USUAL = {"steps": 500_000, "episodes": 100, "envs": 16, "hidden": (64, 64), "n_s
 @pytest.mark.parametrize(
     "name, value",
     [("hidden", (100_000, 100_000)), ("envs", 10**12), ("episodes", 10**11), ("n_steps", 10**12),
-     ("n_candidates", 10**12), ("workers", 10**6), ("components", 10**12)],
+     ("n_candidates", 10**12), ("workers", 10**6), ("components", 10**12), ("env", "Huge-v0")],
 )
 def test_a_setting_that_cannot_fit_is_named(name, value):
     settings = {**USUAL, name: value, **({"steps": 10**15} if name == "n_steps" else {})}
+    act = spaces.Discrete(10**12) if name == "env" else ACT
     with pytest.raises(ValueError, match=f"^{name}: .* GB of memory") as error:
-        check_memory(settings, OBS, ACT, limit=16e9)
+        check_memory(settings, OBS, act, limit=16e9)
     assert "\n" not in str(error.value)
 
 

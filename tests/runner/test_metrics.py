@@ -112,6 +112,20 @@ def test_metrics_that_do_not_fit_the_checkpoint_are_refused_before_anything_is_w
     assert contents(copy) == before
 
 
+def test_metrics_that_cannot_grow_are_an_error_that_names_the_file(call, tmp_path, monkeypatch):
+    def full(rows):
+        raise OSError(27, "File too large")
+
+    def record(run, update, record=Run.record):
+        if run.update == 3:
+            run.metrics.writer.writerows = full
+        record(run, update)
+
+    monkeypatch.setattr(Run, "record", record)
+    refused = call(tiny(more="--steps 300"), out=tmp_path / "run")
+    assert_refused(refused, f"{tmp_path / 'run' / 'metrics.csv'}: cannot be written: File too large")
+
+
 def test_metrics_deleted_while_training_are_written_again(call, tmp_path, monkeypatch):
     record = Run.record
 

@@ -136,6 +136,7 @@ def checked(name, default, value):
         ("start_from", None, "runs/x", "runs/x"),
         ("log_std", 0.0, -3, -3.0),
         ("seed", 0, 2**64, 2**64),
+        ("seed", 0, 10**400, 10**400),
     ],
 )
 def test_an_allowed_value_comes_back_with_the_right_type(name, default, value, expected):
@@ -155,7 +156,6 @@ def test_an_allowed_value_comes_back_with_the_right_type(name, default, value, e
         ("n_steps", 16, None, "a whole number, got None"),
         ("n_steps", 16, [8], r"a whole number, got \[8\]"),
         ("seed", 0, -1, "a number ≥ 0, got -1"),
-        ("seed", 0, 10**400, "a number ≥ 0, got 1000"),
         ("gamma", 0.99, 1.01, "a number from 0 to 1, got 1.01"),
         ("gamma", 0.99, -0.01, "a number from 0 to 1, got -0.01"),
         ("gamma", 0.99, math.nan, "a number from 0 to 1, got nan"),

@@ -80,6 +80,16 @@ def test_seconds_leave_evaluation_out(call, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["seconds"] < 1000
 
 
+@pytest.mark.parametrize("more", ["--algo ppo", "--algo a2c --workers 1", "--algo es"])
+def test_normalised_discrete_observations_are_saved_and_played(call, tmp_path, more):
+    algo, _, rest = more.removeprefix("--algo ").partition(" ")
+    flags = tiny(algo, f"{rest} --env FrozenLake-v1 --normalise-obs --steps 300")
+    assert call(flags, out=tmp_path / "run").code == 0
+    assert np.ptp(read_checkpoint(tmp_path / "run")["obs_mean"]) > 0.01
+    assert call("--quiet", evaluate=tmp_path / "run").code == 0
+    assert call("--quiet --steps 600", resume=tmp_path / "run").code == 0
+
+
 # The start from another run's policy
 
 
@@ -121,8 +131,9 @@ def test_start_from_is_read_only_until_the_run_has_a_checkpoint(call, tmp_path, 
 def test_a_start_from_that_does_not_fit_is_refused_in_one_line(call, tmp_path, finished):
     for more, words in (
         ("--start-from nowhere", "nowhere"),
-        (f"--hidden 5 --start-from {finished}", "expected theta"),
-        (f"--env Pendulum-v1 --hidden 8 --normalise-obs --start-from {finished}", "expected theta"),
+        (f"--hidden 5 --start-from {finished}", "expected a policy with hidden [5], found hidden"),
+        (f"--normalise-obs --start-from {finished}", "with normalise_obs True, found normalise_obs False"),
+        (f"--env Pendulum-v1 --no-normalise-obs --start-from {finished}", "expected theta"),
     ):
         assert_refused(call(tiny(more=more), out=tmp_path / "run"), "start-from" if "theta" in words else words, words)
         assert not (tmp_path / "run").exists()
