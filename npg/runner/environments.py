@@ -153,7 +153,8 @@ def make_envs(env_id, n, *, normalise_obs=False):
     normalise_obs   normalise each coordinate of the observations by its running mean and variance
                     (`gymnasium.wrappers.vector.NormalizeObservation`)
 
-    Where Gymnasium knows no time limit, an episode ends after LONGEST steps. Raises UnsupportedEnvironment with one line for the user.
+    Where Gymnasium knows no time limit, an episode ends after LONGEST steps. Raises UnsupportedEnvironment with one
+    line for the user.
     """
     needed = _wrappers_for(env_id)
     how = {"vectorization_mode": "sync", "wrappers": needed} if needed else {}
