@@ -119,7 +119,7 @@ def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=Fal
     return Learner(model, updates, learned, anneal=anneal)
 
 
-def a2c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=2e-3, optimizer="adam",
+def a2c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=2e-3, optimizer="rmsprop",
         anneal=True, workers: int | None = None,
         n_steps=5, lam=1.0, max_grad_norm: float | None = 0.5, **settings):
     """A2C: one gradient for actor and critic, with GAE(λ) advantages.
@@ -161,7 +161,7 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
 
 
 def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, learning_rate=8e-3, optimizer="adam",
-        anneal=True, capacity=1, n_steps=64, epochs=8, clip=0.1, **settings):
+        anneal=True, capacity=1, n_steps=64, epochs=8, clip=0.12, **settings):
     """PPO: A2C that takes several steps on the same experience, with clipped importance weights."""
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
