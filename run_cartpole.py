@@ -66,7 +66,7 @@ def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate
     return Learner(policy, updates, learned, anneal=anneal)
 
 
-def q_actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=1e-3, optimizer="adam",
+def q_actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=1e-3, optimizer="rmsprop",
                    anneal=True, critic_learning_rate=3e-3, entropy_coef=0.01, max_grad_norm: float | None = 0.5,
                    **settings):
     """Q actor-critic: the critic's Q_w(s, a) replaces the return."""
