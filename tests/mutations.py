@@ -220,6 +220,10 @@ BUGS = {
          "replay(logs, progress) is not None"),
         ("news forget the actions before them", "self.chunks += chunks", "self.chunks = chunks"),
         ("the log of the whole grows for ever", "> LOG_BYTES", "> 10**12"),
+        ("an episode without a time limit never ends", "[lambda env: wrappers.TimeLimit(env, LONGEST)] if", "[] if"),
+        ("one reward for all environments", "return obs, rew.reshape(batch),", "return obs, rew,"),
+        ("a picture of floats is drawn", "x.dtype != np.uint8 or ", ""),
+        ("any info will do", "if not isinstance(info, dict):", "if False:"),
     ],
     "runner/replaying": [
         ("the sampler's random numbers do not come back", 'set_random_state(sampler.rng, state["rng"])\n', "pass\n"),

@@ -349,6 +349,54 @@ def test_an_environment_that_returns_too_few_values_is_named(which, text):
         env.step(0)
 
 
+WRONG = {  # {number of a value that a step of two environments returns: its wrong value}, and the error
+    "one reward": ({1: 1.0}, "cannot reshape array of size 1 into shape (2,)"),
+    "words": ({1: ["good", "bad"]}, "could not convert string to float: 'good'"),
+    "three flags": ({2: [False] * 3}, "cannot reshape array of size 3 into shape (2,)"),
+    "no info": ({4: None}, "info: expected a dict, got NoneType"),
+    "few observations": ({0: np.zeros((1, 4))}, "observations: expected the shape [2, 4], got [1, 4]"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_answer_of_a_vector_environment_is_named(name, monkeypatch):
+    wrong, text = WRONG[name]
+    envs = gymnasium.make_vec("CartPole-v1", num_envs=2)
+    right = [np.zeros((2, 4), np.float32), np.ones(2), np.zeros(2, bool), np.zeros(2, bool), {}]
+    answer = [wrong.get(k, x) for k, x in enumerate(right)]
+    monkeypatch.setattr(envs, "step", lambda actions: answer, raising=False)
+    guarded = environments._guarded(envs, "Wrong-v0")
+    with pytest.raises(EnvironmentFailed) as error:
+        guarded.step(np.zeros(2, int))
+    assert str(error.value).startswith("environment Wrong-v0: step raised ") and text in str(error.value)
+
+
+def test_columns_of_rewards_and_flags_that_are_numbers_are_understood(monkeypatch):
+    envs = gymnasium.make_vec("CartPole-v1", num_envs=2)
+    answer = np.zeros((2, 4)), np.ones((2, 1), int), [0, 1], np.zeros(2), {}
+    monkeypatch.setattr(envs, "step", lambda actions: answer, raising=False)
+    obs, rew, terminated, truncated, info = environments._guarded(envs, "Odd-v0").step(np.zeros(2, int))
+    assert obs.dtype == np.float32 and rew.dtype == np.float64 and rew.tolist() == [1.0, 1.0]
+    assert terminated.tolist() == [False, True] and truncated.tolist() == [False, False] and info == {}
+
+
+@pytest.mark.parametrize(
+    "picture, found",
+    [
+        (None, "NoneType"),
+        (np.zeros((4, 4, 3)), r"float64\[4, 4, 3\]"),
+        *((np.zeros(shape, np.uint8), rf"uint8\[{text}\]") for shape, text in
+          (((0, 0, 3), "0, 0, 3"), ((4,), "4"), ((4, 4, 2), "4, 4, 2"))),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_named(picture, found, monkeypatch):
+    monkeypatch.setattr(Strange, "render", lambda self: picture)
+    env = make_env("strange/Plain-v0", "rgb_array")
+    env.reset(seed=0)
+    with pytest.raises(EnvironmentFailed, match=f"render raised ValueError: expected .*, got {found}"):
+        env.render()
+
+
 def test_an_environment_with_another_autoreset_is_refused():
     def make_vec(num_envs, **kwargs):
         envs = [lambda: gymnasium.make("CartPole-v1")] * num_envs
