@@ -6,15 +6,20 @@ A script imports this module before all slow imports. So this module itself must
 import os
 import signal
 import sys
-import threading
 
 LINE = "interrupted"
 
 
 def leave_at_once():
     """From now on, Ctrl-C ends this process with one line and exit code 130: used during imports. `run` ends this."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _leave)
+    _handle(_leave)
+
+
+def _handle(handler):
+    try:
+        signal.signal(signal.SIGINT, handler)
+    except ValueError:  # only the main thread can set handlers
+        pass
 
 
 def _leave(number, frame):
@@ -27,18 +32,15 @@ def _leave(number, frame):
 
 def run(main):
     """Runs main(), a script's work after its imports. Returns the exit code: main's, or 130 after Ctrl-C."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _handle(signal.default_int_handler)
     try:
         code = main()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _handle(signal.SIG_IGN)
         code = 130
         print(f"\n{LINE}", file=sys.stderr)
     finally:  # also after an error of argparse
-        if in_main_thread:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the end of the process is left
+        _handle(signal.SIG_IGN)  # only the end of the process is left
     return code if isinstance(code, int) else 0
 
 

@@ -189,7 +189,7 @@ def test_where_environments_do_not_come_back_a_resumed_run_says_so_and_begins_ne
     call, tmp_path, name, workers
 ):
     folder = tmp_path / "run"
-    flags = tiny("a2c", f"--env test_environments:strange/{name}-v0 {workers} --steps 400")
+    flags = tiny("a2c", f"--env test_environments:strange/{name}-v0 {workers} --steps 400 --optimizer adam")
     assert call(flags, out=folder).code == 0
     assert json.loads((folder / "result.json").read_text())["new_episodes_after"] == []
     updates = []
@@ -431,7 +431,7 @@ def in_update(monkeypatch):
     """in_update(k, *signals) sends them to this process in the middle of the k-th update of a2c."""
 
     def send(k, *signals):
-        updates, step = [], optimizers.Adam.step
+        updates, step = [], optimizers.RMSProp.step
 
         def interrupted(optimizer, *args):
             updates.append(k)
@@ -441,7 +441,7 @@ def in_update(monkeypatch):
                     pass
             step(optimizer, *args)
 
-        monkeypatch.setattr(optimizers.Adam, "step", interrupted)
+        monkeypatch.setattr(optimizers.RMSProp, "step", interrupted)
 
     return send
 
