@@ -332,7 +332,7 @@ def test_learning_rates_are_left_alone_unless_the_run_anneals_them():
 def test_the_learning_rate_is_a_fraction_of_the_initial_one():
     steps = {}
     for fraction in (1, 0.5):
-        exp = make("a2c", anneal=True, max_grad_norm=None, standardise=False)
+        exp = make("a2c", optimizer="adam", anneal=True, max_grad_norm=None, standardise=False)
         before = exp.theta.copy()
         for f in (0.1, fraction):
             exp.learner.anneal(f)  # of the initial rate, not of the last one

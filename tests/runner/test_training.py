@@ -195,13 +195,13 @@ def test_without_a_target_nothing_is_called_solved_or_unsolved(call, tmp_path):
 
 
 def test_the_learning_rate_falls_in_a_line_from_its_initial_value_to_0(call, tmp_path, monkeypatch):
-    fractions, step = [], optimizers.Adam.step  # the fraction of the initial rate in each update
+    fractions, step = [], optimizers.RMSProp.step  # the fraction of the initial rate in each update
 
     def spy(optimizer, *args):
         fractions.append(optimizer.learning_rate / 2e-3)
         step(optimizer, *args)
 
-    monkeypatch.setattr(optimizers.Adam, "step", spy)
+    monkeypatch.setattr(optimizers.RMSProp, "step", spy)
     assert call(tiny("a2c", "--steps 320"), out=tmp_path / "run").code == 0
     before = [0, *(row["env_steps"] for row in read_metrics(tmp_path / "run"))][:-1]
     np.testing.assert_allclose(fractions, 1 - np.array(before) / 320)
@@ -213,9 +213,9 @@ def test_the_learning_rate_falls_in_a_line_from_its_initial_value_to_0(call, tmp
 
 def test_a_resumed_runs_learning_rate_goes_on_where_it_was(call, tmp_path, monkeypatch):
     assert call(tiny("a2c", "--steps 320"), out=tmp_path / "run").code == 0
-    rates, step = [], optimizers.Adam.step
+    rates, step = [], optimizers.RMSProp.step
     monkeypatch.setattr(
-        optimizers.Adam, "step", lambda self, *args: rates.append(self.learning_rate) or step(self, *args)
+        optimizers.RMSProp, "step", lambda self, *args: rates.append(self.learning_rate) or step(self, *args)
     )
     done = read_checkpoint(tmp_path / "run")["env_steps"]
     assert call("--quiet --steps 640", resume=tmp_path / "run").code == 0
