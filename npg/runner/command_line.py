@@ -190,7 +190,7 @@ def _cluster(address):
         from distributed import Client
     except ImportError:
         raise RunError("--cluster needs the package distributed: pip install 'npg[cluster]'") from None
-    if not re.fullmatch(r"(tcp://)?[^:/]+:\d+", address):
+    if not re.fullmatch(r"(tcp://)?([^:/]+|\[[^/]+\]):\d+", address):
         raise RunError(f"--cluster: expected HOST:PORT, got {address!r}")
     try:
         client = Client(address, timeout=10, set_as_default=False)
