@@ -20,8 +20,10 @@ def import_figure():
 
 
 def figure_path(text):
-    """An argparse type: the path of a file to write. A folder that does not exist is refused before the work begins."""
+    """An argparse type: the path of a file to write. What cannot be one is refused before the work begins."""
     path = pathlib.Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file, got the folder {path}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"folder {path.parent} does not exist")
     return path

@@ -97,6 +97,8 @@ def test_a_figure_goes_into_a_folder_that_is_there(tmp_path):
     assert figures.figure_path(str(tmp_path / "figure.png")) == tmp_path / "figure.png"
     with pytest.raises(argparse.ArgumentTypeError, match=f"folder {tmp_path / 'nowhere'} does not exist"):
         figures.figure_path(str(tmp_path / "nowhere" / "figure.png"))
+    with pytest.raises(argparse.ArgumentTypeError, match=f"expected a file, got the folder {tmp_path}"):
+        figures.figure_path(str(tmp_path))
 
 
 def test_matplotlib_is_not_imported_before_something_is_drawn():
