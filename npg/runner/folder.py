@@ -34,6 +34,15 @@ def one_line(error):
 
 
 @contextlib.contextmanager
+def writing(path):
+    """Turns an OSError into a RunError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
 def taken(folder):
     """Makes the folder if necessary and locks it. RunError if another process, or this one, has locked it already.
 
@@ -42,16 +51,16 @@ def taken(folder):
     """
     folder = pathlib.Path(folder)
     path = folder / LOCK
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         key = str(folder.resolve())
-        if key in _mine:
-            raise BlockingIOError
-        lock = _locked(path)
-    except BlockingIOError:
-        raise RunError(f"{folder}: another run is writing here; wait for its end, or choose another folder") from None
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
+        try:
+            if key in _mine:
+                raise BlockingIOError
+            lock = _locked(path)
+        except BlockingIOError:
+            text = f"{folder}: another run is writing here; wait for its end, or choose another folder"
+            raise RunError(text) from None
     _mine.add(key)
     try:
         yield
@@ -91,13 +100,12 @@ def write_atomically(path, write):
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None
+        with writing(path):
+            with open(temporary, "xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # it still exists only after an error
 

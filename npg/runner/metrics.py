@@ -5,7 +5,7 @@ import io
 import os
 import pathlib
 
-from npg.runner.folder import RunError, write_atomically
+from npg.runner.folder import RunError, write_atomically, writing
 
 COUNTERS = ("update", "env_steps", "episodes", "seconds")
 COLUMNS = (*COUNTERS, "return_mean", "length_mean")
@@ -28,10 +28,8 @@ class Metrics:
         if not self._file_is_there() or {name for row in new for name in row} - set(self.columns):
             self.write_anew()
             return
-        try:
+        with writing(self.path):
             self.writer.writerows(map(_formatted, new))
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written: {error.strerror or error}") from None
         self.n_written = len(self.rows)
 
     def _file_is_there(self):

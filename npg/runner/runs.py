@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from npg.runner import figures
 from npg.runner.environments import moments, set_moments
-from npg.runner.folder import RunError, remove_leftovers, write_atomically, write_json
+from npg.runner.folder import RunError, remove_leftovers, write_atomically, write_json, writing
 from npg.runner.machine import process_seconds
 from npg.runner.metrics import COLUMNS, COUNTERS, Metrics, metrics_until
 from npg.runner.playing import CONFIRMING, FINAL, GREEDY, MORE, MORE_GREEDY, POINT, Player
@@ -101,13 +101,11 @@ class Run:
 
     def create(self):
         """Makes the folder and config.json. RunError if the folder holds a run already or cannot be written."""
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if any((self.folder / name).exists() for name in ("config.json", "metrics.csv", "checkpoint.npz")):
                 raise RunError(f"{self.folder}: holds a run already; --resume continues it, or choose another --out")
             write_json(self.folder / "config.json", self.config)
-        except OSError as error:
-            raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
         self.started, self.under_way = time.perf_counter(), True
 
     def resume(self):
@@ -118,12 +116,10 @@ class Run:
             self.metrics = metrics_until(self.folder, self.update)
         self.learner.anneal(self.left)  # the learning rates continue from their last values
         self._evaluate_if_due()  # where a signal has interrupted this evaluation
-        try:
+        with writing(self.folder):
             remove_leftovers(self.folder)
             write_json(self.folder / "config.json", self.config)
             self.metrics.write_anew()
-        except OSError as error:
-            raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
 
     def replay(self):
         """Brings the environments of a resumed run back to their state. Returns False if the run is over already."""
