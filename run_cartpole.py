@@ -99,14 +99,9 @@ def actor_and_critic(task, hidden, activation, shared):
 
 
 def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=1e-3,
-                 optimizer="adam", anneal=True, critic_learning_rate: float | None = None,
+                 optimizer="adam", anneal=True, critic_learning_rate=1e-2,
                  estimation="td", max_grad_norm: float | None = 0.5, **settings):
-    """Batch actor-critic, the lecture's five steps: fit V, then use one-step advantages.
-
-    Without --critic-learning-rate, the critic's step size is 0.01 with two networks. With --shared it is the same as
-    the policy's, because larger steps would spoil the hidden layers for the policy.
-    """
-    critic_learning_rate = critic_learning_rate or (learning_rate if shared else 1e-2)
+    """Batch actor-critic, the lecture's five steps: fit V, then use one-step advantages."""
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))  # one vector holds the parameters of actor and critic; two optimizers change it
@@ -255,7 +250,12 @@ BOX = {
             "clip": 0.2, "normalise_obs": True, "scale_rewards": True},
     "es": {"n_candidates": 8, "search_log_std": 0.0, "learning_rate": 1.0},
 }
-SCRIPT = Script(ALGORITHMS, train, SEARCHES, (__doc__ or "").partition("\n")[0], box=BOX, steps=STEPS)
+# defaults that are different with --shared, where large steps of the critic would spoil the hidden layers of the policy
+SHARED = {
+    "actor-critic": {"steps": 300_000, "optimizer": "rmsprop", "learning_rate": 3e-3, "critic_learning_rate": 1e-3},
+    "a2c": {"steps": 300_000},
+}
+SCRIPT = Script(ALGORITHMS, train, SEARCHES, (__doc__ or "").partition("\n")[0], box=BOX, shared=SHARED, steps=STEPS)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -32,9 +32,9 @@ def test_the_defaults_solve_cartpole(tmp_path, seed):
     [
         "--algo reinforce",
         "--algo actor-critic",
-        "--algo actor-critic --shared --steps 500000 --learning-rate 1.5e-3",
+        "--algo actor-critic --shared",
         "--algo a2c",
-        "--algo a2c --shared --steps 300000",
+        "--algo a2c --shared",
         "--algo a3c --workers 2",
         "--algo q-actor-critic",
         "--algo es",

@@ -78,6 +78,7 @@ def make_parser(script, algo):
             parser.add_argument(f"--{name}", metavar="DIR", help=text)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     plain, box = (script.settings_of(algo, is_box) for is_box in (False, True))
+    shared = script.settings_of(algo, False, shared=True)
     for name, parameter in box.items():
         of, several, none = kind(parameter)
         setting = VOCABULARY.get(name, Setting("setting of this algorithm"))
@@ -90,6 +91,8 @@ def make_parser(script, algo):
             options["type"] = number_or_none
         defaults = [_shown(name, p.default) for p in (plain.get(name), parameter) if p]
         default = "; Box actions: ".join(dict.fromkeys(defaults)) if name in plain else f"Box actions: {defaults[0]}"
+        if name in plain and shared[name].default != plain[name].default:
+            default += f"; --shared: {_shown(name, shared[name].default)}"
         flag, text = "--" + name.replace("_", "-"), f"{setting.help} ({default})"
         parser.add_argument(flag, **options, help=text.replace("%", "%%"))
     return parser
@@ -139,7 +142,7 @@ def _new_config(script, algo, given, parser):
     if lacks_time_limit(probe.spec) and "quiet" not in given:
         print(f"{parser.prog}: {env} has no time limit: each episode ends after {LONGEST:,} steps", file=sys.stderr)
     is_box = isinstance(probe.single_action_space, gymnasium.spaces.Box)
-    parameters = script.settings_of(algo, is_box)
+    parameters = script.settings_of(algo, is_box, given.get("shared", False))
     values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
     for name in script.settings_of(algo, True).keys() & given.keys():
         if name not in parameters:

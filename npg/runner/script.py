@@ -20,6 +20,7 @@ class Script(NamedTuple):
     train        train(run, learner): the loop
     searches     names of the algorithms that are searches, not policy gradients
     box          {--algo: {setting: default}}: defaults that are different for Box actions
+    shared       {--algo: {setting: default}}: defaults that are different with --shared
     defaults     {setting: default}: defaults that are different in this script, for every algorithm
     """
 
@@ -28,6 +29,7 @@ class Script(NamedTuple):
     searches: Collection = ()
     description: str = ""
     box: dict = {}
+    shared: dict = {}
     defaults: dict = {}
     steps: dict = {}  # {--algo: default budget of environment steps}
     window: int = 100  # the mean return of this many last training episodes is reported
@@ -41,8 +43,8 @@ class Script(NamedTuple):
     playing: tuple = ()  # settings of the environment that --evaluate may override: the policy does not see them
     pretrained: object = None  # path of the weights that come with the package
 
-    def settings_of(self, algo, is_box):
-        """{name: inspect.Parameter} of all settings of an algorithm, with its defaults for Box or Discrete actions."""
+    def settings_of(self, algo, is_box, shared=False):
+        """{name: inspect.Parameter} of all settings of an algorithm, with the defaults of this kind of run."""
         functions = [*self.algorithms[algo], self.make_envs, _run]
         if algo not in self.searches:
             functions += [_start, _playing, _rewards]
@@ -52,7 +54,8 @@ class Script(NamedTuple):
             functions.append(_cluster)
         often = {"evaluate_every": 1} if algo in self.searches else {}  # an update of a search takes many episodes
         budget = {"steps": self.steps[algo]} if algo in self.steps else {}
-        otherwise = {**self.defaults, **often, **budget, **(self.box.get(algo, {}) if is_box else {})}
+        otherwise = {**self.defaults, **often, **budget, **(self.box.get(algo, {}) if is_box else {}),
+                     **(self.shared.get(algo, {}) if shared else {})}
         found = {}
         for function in functions:
             found = {**keyword_only(function), **found}  # the first function that has a setting gives the default

@@ -162,6 +162,15 @@ def test_a_target_comes_from_the_environment_as_a_number(call, tmp_path):
     assert_refused(refused, "strange/NaNThreshold-v0: its reward_threshold: expected a number, got nan")
 
 
+def test_the_shared_design_has_its_own_defaults_and_a_flag_overrides_them(call, tmp_path):
+    flags = "--quiet --steps 100 --episodes 1 --algo actor-critic --shared --learning-rate 2e-3"
+    assert call(flags, out=tmp_path / "run").code == 0
+    settings = read_config(tmp_path / "run")["settings"]
+    expected = {"optimizer": "rmsprop", "learning_rate": 2e-3, "critic_learning_rate": 1e-3}
+    assert {name: settings[name] for name in expected} == expected
+    assert "step size for the critic (0.01; --shared: 0.001)" in call("--algo actor-critic -h").out
+
+
 def test_numbers_may_be_written_as_python_writes_them(call, tmp_path):
     flags = "--target -1e3 --steps 1_000 --env Pendulum-v1 --log-std -.5 --episodes 1_0"
     assert call(tiny(more=flags), out=tmp_path / "run").code == 0

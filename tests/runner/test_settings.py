@@ -307,6 +307,8 @@ def test_defaults_that_a_script_changes_are_of_settings_that_exist(script):
     SCRIPT = script.SCRIPT
     for algo, changed in SCRIPT.box.items():
         assert changed.keys() <= SCRIPT.settings_of(algo, True).keys()
+    for algo, changed in SCRIPT.shared.items():
+        assert {"shared", *changed} <= SCRIPT.settings_of(algo, False).keys()
     common = set.intersection(*(set(SCRIPT.settings_of(algo, False)) for algo in SCRIPT.algorithms))
     assert SCRIPT.defaults.keys() <= common and set(SCRIPT.playing) <= keyword_only(SCRIPT.make_envs).keys()
 
