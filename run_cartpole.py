@@ -114,7 +114,7 @@ def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=Fal
     return Learner(model, updates, learned, anneal=anneal)
 
 
-def a2c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=2e-3, optimizer="rmsprop",
+def a2c(task, *, envs=32, hidden=(64, 64), activation="tanh", shared=False, learning_rate=6e-3, optimizer="rmsprop",
         anneal=True, workers: int | None = None,
         n_steps=5, lam=1.0, max_grad_norm: float | None = 0.5, **settings):
     """A2C: one gradient for actor and critic, with GAE(λ) advantages.

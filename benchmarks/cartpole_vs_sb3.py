@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """`run_cartpole.py`'s defaults against Stable-Baselines3's PPO and A2C on CartPole-v1.
 
-    python benchmarks/cartpole_vs_sb3.py [--algo ppo]
+    python benchmarks/cartpole_vs_sb3.py [--algo ppo] [--sb3-envs 8]
 
 Both are judged by the mean return of the last 100 training episodes, so by the policy as it acts. "first" is the number
 of steps and seconds of training until this mean is at least 475. "end" is this mean when the budget is spent. No run
@@ -11,6 +11,7 @@ seed the two libraries take turns, with one thread each.
 
 import argparse
 import collections
+import functools
 import time
 
 from timing import default_learner, machine, needs, with_spread  # isort: skip  # before NumPy: it sets the number of threads
@@ -85,9 +86,9 @@ class Tell(BaseCallback):
         return True
 
 
-def with_sb3(algo, seed, budget):
+def with_sb3(algo, seed, budget, envs):
     kind, settings = PEERS[algo]
-    model = kind("MlpPolicy", make_vec_env(ENV, n_envs=8, seed=seed), seed=seed, device="cpu", **settings)
+    model = kind("MlpPolicy", make_vec_env(ENV, n_envs=envs, seed=seed), seed=seed, device="cpu", **settings)
     judge = Judge()
     model.learn(budget, callback=Tell(judge))
     return judge.verdict()
@@ -97,6 +98,7 @@ def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--algo", choices=list(PEERS), default="ppo")
     parser.add_argument("--steps", type=at_least(1), help="budget of steps (the default of run_cartpole.py)")
+    parser.add_argument("--sb3-envs", type=at_least(1), default=8, help="Stable-Baselines3's environments (8)")
     parser.add_argument("--seeds", type=at_least(1), default=10, help="number of seeds (10)")
     parser.add_argument("--first-seed", type=at_least(0), default=0, help="first seed; the others follow it (0)")
     args = parser.parse_args()
@@ -106,11 +108,11 @@ def main():
     print(f"{args.algo}, {budget:,} steps\n")
     print("| seed | npg first: steps | s | npg end | SB3 first: steps | s | SB3 end | whole budget: SB3 s / npg s |")
     print("|---|---|---|---|---|---|---|---|")
-    verdicts = []
+    sb3, verdicts = functools.partial(with_sb3, envs=args.sb3_envs), []
     for seed in range(args.first_seed, args.first_seed + args.seeds):
-        order = (with_npg, with_sb3) if seed % 2 == 0 else (with_sb3, with_npg)
+        order = (with_npg, sb3) if seed % 2 == 0 else (sb3, with_npg)
         verdict = {train: train(args.algo, seed, budget) for train in order}
-        verdicts.append((verdict[with_npg], verdict[with_sb3]))
+        verdicts.append((verdict[with_npg], verdict[sb3]))
         cells = " | ".join(f"{steps:,.0f} | {s:.2f} | {end:.0f}" for steps, s, end, _ in verdicts[-1])
         print(f"| {seed} | {cells} | {verdicts[-1][1][3] / verdicts[-1][0][3]:.1f} |", flush=True)
     steps, seconds, end, whole = np.transpose(verdicts, (2, 1, 0))

@@ -38,7 +38,7 @@ ROWS = {
     "actor-critic-shared": ("--algo actor-critic --shared", "actor-critic, shared network"),
     "a2c": ("--algo a2c", "A2C, two networks"),
     "a2c-shared": ("--algo a2c --shared", "A2C, shared network"),
-    "a2c-workers": ("--algo a2c --workers 2 --envs 4 --steps 300000", "A2C over 2 workers"),
+    "a2c-workers": ("--algo a2c --workers 2 --envs 16 --steps 300000", "A2C over 2 workers"),
     "q-actor-critic": ("--algo q-actor-critic", "Q actor-critic"),
     "a3c": ("--algo a3c --workers 2", "A3C, 2 workers"),
     "es": ("--algo es", "evolution strategy"),
