@@ -15,7 +15,6 @@ from npg.rollout import play
 from npg.runner.environments import freeze_normaliser, merge, normalised
 from npg.runner.workers import kept
 
-CALL = 4  # CartPole: training takes 16 to 25 µs per step; an evaluation 70 to 100 µs per step of all 10 or 100 games
 POINT, CONFIRMING, COMMAND, FILM, FINAL, MORE, GREEDY, MORE_GREEDY = range(8)  # purposes; each has its own seeds
 EVALUATE = 2  # a purpose of random numbers; the others are in `npg.runner.task`
 ACT = {"most-likely": 0.0, "sharpened": 0.6, "sampled": 1.0}  # temperature of a policy that only plays
@@ -43,7 +42,7 @@ class Player:
 
         how   the way in which the policy acts, a value of the setting `act`
 
-        If one call computes a step of all n environments, this call costs `CALL` steps, whatever n is.
+        If one call computes a step of all n environments, this call costs `task.call_cost` steps, whatever n is.
         """
         task, seeds = self.task, (self.task.seed, EVALUATE, *stream)
         if task.cluster and not task.obs_rms:
@@ -54,7 +53,7 @@ class Player:
             freeze_normaliser(envs, task.obs_rms)
         with np.errstate(all="ignore"):  # NaN or Inf ends a run with its own message
             returns, lengths = play(envs, self.actor(how, seeds), n, *seeds)
-        return returns, int(lengths.sum() if task.at_a_time else CALL * lengths.max())
+        return returns, int(lengths.sum() if task.at_a_time else task.call_cost * lengths.max())
 
     def frames(self, mode):
         """Plays and renders one episode. Yields (picture by `render`, frames per second) before each step."""

@@ -23,10 +23,12 @@ from npg.distributions import Bernoulli, Categorical, Deterministic, Gaussian, G
 from npg.network import MLP
 from npg.policy import Policy
 from npg.reinforce import BASELINES
+from npg.rollout import play
+from npg.runner import playing
 from npg.runner import task as module
 from npg.runner.environments import moments, set_moments
 from npg.runner.folder import RunError
-from npg.runner.playing import EVALUATE
+from npg.runner.playing import EVALUATE, POINT, Player
 from npg.runner.script import RUN, prepare
 from npg.runner.task import INIT, TRAIN, Learner, stochastic_policy
 
@@ -408,6 +410,26 @@ def test_the_moments_of_a_gradient_free_method_are_of_the_observations_of_all_it
     exp = make(algo, "brief/Pendulum-v1", envs=2, normalise_obs=True)
     lengths = [len(train(exp, 1)["rollout"].episode_lengths) for _ in range(2)]
     assert moments(exp.task.obs_rms)["obs_count"] == pytest.approx(sum(lengths) * 40)
+
+
+def test_an_evaluation_costs_what_it_takes_beside_training():
+    for env, envs, cost_of in (
+        ("CartPole-v1", 2, lambda lengths: 4 * max(lengths)),  # one call steps all of its environments
+        ("CartPole-v1", 32, lambda lengths: 16 * max(lengths)),  # training with 32 needs few calls
+        ("Pendulum-v1", 32, sum),  # each environment takes its own time
+    ):
+        config = config_with_policy(env)
+        config["settings"]["envs"] = envs
+        player, lengths = Player(*prepare(SCRIPT, config)), []
+
+        def recorded(*args):
+            lengths.append(play(*args)[1])
+            return play(*args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(playing, "play", recorded)
+            _, cost = player.returns(3, "most-likely", POINT)
+        assert cost == cost_of(*lengths) > 3
 
 
 def test_streams_of_random_numbers_of_one_seed_never_meet():
