@@ -98,9 +98,9 @@ def actor_and_critic(task, hidden, activation, shared):
     return ActorCritic(policy, Critic(MLP((task.n_obs, *hidden, 1), activation)))  # V_φ(s)
 
 
-def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=1e-3,
-                 optimizer="adam", anneal=True, critic_learning_rate=1e-2,
-                 estimation="td", max_grad_norm: float | None = 0.5, **settings):
+def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=3e-3,
+                 optimizer="rmsprop", anneal=True, critic_learning_rate=1e-2, max_grad_norm: float | None = 0.5,
+                 **settings):
     """Batch actor-critic, the lecture's five steps: fit V, then use one-step advantages."""
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
@@ -108,8 +108,7 @@ def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=Fal
     learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate)),
                "critic": (theta, OPTIMIZERS[optimizer](theta, critic_learning_rate))}
     updates = npg.actor_critic.actor_critic(
-        sampler, model, *learned["theta"], learned["critic"][1], estimation=estimation, max_grad_norm=max_grad_norm,
-        **settings
+        sampler, model, *learned["theta"], learned["critic"][1], max_grad_norm=max_grad_norm, **settings
     )
     return Learner(model, updates, learned, anneal=anneal)
 
@@ -252,7 +251,7 @@ BOX = {
 }
 # defaults that are different with --shared, where large steps of the critic would spoil the hidden layers of the policy
 SHARED = {
-    "actor-critic": {"steps": 300_000, "optimizer": "rmsprop", "learning_rate": 3e-3, "critic_learning_rate": 1e-3},
+    "actor-critic": {"steps": 300_000, "critic_learning_rate": 1e-3},
     "a2c": {"steps": 300_000},
 }
 SCRIPT = Script(ALGORITHMS, train, SEARCHES, (__doc__ or "").partition("\n")[0], box=BOX, shared=SHARED, steps=STEPS)

@@ -249,9 +249,9 @@ def idle(algo, is_box=False, **changes):
         ("reinforce", False, {"epochs": 3, "baseline": "time"}, ("epochs", "baseline", "time")),
         ("reinforce", False, {"epochs": 3}, None),
         ("reinforce", False, {"baseline": "time"}, None),  # the settings without effect have their defaults
-        ("actor-critic", False, {"batch_size": 7}, ("batch_size", "estimation", "td")),
-        ("actor-critic", False, {"batch_size": 7, "estimation": "mc"}, None),
-        ("actor-critic", False, {"proximal": 0.1, "estimation": "mc"}, ("proximal", "estimation", "mc")),
+        ("actor-critic", False, {"batch_size": 7}, None),
+        ("actor-critic", False, {"batch_size": 7, "estimation": "td"}, ("batch_size", "estimation", "td")),
+        ("actor-critic", False, {"proximal": 0.1}, ("proximal", "estimation", "mc")),
         ("a3c", False, {"rms_epsilon": 0.1, "optimizer": "adam"}, ("rms_epsilon", "optimizer", "adam")),
         ("a3c", False, {"rms_epsilon": 0.1}, None),
         ("a3c", False, {"statistics": "own", "workers": 1}, ("statistics", "workers", 1)),
