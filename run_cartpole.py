@@ -251,7 +251,7 @@ BOX = {
 }
 # defaults that are different with --shared, where large steps of the critic would spoil the hidden layers of the policy
 SHARED = {
-    "actor-critic": {"steps": 300_000, "critic_learning_rate": 1e-3},
+    "actor-critic": {"steps": 300_000, "critic_learning_rate": 1e-3, "estimation": "td"},
     "a2c": {"steps": 300_000},
 }
 SCRIPT = Script(ALGORITHMS, train, SEARCHES, (__doc__ or "").partition("\n")[0], box=BOX, shared=SHARED, steps=STEPS)

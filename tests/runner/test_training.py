@@ -202,17 +202,17 @@ def test_the_learning_rate_falls_in_a_line_from_its_initial_value_to_0(call, tmp
         step(optimizer, *args)
 
     monkeypatch.setattr(optimizers.RMSProp, "step", spy)
-    assert call(tiny("a2c", "--steps 320"), out=tmp_path / "run").code == 0
+    assert call(tiny("a2c", "--steps 320 --learning-rate 2e-3"), out=tmp_path / "run").code == 0
     before = [0, *(row["env_steps"] for row in read_metrics(tmp_path / "run"))][:-1]
     np.testing.assert_allclose(fractions, 1 - np.array(before) / 320)
     assert fractions[0] == 1 and 0 < fractions[-1] <= 16 / 320
     fractions.clear()
-    assert call(tiny("a2c", "--steps 320 --no-anneal"), out=tmp_path / "other").code == 0
+    assert call(tiny("a2c", "--steps 320 --learning-rate 2e-3 --no-anneal"), out=tmp_path / "other").code == 0
     assert set(fractions) == {1}
 
 
 def test_a_resumed_runs_learning_rate_goes_on_where_it_was(call, tmp_path, monkeypatch):
-    assert call(tiny("a2c", "--steps 320"), out=tmp_path / "run").code == 0
+    assert call(tiny("a2c", "--steps 320 --learning-rate 2e-3"), out=tmp_path / "run").code == 0
     rates, step = [], optimizers.RMSProp.step
     monkeypatch.setattr(
         optimizers.RMSProp, "step", lambda self, *args: rates.append(self.learning_rate) or step(self, *args)
