@@ -192,7 +192,8 @@ def test_every_setting_changes_what_is_learned_or_is_refused(call, tmp_path, in_
         """θ at the end, or the message if the values are refused. Values that change nothing are left out."""
         while idle := settings.without_effect(parameters, values):
             values = {**values, idle[0]: parameters[idle[0]].default}
-        given = as_flags({name: value for name, value in values.items() if value != parameters[name].default})
+        default = SCRIPT.settings_of(algo, is_box, values.get("shared", False))
+        given = as_flags({name: value for name, value in values.items() if value != default[name].default})
         if given not in results:
             folder = tmp_path / str(len(results))
             flags = f"--quiet --target 1000 --episodes 1 --evaluate-every 1000 --steps {STEPS[algo]}"
