@@ -423,8 +423,9 @@ def test_an_evaluation_costs_what_it_takes_beside_training():
         player, lengths = Player(*prepare(SCRIPT, config)), []
 
         def recorded(*args):
-            lengths.append(play(*args)[1])
-            return play(*args)
+            played = play(*args)
+            lengths.append(played[1])
+            return played
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(playing, "play", recorded)
