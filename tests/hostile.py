@@ -369,7 +369,7 @@ def interrupts(report, options, folder, rng):
         "--evaluate": ("run_cartpole.py", lambda k: ["--evaluate", str(run), "--episodes", "5000"]),
         "--gif": ("run_cartpole.py", lambda k: ["--gif", str(run)]),
         **{name: (f"examples/{name}.py", lambda k: []) for name in ("own_distribution", "own_environment")},
-        **{name: (f"examples/{name}.py", lambda k: ["--out", str(folder)]) for name in DRAWING},
+        **{name: (f"examples/{name}.py", lambda k: ["--out", f"{folder}/{k}.png"]) for name in DRAWING},
     }
     for k in range(options.interrupts):
         name, (script, flags) = list(cases.items())[k % len(cases)]
