@@ -274,7 +274,7 @@ BUGS = {
         ("Ctrl-C is exit code 1", "code = 130", "code = 1"),
     ],
     "runner/task": [
-        ("a call of an evaluation costs the same, whatever training has", 'max(4, settings.get("envs", 8) // 2)', "4"),
+        ("a call of an evaluation costs the same, whatever training has", 'max(5, settings.get("envs", 8) // 2)', "5"),
         ("the buffer comes back empty", "self.buffer.add(Experience(**batch))", "pass"),
         ("how rewards are scaled does not come back", 'vars(self.reward_rms).update(below("reward_rms", saved))',
          "pass"),

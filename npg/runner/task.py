@@ -75,7 +75,8 @@ class Task:
         at_a_time = 10 if isinstance(probe.unwrapped, SyncVectorEnv) else None  # otherwise one call steps all
         self.at_a_time = script.side_by_side or at_a_time  # episodes of an evaluation at a time; None: all
         # Training makes `envs` steps per call, and takes gradients. An evaluation's call needs about half of this time.
-        self.call_cost = max(4, settings.get("envs", 8) // 2)
+        # With few environments it needs about the time of 5 steps, because each call has a fixed cost.
+        self.call_cost = max(5, settings.get("envs", 8) // 2)
         self.spaces = obs_space, act_space = probe.single_observation_space, probe.single_action_space
         self.n_obs, self.obs_rms = obs_space.shape[0], None
         if options.get("normalise_obs"):
