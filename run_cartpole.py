@@ -57,8 +57,8 @@ def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate
         phi = critic.init(rng)
         learned["phi"] = phi, OPTIMIZERS[optimizer](phi, critic_learning_rate)
         b = b(critic, *learned["phi"], sampler.rng, epochs, batch_size)
-    if baseline == "leave-one-out" and envs < 2:
-        raise ValueError(f"envs: expected at least 2 with baseline leave-one-out, got {envs}")
+    if baseline in ("leave-one-out", "time") and envs < 2:
+        raise ValueError(f"envs: expected at least 2 with baseline {baseline}, got {envs}")
     updates = npg.reinforce.reinforce(
         sampler, policy, *learned["theta"], b, gamma=gamma, standardise=standardise, max_grad_norm=max_grad_norm,
         **settings
@@ -198,7 +198,7 @@ def finite_difference(task, *, envs=1, hidden=(), activation="tanh", learning_ra
 
 def hill_climbing(task, *, envs=1, hidden=(), activation="tanh", common_seeds=True, search_log_std=-1.0,
                   n_candidates=14, narrow=0.9, patience=10, workers: int | None = None, **settings):
-    """Hill climbing for a deterministic policy: θ moves to the best candidate near θ, if it is better than θ."""
+    """Hill climbing for a deterministic policy: x moves to the best candidate near x, if it is better than x."""
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     method = HillClimbing(

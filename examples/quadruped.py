@@ -150,10 +150,10 @@ def learn(name, budget, seed, executor=None, quiet=True):
     with tqdm(total=budget, unit=" walks", desc=name, disable=quiet, dynamic_ncols=True) as bar:
         for progress in search(method, evaluator(walk, rng, executor=executor), rng):
             thetas.append(method.theta.copy())
-            walks.append(walks[-1] + progress["evaluations"])
+            walks.append(walks[-1] + progress["candidates"])
             bar.set_postfix_str(f"{progress['values'].mean():.2f} m/s", refresh=False)
-            bar.update(progress["evaluations"])
-            if walks[-1] + progress["evaluations"] > budget:
+            bar.update(progress["candidates"])
+            if walks[-1] + progress["candidates"] > budget:
                 return np.array(thetas), np.array(walks), time.perf_counter() - started
             if optimizer:
                 optimizer.learning_rate = rate * (1 - walks[-1] / budget)

@@ -1,6 +1,6 @@
 """npg: policy gradients in NumPy. Every formula of the lecture is a few lines of NumPy.
 
-The whole lecture is one equation. Each algorithm chooses the weight Ψ in it:
+Every policy gradient of the lecture is one equation. Each algorithm chooses the weight Ψ in it:
 
     ĝ = 1/N  Σᵢ Σₜ  Ψₜ⁽ⁱ⁾ ∇θ log πθ(aₜ⁽ⁱ⁾ | sₜ⁽ⁱ⁾)
 

@@ -34,7 +34,12 @@ def actor_critic(
     entropy_coef=0.0,
     max_grad_norm: float | None = None,
 ):
-    """The lecture's five steps, repeated. θ is improved in place; yields the measures of each update. Never ends.
+    """The lecture's five steps, repeated. θ is improved in place. Never ends; the caller stops.
+
+    Yields the measures of each update: "rollout", "grad_norm" and, after the step, "entropy". Raises ValueError for an
+    unknown `estimation`.
+
+    V is fitted to the same steps that step 4 uses, so subtracting V(s) has a bias. `StateBaseline` and `a2c` avoid it.
 
     model       `ActorCritic` or `SharedActorCritic`. In the shared design, step 2 also changes the policy, through the
                 shared parameters. The gradient of step 4 is then slightly off-policy
@@ -128,7 +133,7 @@ class DiscreteQ:
         return np.take_along_axis(self.network.forward(w, obs)[0], act[..., None], axis=-1)[..., 0]
 
     def state_value(self, w, obs, policy, theta, rng):
-        """V(s) = Σ_a π_θ(a|s) Q_w(s, a) [...], exactly."""
+        """V(s) = Σ_a π_θ(a|s) Q_w(s, a) [...], exactly. ValueError if π is not a softmax over the same actions."""
         (logits, _), (q, _) = policy.params(theta, obs), self.network.forward(w, obs)
         if logits.shape != q.shape or not isinstance(policy.distribution, Categorical):
             found = f"{type(policy.distribution).__name__}, {logits.shape}"

@@ -25,12 +25,16 @@ def constant(policy, theta, rollout, psi):
     """b = 1/N Σ_i Ψ_0⁽ⁱ⁾, an estimate of E[R(τ)]: the weight of the first step is the return of the whole trajectory.
 
     The slide also subtracts this b from G_t. There b is right only at t = 0. Later it can do more harm than good.
+    With a single trajectory and Ψ = R(τ), Ψ − b is 0, and nothing is learned.
     """
     return psi[0].mean()
 
 
 def leave_one_out(policy, theta, rollout, psi):
-    """b⁽ⁱ⁾ = 1/(N−1) Σ_{j≠i} Ψ_0⁽ʲ⁾ (Kool et al. 2019): the mean of the other trajectories, independent of the i-th."""
+    """b⁽ⁱ⁾ = 1/(N−1) Σ_{j≠i} Ψ_0⁽ʲ⁾ (Kool et al. 2019): the mean of the other trajectories, independent of the i-th.
+
+    Raises ValueError for a single trajectory.
+    """
     n = psi.shape[1]
     if n < 2:
         raise ValueError(f"psi: leave-one-out needs at least 2 trajectories, got {n}")
@@ -52,7 +56,10 @@ def optimal_constant(policy, theta, rollout, psi):
 
 
 def time_dependent(policy, theta, rollout, psi):
-    """b_t = 1/N Σ_i Ψ_t⁽ⁱ⁾. A trajectory that has already ended counts as 0. (The slide's sum lacks the factor 1/N.)"""
+    """b_t = 1/N Σ_i Ψ_t⁽ⁱ⁾. A trajectory that has already ended counts as 0. (The slide's sum lacks the factor 1/N.)
+
+    With a single trajectory, Ψ − b is 0, and nothing is learned.
+    """
     return np.where(rollout.valid, psi, 0).mean(axis=1, keepdims=True)
 
 

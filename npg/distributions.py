@@ -13,8 +13,8 @@ for a batch of states. `act` are the actions, [...] (discrete) or [..., n] (cont
 
 Slides "∇_θ log π_θ(a) for softmax policy" and "… for Gaussian policy". The network's `backward` computes ∇_θ from
 ∇_params. The parameter of a scale is its logarithm, and the parameters of probabilities are logits. So every real
-vector is a valid `params`. Nothing here overflows at logits of ±1e4 or σ of 1e-6. All functions accept complex
-numbers, so that the complex step can check them.
+vector is a valid `params`, up to overflow (in float32 at log σ of about ±40). Logits of ±1e4 do not overflow. All
+functions accept complex numbers, so that the complex step can check them.
 """
 
 import numpy as np
@@ -112,7 +112,7 @@ class Categorical:
 
 
 class Bernoulli:
-    """Two actions from one logit z, as UP and DOWN in Pong: π(1) = σ(z) = 1 / (1 + e^{−z}), params = z [..., 1]."""
+    """Two actions from one logit z, as UP and DOWN in Pong: π(1) = sigmoid(z), params = z [..., 1]."""
 
     n, n_params = 2, 1
 
@@ -131,21 +131,21 @@ class Bernoulli:
         return -softplus((1 - 2 * _one_of(self.n, params, act).astype(params.dtype)) * params[..., 0])
 
     def grad_log_prob(self, params, act):
-        """∂ log π(a) / ∂z = a − σ(z)."""
+        """∂ log π(a) / ∂z = a − sigmoid(z)."""
         _check("params", params, 1)
         return _one_of(self.n, params, act).astype(params.dtype)[..., None] - sigmoid(params)
 
     def entropy(self, params):
-        """H = softplus(z) − z σ(z)."""
+        """H = softplus(z) − z sigmoid(z)."""
         z = params[..., 0]
         return softplus(z) - z * sigmoid(z)
 
     def grad_entropy(self, params):
-        """∂H / ∂z = −z σ(z) σ(−z)."""
+        """∂H / ∂z = −z sigmoid(z) sigmoid(−z)."""
         return -params * sigmoid(params) * sigmoid(-params)
 
     def kl(self, params, other):
-        """σ(z) (z − z') − softplus(z) + softplus(z')."""
+        """sigmoid(z) (z − z') − softplus(z) + softplus(z')."""
         z, z_other = params[..., 0], other[..., 0]
         return sigmoid(z) * (z - z_other) - softplus(z) + softplus(z_other)
 

@@ -23,7 +23,10 @@ from npg.returns import standardise
 
 
 def search(method, evaluate, rng):
-    """Improves method.theta in place; yields the measures of each iteration. Never ends; the caller stops.
+    """Improves method.theta in place. Never ends; the caller stops.
+
+    Yields the measures of each iteration: the candidates' "values" [P], their number "candidates", and further ones.
+    Raises ValueError if `evaluate` does not return one value per candidate.
 
     evaluate(thetas)   returns values [P] and a dict of further measures; see `evaluator` and `npg.runner.playing`
     """
@@ -33,7 +36,7 @@ def search(method, evaluate, rng):
         if np.shape(values) != (len(thetas),):
             raise ValueError(f"values: expected one per candidate, shape ({len(thetas)},), got {np.shape(values)}")
         progress = method.tell(thetas, values)
-        yield {"values": values, "evaluations": len(thetas), **progress, **measures}
+        yield {"values": values, "candidates": len(thetas), **progress, **measures}
 
 
 def evaluator(f, rng, common=True, executor=None):

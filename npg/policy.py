@@ -14,9 +14,9 @@ class Policy:
     """A stochastic policy: `network` maps observations to the parameters of `distribution`.
 
     The network may have fewer outputs than the distribution has parameters. The missing last parameters are called the
-    tail, and they are the same in every state. With `learn_tail` the tail is the last part of θ and starts at `tail`.
-    Without, the tail is the constant `tail`. `tail` is a number or an array [n_tail]. For a Gaussian in Rⁿ, whose
-    parameters are [μ, log σ]:
+    tail, and they are the same in every state. With `learn_tail`, the tail is the last part of θ, and `tail` is its
+    initial value. Without `learn_tail`, it keeps the value `tail`. `tail` is a number or an array [n_tail]. For a
+    Gaussian in Rⁿ, whose parameters are [μ, log σ]:
 
         Policy(MLP((n_obs, 64, 2 * n)), Gaussian(n))                               σ_θ(s), a function of the state
         Policy(MLP((n_obs, 64, n)), Gaussian(n), tail=-0.5)                        σ learned, from e^−0.5

@@ -41,11 +41,14 @@ def reinforce(
     entropy_coef=0.0,
     max_grad_norm: float | None = None,
 ):
-    """Improves θ in place; yields the measures of each update. Never ends; the caller stops.
+    """Improves θ in place. Never ends; the caller stops.
 
     One update samples one complete episode in each of the sampler's N environments. Then it computes the weights, the
     baseline and the gradient, and makes a step. `standardise` subtracts the batch mean of Ψ − b and divides by the
     batch standard deviation.
+
+    Yields the measures of each update: "rollout", "grad_norm" and, after the step, "entropy". Raises ValueError for an
+    unknown `weight`.
     """
     if weight not in WEIGHTS:
         raise ValueError(f"weight: expected one of {', '.join(WEIGHTS)}, got {weight!r}")

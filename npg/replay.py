@@ -128,9 +128,11 @@ def ppo(
 
     With importance="clipped" and a buffer of capacity 1, the default, it is PPO (Schulman et al. 2017, Algorithm 1).
     V and log b are computed with the parameters that acted, `rollout.theta`. `standardise` gives the advantages of
-    each minibatch mean 0 and standard deviation 1. θ is improved in place; yields the measures of each update. They
-    are those of the last minibatch, except `explained_variance`, which is that of the rollout. `kl` is
-    mean(ρ − 1 − log ρ), an estimate of KL(b ‖ π).
+    each minibatch mean 0 and standard deviation 1. θ is improved in place. Raises ValueError for an unknown
+    `importance`.
+
+    Yields the measures of each update: "rollout", its "explained_variance", and those of the last minibatch,
+    "grad_norm", "entropy", "kl" = mean(ρ − 1 − log ρ), an estimate of KL(b ‖ π), and "effective_sample_size".
     """
     buffer = ExperienceBuffer(capacity=1) if buffer is None else buffer
     if importance not in IMPORTANCE:

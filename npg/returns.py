@@ -69,7 +69,10 @@ def _check_val(val, rew):
 
 
 def td_error(rew, terminated, val, gamma):
-    """δ_t = r_t + γ V(s_{t+1}) − V(s_t), with V(s_{t+1}) = 0 after a terminal step (slide "Actor-Critic", step 3)."""
+    """δ_t = r_t + γ V(s_{t+1}) − V(s_t), with V(s_{t+1}) = 0 after a terminal step (slide "Actor-Critic", step 3).
+
+    rew and terminated [T, N], val [T+1, N]; returns [T, N]. Raises ValueError for a val of another shape.
+    """
     _check_val(val, rew)
     return rew + gamma * np.logical_not(terminated) * val[1:] - val[:-1]
 
@@ -87,7 +90,7 @@ def n_step_return(rew, terminated, truncated, val, gamma, n):
 
     If the episode or the rows end before n steps, the sum stops there and bootstraps from V of the state reached (0
     after a terminal step). n = 1 gives r_t + γ V(s_{t+1}). n ≥ T gives Algorithm S3's R. Subtract V(s_t) to get an
-    advantage.
+    advantage. Raises ValueError for n < 1, or for a val that has not one row more than rew.
     """
     if n < 1:
         raise ValueError(f"n: expected at least 1 step, got {n}")

@@ -81,10 +81,13 @@ class Sampler:
         self.unfinished_length = np.zeros(self.envs.num_envs, np.int64)
 
     def steps(self, policy, theta, n_steps):
-        """The next `n_steps` rows; episodes may end and begin in them. If the only row is no step, one more follows."""
+        """The next `n_steps` rows; episodes may end and begin in them.
+
+        The row of a reset is no step. So if n_steps is 1 and all environments must be reset, there are two rows.
+        """
         if n_steps < 1:
             raise ValueError(f"n_steps: expected at least 1, got {n_steps}")
-        n_rows = max(n_steps, 2) if self.ended.all() else n_steps  # the row of a reset is no step
+        n_rows = max(n_steps, 2) if self.ended.all() else n_steps
         return self._collect(policy, theta, lambda rows, finished: len(rows) == n_rows)[0]
 
     def segment(self, policy, theta, t_max):
@@ -151,7 +154,7 @@ class Sampler:
 
 
 def joined(rollouts, axis):
-    """Joins rollouts by the same θ into one rollout, along time (axis 0) or along the environments (axis 1).
+    """Joins rollouts into one, along time (axis 0) or along the environments (axis 1). `theta` is the first rollout's.
 
     Along time, each part keeps its T+1 observations, so the result cannot be flattened.
     """
@@ -177,7 +180,10 @@ class AheadSampler:
         self.rng = np.random.default_rng([*seeds, len(samplers)])  # for the learner; each sampler has its own
 
     def steps(self, policy, theta, n_steps):
-        """As `Sampler.steps`, for the environments of all samplers. They have the previous call's θ and n_steps."""
+        """The rollouts that the previous call began, with that call's θ and n_steps; the first call uses its own.
+
+        They are those of `Sampler.steps`, joined along the environments.
+        """
         if n_steps < 2:  # the environments of one sampler may all end at once; the next row is then no step
             raise ValueError(f"n_steps: expected at least 2 if rollouts are drawn ahead, got {n_steps}")
         rollouts = [part.result() for part in self.ahead or self._draw(policy, theta, n_steps)]

@@ -76,7 +76,7 @@ def test_every_method_climbs_a_noisy_hill(make, common):
     theta = np.zeros(4)
     updates = advance(make(theta), noisy_hill, np.random.default_rng(0), 250, common=common)
     assert np.linalg.norm(theta - GOAL) < 0.2 * np.linalg.norm(GOAL)
-    assert all(update["evaluations"] == len(update["values"]) for update in updates)
+    assert all(update["candidates"] == len(update["values"]) for update in updates)
 
 
 @every_method

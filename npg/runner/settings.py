@@ -55,10 +55,14 @@ VOCABULARY = {
     "cluster": Setting("address HOST:PORT of a Dask scheduler; its workers replace local processes"),
     "envs": Setting("environments in parallel, per worker; for a search: episodes per candidate", low=1),
     "workers": Setting("number of worker processes", low=1),
-    "n_steps": Setting("steps of each environment per update", low=1),
-    "report_every": Setting("steps per row of metrics.csv, counted over all workers", low=1),
-    "statistics": Setting("RMSProp's mean squares: shared by all workers, or each worker's own",
-                          choices=("shared", "own"), only_with={"workers": range(2, 10**6)}),
+    "n_steps": Setting("steps of each environment per update (a3c: at most)", low=1),
+    "report_every": Setting(
+        "steps per row of metrics.csv, counted over all workers", low=1, only_with={"cluster": (None,)}
+    ),
+    "statistics": Setting(
+        "the optimizer's running averages: shared by all workers, or each worker's own", choices=("shared", "own"),
+        only_with={"workers": range(2, 10**6), "optimizer": ("rmsprop", "adam"), "cluster": (None,)},
+    ),
     "rms_epsilon": Setting("ε inside RMSProp's square root", above=0, only_with={"optimizer": ("rmsprop",)}),
     "epsilons": Setting("probability of a random action, one per worker; a short list is repeated", low=0, high=1),
     "temperatures": Setting("temperature of the policy, one per worker; a short list is repeated", above=0),
@@ -82,7 +86,10 @@ VOCABULARY = {
     "estimation": Setting("how to fit V; mc: regression on returns, td: fitted V iteration", choices=("mc", "td")),
     "proximal": Setting("λ of the proximal term in fitted V iteration", low=0, only_with={"estimation": ("td",)}),
     "gradient_steps": Setting("gradient steps per fitted V iteration", low=1, only_with={"estimation": ("td",)}),
-    "epochs": Setting("passes over the data per update", low=1, only_with=STATE),
+    "epochs": Setting(
+        "passes over the data per update (q-actor-critic: per regression); with td: fitted V iterations", low=1,
+        only_with=STATE,
+    ),
     "iterations": Setting("regressions of Q per update; each regression has a fixed target", low=1),
     "batch_size": Setting("steps per minibatch", low=1, only_with={**STATE, "estimation": ("mc",)}),
     "importance": Setting("kind of importance weights for reused experience", choices=tuple(IMPORTANCE)),

@@ -67,6 +67,10 @@ def test_an_unknown_algorithm_is_an_error_that_names_it():
             "envs: expected at least 2 with baseline leave-one-out, got 1",
         ),
         (
+            {"algo": "reinforce", "baseline": "time", "envs": 1},
+            "envs: expected at least 2 with baseline time, got 1",
+        ),
+        (
             {"algo": "es", "n_candidates": 7},
             r"n_candidates: expected a positive even number \(pairs of candidates\), got 7",
         ),

@@ -374,7 +374,7 @@ def test_actor_and_critic_have_learning_rates_of_their_own(algo, critic):
 def test_every_iteration_of_a_gradient_free_method_yields_what_a_run_records(algo, env, bounds):
     exp = make(algo, env)
     update = train(exp, 1)
-    rollout, n = update["rollout"], 3 * update["evaluations"]  # an episode in each of 3 environments
+    rollout, n = update["rollout"], 3 * update["candidates"]  # an episode in each of 3 environments
     assert len(rollout.episode_returns) == len(rollout.episode_lengths) == n
     assert rollout.env_steps == sum(rollout.episode_lengths)
     assert bounds[0] <= min(rollout.episode_returns) and max(rollout.episode_returns) <= bounds[1]
