@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import run_cartpole
 from npg.runner.figures import at_least, figure_path
+from npg.runner.folder import write_json
 from npg.runner.machine import available_cores
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
@@ -66,8 +67,6 @@ def play(task, algo, seed):
     contest = CONTESTS[task]
     flags = f"--env {task} --algo {algo} --steps {contest.steps} {contest.flags} --target 1e9"
     result, rows = outcome(flags, seed)
-    if result is None:
-        raise SystemExit(f"run_cartpole.py {flags} --seed {seed} diverged")
     rows = [*(row for row in rows if "eval_return_mean" in row), result]
     return [min(row["env_steps"], contest.steps) for row in rows], [row["eval_return_mean"] for row in rows]
 
@@ -126,7 +125,7 @@ def main():
     add("--first-seed", type=at_least(0), default=0, help="first seed; the others follow it (0)")
     add("--workers", type=at_least(1), default=available_cores(), help="parallel runs, one thread each (%(default)s)")
     add("--results", type=pathlib.Path, default="runs/comparison.json", help="file with all results (%(default)s)")
-    figure = "runs/comparison.png"
+    figure = pathlib.Path("runs/comparison.png")
     add("--figure", type=figure_path, metavar="PNG", default=figure, help="figure to write (%(default)s)")
     args = parser.parse_args()
 
@@ -140,13 +139,14 @@ def main():
     ]
     key = lambda task, algo, seed: f"{task} {algo} {CONTESTS[task].steps} {seed}"
     missing = [job for job in jobs if key(*job) not in kept]
-    args.results.parent.mkdir(parents=True, exist_ok=True)
+    for path in (args.results, args.figure):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ProcessPoolExecutor(args.workers) as pool:
         running = {pool.submit(run, *job): job for job in missing}
         done = concurrent.futures.as_completed(running)
         for future in tqdm(done, total=len(missing), unit=" runs", disable=not missing, dynamic_ncols=True):
             kept[key(*running[future])] = future.result()
-            args.results.write_text(json.dumps(kept))
+            write_json(args.results, kept)
 
     results = {}
     for job in jobs:

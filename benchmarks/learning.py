@@ -49,14 +49,13 @@ ROWS = {
 
 
 def outcome(flags, seed):
-    """Makes a run of run_cartpole.py: (result.json, or None if the run diverged; rows of metrics.csv)."""
+    """Makes a run of run_cartpole.py: (result.json, rows of metrics.csv). Ends the program if the run failed."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "run_cartpole.py"), *flags.split(), "--seed", str(seed), "--quiet"]
         code = subprocess.run([*command, "--out", folder], stdout=subprocess.DEVNULL).returncode
-        if code not in (0, 3):  # done, diverged
+        if code != 0:
             raise SystemExit(f"{' '.join(command)} ended with exit code {code}")
-        result = json.loads((pathlib.Path(folder) / "result.json").read_text()) if code == 0 else None
-        return result, read_metrics(folder)
+        return json.loads((pathlib.Path(folder) / "result.json").read_text()), read_metrics(folder)
 
 
 def run(flags, seed):
@@ -64,7 +63,7 @@ def run(flags, seed):
     result, rows = outcome(flags, seed)
     columns = "env_steps", "seconds", "eval_return_mean"
     curve = np.array([[row[name] for name in columns] for row in rows if "eval_return_mean" in row])
-    end = (result["env_steps"], result["seconds"]) if result and result["solved"] else (np.inf, np.inf)
+    end = (result["env_steps"], result["seconds"]) if result["solved"] else (np.inf, np.inf)
     return end, curve.reshape(-1, 3).T
 
 
@@ -105,7 +104,8 @@ def main():
         flags, found = ROWS[row][0], []
         for seed in range(args.first_seed, args.first_seed + args.seeds):
             result, rows = outcome(f"{flags} --target 100000", seed)  # which is never reached: no run stops
-            means = np.array([[r["env_steps"], r["return_100"], r["seconds"]] for r in rows if "return_100" in r])
+            means = [[r["env_steps"], r["return_100"], r["seconds"]] for r in rows if "return_100" in r]
+            means = np.array(means).reshape(-1, 3)
             curves.setdefault(row, []).append(means)
             (reached,) = np.nonzero(means[:, 1] >= TARGET)
             steps, _, seconds = means[reached[0]] if len(reached) else (np.inf, None, np.inf)

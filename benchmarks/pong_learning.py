@@ -43,10 +43,12 @@ LABELS = {
 
 
 def run(folder, flags, seed):
-    """Returns result.json of a run of run_pong.py. Makes the run first if the folder has no result yet."""
+    """Returns result.json of a run of run_pong.py. Makes or resumes the run first if the folder has no result yet."""
     path = folder / "result.json"
     if not path.exists():
-        code = run_pong.main(run_pong.SCRIPT, [*flags.split(), "--seed", str(seed), "--out", str(folder)])
+        new = [*flags.split(), "--seed", str(seed), "--out", str(folder)]
+        begun = (folder / "config.json").exists()
+        code = run_pong.main(run_pong.SCRIPT, ["--resume", str(folder)] if begun else new)
         if code != 0:
             raise SystemExit(f"run_pong.py {flags} --seed {seed} ended with exit code {code}")
     return json.loads(path.read_text())
@@ -102,7 +104,7 @@ def main():
                 f"| {result['seconds']:.0f} | {result['eval_return_mean']:+.1f} ± {result['eval_return_std']:.1f} |",
                 flush=True,
             )
-    if args.figure:
+    if args.figure and results:
         draw(args.figure, results)
 
 

@@ -32,7 +32,7 @@ LUNAR_LANDER = (  # tuned on seeds 100 and 101
     "--learning-rate 1e-3 --clip 0.2 --scale-rewards"
 )
 TASKS = {  # {environment: (steps, flags of run_cartpole.py)}
-    "Acrobot-v1": (100_000, "--learning-rate 3e-3"),  # tuned on seeds 100 to 109
+    "Acrobot-v1": (100_000, "--envs 16 --n-steps 64 --learning-rate 3e-3 --clip 0.12"),  # tuned on seeds 100 to 109
     "LunarLander-v3": (500_000, LUNAR_LANDER),
     "Hopper-v5": (500_000, "--learning-rate 5e-4"),  # tuned on seeds 100 to 103
 }

@@ -19,11 +19,11 @@ for _library in ("OPENBLAS", "MKL", "OMP"):
 import numpy as np  # noqa: E402
 
 
-def needs(*packages):
-    """Ends the program with one line if a package is not installed. The extra "bench" installs them all."""
+def needs(*packages, extra="bench"):
+    """Ends the program with one line if a package is not installed. npg's extra `extra` installs them."""
     for name in packages:
         if importlib.util.find_spec(name) is None:
-            print(f'{pathlib.Path(sys.argv[0]).name}: needs {name}: pip install -e ".[bench]"', file=sys.stderr)
+            print(f'{pathlib.Path(sys.argv[0]).name}: needs {name}: pip install -e ".[{extra}]"', file=sys.stderr)
             raise SystemExit(2)
 
 

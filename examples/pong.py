@@ -175,7 +175,7 @@ def draw_labels(path, rollouts, steps_left, won, agrees):
 
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    folder = lambda text: figures.figure_path(pathlib.Path(text, "pong.gif")).parent  # refuses a missing folder
+    folder = lambda text: figures.figure_path(pathlib.Path(text, "pong.png")).parent  # refuses a missing folder
     parser.add_argument("--out", type=folder, default="docs/figures", help="folder of the pictures (%(default)s)")
     args = parser.parse_args()
     model, theta = trained_player()

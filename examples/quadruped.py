@@ -19,7 +19,6 @@ import contextlib
 import functools
 import importlib.util
 import os
-import sys
 import time
 from typing import NamedTuple
 
@@ -33,7 +32,7 @@ from tqdm import tqdm
 from npg.gradient_free import EvolutionStrategy, Genetic, HillClimbing, KohlStone, evaluator, search
 from npg.optimizers import SGD, Adam
 from npg.runner import figures
-from npg.runner.machine import available_cores
+from npg.runner.machine import available_cores, has_screen
 from npg.runner.workers import Pool
 
 
@@ -185,7 +184,7 @@ def film(path, thetas, titles, seed, seconds=5.0):
     """Writes a GIF of one walk with each of thetas, side by side."""
     from PIL import Image, ImageDraw  # Pillow comes with Matplotlib
 
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not has_screen():
         os.environ.setdefault("MUJOCO_GL", "egl")
     env = ant(render_mode="rgb_array", width=240, height=180, camera_name="track")
     env.unwrapped.model.light_castshadow[:] = 0  # on a CPU, shadows and reflections take most of the rendering time

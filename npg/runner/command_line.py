@@ -29,7 +29,7 @@ from npg.runner.environments import LONGEST, EnvironmentFailed, UnsupportedEnvir
 from npg.runner.folder import RunError, one_line, taken, write_atomically
 from npg.runner.machine import available_cores
 from npg.runner.runs import Diverged, Run
-from npg.runner.saved import FORMAT, PRETRAINED, read_config
+from npg.runner.saved import FORMAT, PRETRAINED, is_pretrained, read_config
 from npg.runner.script import RUN, prepare
 from npg.runner.settings import VOCABULARY, Setting, check, kind, parse_period, without_effect
 from npg.runner.workers import WorkerError
@@ -129,7 +129,7 @@ def _algorithm_of(script, argv):
     known, _ = parser.parse_known_args(argv)
     for folder in (getattr(known, name) for name in folders):
         with contextlib.suppress(RunError, KeyError):  # errors in a folder are reported later
-            algo = read_config(folder)["algo"] if folder and folder != PRETRAINED else None
+            algo = read_config(folder)["algo"] if folder and not is_pretrained(script, folder) else None
             if algo in list(script.algorithms):
                 return algo
     return known.algo or next(iter(script.algorithms))
@@ -283,6 +283,9 @@ def _start_from(script, config, run, source):
         here = list(here) if isinstance(here, tuple) else here  # as in a file
         if None not in (here, there) and here != there:
             raise RunError(f"--start-from {source}: expected a policy with {name} {here}, found {name} {there}")
+    here, there = ("Box" if "policy" in some["settings"] else "Discrete" for some in (config, earlier))
+    if here != there and earlier["algo"] not in script.searches:
+        raise RunError(f"--start-from {source}: expected a policy over {here} actions, found {there}")
     run.take_policy(saved, f"--start-from {source}")
 
 
@@ -341,7 +344,7 @@ def _main(script, argv):
     folder = None
     try:
         if mode in COMMANDS:
-            folder = None if given[mode] == PRETRAINED else pathlib.Path(given[mode])
+            folder = None if is_pretrained(script, given[mode]) else pathlib.Path(given[mode])
             return COMMANDS[mode](script, given)
         if mode is None:
             folder = pathlib.Path(given["out"]) if "out" in given else _new_folder(script, algo, given)

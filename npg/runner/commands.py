@@ -1,26 +1,26 @@
 """The commands for a saved policy: --evaluate, --gif, --watch, --export. Each returns the exit code."""
 
 import os
-import sys
 
 from npg.runner import figures
 from npg.runner.folder import RunError, write_atomically
+from npg.runner.machine import has_screen
 from npg.runner.playing import COMMAND
 from npg.runner.runs import MANY, Run
-from npg.runner.saved import PRETRAINED, read_checkpoint, read_config, read_weights, write_weights
+from npg.runner.saved import is_pretrained, read_checkpoint, read_config, read_weights, write_weights
 from npg.runner.script import prepare
 
 
 def read_policy(script, folder):
-    """(config, {name: array}) of the last checkpoint in a folder; of the script's own policy for `PRETRAINED`."""
-    if script.pretrained is not None and folder == PRETRAINED:
+    """(config, {name: array}) of the last checkpoint in a folder, or of the script's own policy."""
+    if is_pretrained(script, folder):
         config, theta = read_weights(script.pretrained)
         return config, {"theta": theta}
     return read_config(folder), read_checkpoint(folder)
 
 
 def load(script, folder, **overrides):
-    """A `Run` that plays the policy saved in a folder; the script's own policy for `PRETRAINED`.
+    """A `Run` that plays the policy saved in a folder, or the script's own policy.
 
     overrides  new values for "seed", "episodes", "act", and the settings named in `Script.playing`
 
@@ -32,7 +32,7 @@ def load(script, folder, **overrides):
         if name not in changed:
             raise RunError(f"{name}: has no meaning for a policy trained by {config['algo']}")
         changed[name] = value
-    run = Run("." if folder == PRETRAINED else folder, config, *prepare(script, config, folder))
+    run = Run("." if is_pretrained(script, folder) else folder, config, *prepare(script, config, folder))
     run.take_policy(saved, folder)
     return run
 
@@ -54,6 +54,8 @@ def evaluate(script, given):
 
 def gif(script, given):
     """Writes one episode as policy.gif into the folder."""
+    if not has_screen():
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own choice needs a screen
     run = _load(script, "gif", given)
     pictures, fps = zip(*run.player.frames("rgb_array"))
     path = run.folder / "policy.gif"
@@ -64,7 +66,7 @@ def gif(script, given):
 
 def watch(script, given):
     """Shows one episode on the screen."""
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not has_screen():
         raise RunError("--watch: found no screen; use --gif to write the episode to a file")
     for _ in _load(script, "watch", given).player.frames("human"):
         pass

@@ -2,7 +2,7 @@
 
 Gymnasium's own wrappers adapt the spaces. Observations reach the policy as vectors: Box is flattened, Discrete becomes
 one-hot. Bounded Box actions are rescaled: [−1, 1] covers the environment's range. The policy's Gaussian is unbounded,
-so actions are clipped to this range. The policy computes its score at the action before clipping.
+so actions are clipped at each bound. The policy computes its score at the action before clipping.
 """
 
 import contextlib
@@ -140,8 +140,11 @@ def _wrappers_for(env_id):
             raise UnsupportedEnvironment(message)
         if not (act_space.low < act_space.high).all():
             raise UnsupportedEnvironment(f"environment {env_id}: Box actions must have low < high, got {act_space}")
+        one = act_space.dtype.type(1)
         if act_space.is_bounded():
-            needed += [lambda env: wrappers.RescaleAction(env, np.float32(-1), np.float32(1)), wrappers.ClipAction]
+            needed.append(lambda env: wrappers.RescaleAction(env, -one, one))
+        if act_space.bounded_below.any() or act_space.bounded_above.any():
+            needed.append(wrappers.ClipAction)
     elif act_space.start != 0:
         raise UnsupportedEnvironment(f"environment {env_id}: Discrete actions must start at 0, got {act_space}")
     return needed

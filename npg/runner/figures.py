@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import math
 import os
 import pathlib
 
@@ -20,12 +21,14 @@ def import_figure():
 
 
 def figure_path(text):
-    """An argparse type: the path of a file to write. What cannot be one is refused before the work begins."""
+    """An argparse type: a figure's path. A wrong ending or a missing folder is refused before the work begins."""
     path = pathlib.Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"expected a file, got the folder {path}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"folder {path.parent} does not exist")
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .png, .pdf or .svg, got {path.name}")
     return path
 
 
@@ -71,8 +74,14 @@ def learning_curve(rows, title, target=None, window=100):
 
 
 def gif(path, frames, fps):
-    """Writes RGB frames [height, width, 3] as an animated GIF into a file or path. Pillow comes with Matplotlib."""
+    """Writes RGB frames [height, width, 3] as an animated GIF into a file or path. Pillow comes with Matplotlib.
+
+    Viewers show at most 50 frames per second. So at a higher rate some frames are left out.
+    """
     from PIL import Image
 
-    images = [Image.fromarray(frame) for frame in frames]
-    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
+    every = math.ceil(fps / 50)
+    images = [Image.fromarray(frame) for frame in frames[::every]]
+    times = np.round(100 * every / fps * np.arange(len(images) + 1))  # a GIF counts hundredths of a second
+    durations = (10 * np.diff(times)).astype(int).tolist()
+    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)

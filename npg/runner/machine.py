@@ -1,9 +1,10 @@
-"""Facts about the machine and this process: CPU cores, control groups (cgroups), the time since the process began."""
+"""Facts about the machine and this process: CPU cores, control groups (cgroups), a screen, the time since the start."""
 
 import contextlib
 import math
 import os
 import pathlib
+import sys
 import time
 
 BEGAN = time.monotonic()
@@ -15,6 +16,11 @@ def process_seconds():
         ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return time.monotonic() - BEGAN
+
+
+def has_screen():
+    """Whether a program can open a window."""
+    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def available_cores(root="/"):

@@ -138,7 +138,7 @@ def play_episodes(env, policy, n, moments, theta, seed):
         obs, _ = env.reset(seed=episode_seed)
         over = False
         while not over:
-            seen.append(obs)
+            seen.append(np.array(obs))  # a copy: some environments use their array again
             if moments:
                 obs = normalised(obs, *moments)
             obs, rew, terminated, truncated, _ = env.step(policy.act(theta, obs))

@@ -52,9 +52,10 @@ class Run:
     policy as it acts. If their mean reaches the target, an evaluation must confirm that the task is solved. A search
     seldom plays with θ itself, so there `returns` holds the returns of the last evaluation.
 
-    During training, evaluations take at most a quarter of training's steps. With the last evaluations, they take at
-    most a quarter of training's time plus 1.5 s. An evaluation that would take more is left out. Only the first `FEW`
-    episodes of a last evaluation are always played.
+    During training, an evaluation is left out if it and all earlier ones would cost more than a quarter of training's
+    steps. Its cost is that of the last one, so the first one is always made. A confirmation is made if all earlier
+    evaluations cost at most a quarter. With the last evaluations, they take at most a quarter of training's time plus
+    1.5 s. Only the first `FEW` episodes of a last evaluation are always played.
     """
 
     def __init__(self, folder, config, task, learner, quiet=True):
@@ -147,7 +148,7 @@ class Run:
             self.bar.write(line, file=sys.stderr)
 
     def restore(self, saved):
-        """Takes the state of a checkpoint. RunError if a name, shape or dtype does not fit, or at NaN or Inf."""
+        """Takes the state of a checkpoint. RunError if θ, counters or moments do not fit, or hold NaN or Inf."""
         counters = {name: np.asarray(getattr(self, name)) for name in COUNTERS}
         self._take({**self.learner.arrays, **counters, **self.task.reward_moments()}, saved, self.folder)
         self.learner.restore(saved)

@@ -17,6 +17,11 @@ RENAMED_IN_SEARCHES = {"sigma": "search_sigma", "log_std": "search_log_std"}
 SEARCHES = ("es", "hill-climbing", "genetic")
 
 
+def is_pretrained(script, folder):
+    """Whether `folder` is the name of the policy that comes with this script."""
+    return script.pretrained is not None and str(folder) == PRETRAINED
+
+
 def read_config(folder):
     """Reads config.json of a run folder. RunError if it is missing, damaged, or not of an npg run."""
     path = pathlib.Path(folder) / "config.json"

@@ -47,11 +47,12 @@ VOCABULARY = {
     "steps": Setting("budget of environment steps", low=1),
     "target": Setting("mean return that ends training; none: the environment's default target, if any"),
     "episodes": Setting(
-        "episodes per evaluation; none: 10 (a search: 100), 100 with --evaluate, up to 100 at the end", low=1
+        "episodes per evaluation; none: 10 in training (a search: 100), 100 with --evaluate, up to 100 at the end",
+        low=1,
     ),
     "evaluate_every": Setting("updates between evaluations; an evaluation that would take too long is skipped", low=1),
     "checkpoint_every": Setting("updates (50) or seconds (30s) between checkpoints; none: only at the end"),
-    "start_from": Setting("start with the θ of the run in this folder"),
+    "start_from": Setting("start with the θ of the run in this folder, and with its moments of the observations"),
     "cluster": Setting("address HOST:PORT of a Dask scheduler; its workers replace local processes"),
     "envs": Setting("environments in parallel, per worker; for a search: episodes per candidate", low=1),
     "workers": Setting("number of worker processes", low=1),
@@ -105,7 +106,7 @@ VOCABULARY = {
     "n_candidates": Setting("candidates per iteration", low=1, only_with={"scheme": ("kohl-stone",)}),
     "common_seeds": Setting("all candidates of an iteration play with the same seeds"),
     "search_sigma": Setting("σ of the candidates around θ", choices=("fixed", "learned")),
-    "search_log_std": Setting("initial log σ of the candidates around θ"),
+    "search_log_std": Setting("initial log σ of the candidates around θ", low=-50, high=50),
     "shaping": Setting("transformation of the candidates' returns", choices=tuple(SHAPING)),
     "scheme": Setting("kind of finite differences", choices=(*SCHEMES, "kohl-stone")),
     "epsilon": Setting("step ε of the finite differences", above=0),
@@ -116,7 +117,9 @@ VOCABULARY = {
     "n_elite": Setting("best candidates, which survive unchanged", low=1),
     "crossover": Setting("mix the parameters of two parents in each child"),
     "normalise_obs": Setting("normalise observations by their running mean and variance"),
-    "scale_rewards": Setting("divide rewards by the running standard deviation of the discounted return"),
+    "scale_rewards": Setting(
+        "divide rewards by the running standard deviation of the discounted return; not with workers"
+    ),
     "inputs": Setting(
         "input: difference of 2 frames; half: weighted sum of 2; trail: weighted sum of 3",
         choices=("difference", "half", "trail"),

@@ -1,5 +1,6 @@
 """--evaluate plays the saved policy and writes nothing, and --gif writes one episode of it."""
 
+import os
 import re
 
 import numpy as np
@@ -75,6 +76,25 @@ def test_gif_writes_one_episode(call, copy):
     after = contents(copy)
     assert after.pop(copy / "policy.gif") and after == before
     assert call(gif=copy) == result
+
+
+@pytest.mark.parametrize("screen", ["", ":0"])
+def test_without_a_screen_mujoco_renders_by_egl(call, copy, monkeypatch, screen):
+    monkeypatch.setenv("MUJOCO_GL", "")  # so that the old value comes back at the end
+    monkeypatch.delenv("MUJOCO_GL")
+    monkeypatch.setenv("DISPLAY", screen)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    call(gif=copy)
+    assert os.environ.get("MUJOCO_GL") == (None if screen else "egl")
+
+
+def test_pretrained_is_an_ordinary_folder_where_a_script_has_no_policy_of_its_own(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call(tiny(more="--steps 100"), out="pretrained").code == 0
+    call(gif="pretrained")
+    assert call(evaluate="pretrained").code == 0
+    assert not (tmp_path / "policy.gif").exists()
 
 
 @pytest.mark.parametrize("name, reason", [("CannotRender", "render"), ("RenderMissingPackage", "painter")])

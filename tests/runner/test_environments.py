@@ -123,6 +123,8 @@ register("ScalarObs-v0", obs=Box(-1, 1, (), np.float32))
 register("DiscreteObs-v0", obs=Discrete(4, start=5))
 register("Bounded-v0", act=Box(np.float32([-2, 0]), np.float32([6, 1])))
 register("Unbounded-v0", act=Box(-np.inf, np.inf, (2,)))
+register("BoundedBelow-v0", act=Box(np.float32([0, -np.inf]), np.float32([np.inf, np.inf])))
+register("Bounded64-v0", act=Box(-2, 2, (2,), np.float64))
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
@@ -221,11 +223,17 @@ def test_unbounded_box_actions_are_left_alone():
         np.testing.assert_array_equal(taken, np.float32(actions))
 
 
-def test_making_an_environment_with_box_actions_warns_of_nothing():
+def test_box_actions_with_one_bound_are_clipped_there_and_not_rescaled():
+    for taken in actions_taken("strange/BoundedBelow-v0", [[-1, -1], [0.25, 1e6]]):
+        np.testing.assert_array_equal(taken, np.float32([[0, -1], [0.25, 1e6]]))
+
+
+@pytest.mark.parametrize("name", ["Bounded", "Bounded64", "BoundedBelow"])
+def test_making_an_environment_with_box_actions_warns_of_nothing(name):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        make_envs("strange/Bounded-v0", 2)
-        make_env("strange/Bounded-v0")
+        make_envs(f"strange/{name}-v0", 2)
+        make_env(f"strange/{name}-v0")
     assert not caught
 
 

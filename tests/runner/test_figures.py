@@ -86,6 +86,16 @@ def test_a_gif_plays_the_frames_in_order_for_ever_at_the_rate_of_the_environment
     np.testing.assert_array_equal([frame for frame, _ in shown], frames)
 
 
+@pytest.mark.parametrize("fps", [20, 30, 60, 125])
+def test_a_gif_lasts_as_long_as_its_episode_at_a_rate_that_viewers_can_show(tmp_path, fps):
+    frames = [np.full((2, 2, 3), shade, np.uint8) for shade in range(250)]
+    figures.gif(tmp_path / "policy.gif", frames, fps)
+    with Image.open(tmp_path / "policy.gif") as image:
+        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
+    assert min(durations) >= 20
+    assert sum(durations) == pytest.approx(1000 * 250 / fps, abs=25)
+
+
 def test_a_gif_of_one_frame_is_a_picture(tmp_path):
     frame = np.random.default_rng(0).integers(0, 2, (4, 4, 3), dtype=np.uint8) * 255
     figures.gif(tmp_path / "policy.gif", [frame], fps=30)
@@ -99,6 +109,8 @@ def test_a_figure_goes_into_a_folder_that_is_there(tmp_path):
         figures.figure_path(str(tmp_path / "nowhere" / "figure.png"))
     with pytest.raises(argparse.ArgumentTypeError, match=f"expected a file, got the folder {tmp_path}"):
         figures.figure_path(str(tmp_path))
+    with pytest.raises(argparse.ArgumentTypeError, match=r"ends in .png, .pdf or .svg, got figure.foo"):
+        figures.figure_path(str(tmp_path / "figure.foo"))
 
 
 def test_matplotlib_is_not_imported_before_something_is_drawn():

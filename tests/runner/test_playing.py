@@ -50,6 +50,18 @@ class Counter(gymnasium.Env):
         return self.observe(), float(action[0]), over and self.length % 2, over and not self.length % 2, {}
 
 
+class SameArray(Counter):
+    """Writes every observation into the same array."""
+
+    def __init__(self):
+        super().__init__()
+        self.array = np.zeros(2)
+
+    def observe(self):
+        self.array[...] = super().observe()
+        return self.array
+
+
 def linear():
     return Policy(MLP((2, 1)), Deterministic(1))
 
@@ -73,11 +85,12 @@ def test_without_common_seeds_candidates_play_different_episodes():
     assert len({tuple(row) for row in lengths}) == 4
 
 
-def test_observations_are_normalised_by_the_moments_of_all_observations_of_earlier_iterations():
+@pytest.mark.parametrize("env", [Counter, SameArray])
+def test_observations_are_normalised_by_the_moments_of_all_observations_of_earlier_iterations(env):
     envs, acted_on, policy, obs_rms = [], [], linear(), RunningMeanStd(shape=(2,))
     act = policy.act
     policy.act = lambda theta, obs: acted_on.append(obs) or act(theta, obs)
-    make = lambda: envs.append(Counter()) or envs[0]
+    make = lambda: envs.append(env()) or envs[0]
     evaluate = policy_evaluator(policy, make, 3, np.random.default_rng(0), obs_rms)
     earlier = np.empty((0, 2))
     for _ in range(3):

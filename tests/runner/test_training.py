@@ -134,7 +134,8 @@ def test_a_start_from_that_does_not_fit_is_refused_in_one_line(call, tmp_path, f
         ("--start-from nowhere", "nowhere"),
         (f"--hidden 5 --start-from {finished}", "expected a policy with hidden [5], found hidden"),
         (f"--normalise-obs --start-from {finished}", "with normalise_obs True, found normalise_obs False"),
-        (f"--env Pendulum-v1 --no-normalise-obs --start-from {finished}", "expected theta"),
+        (f"--env Acrobot-v1 --start-from {finished}", "expected theta"),
+        (f"--env Pendulum-v1 --no-normalise-obs --start-from {finished}", "over Box actions, found Discrete"),
     ):
         assert_refused(call(tiny(more=more), out=tmp_path / "run"), "start-from" if "theta" in words else words, words)
         assert not (tmp_path / "run").exists()
