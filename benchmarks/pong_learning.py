@@ -15,7 +15,7 @@ import argparse
 import json
 import pathlib
 
-from timing import machine  # isort: skip  # before NumPy: it sets the number of threads
+from timing import machine, needs  # isort: skip  # before NumPy: it sets the number of threads
 
 from matplotlib.figure import Figure
 
@@ -88,6 +88,7 @@ def main():
     parser.add_argument("--ended", action="store_true", help="do not train; show only the runs that have ended")
     parser.add_argument("--figure", type=figure_path, metavar="PNG", help="draw every seed's score against minutes")
     args = parser.parse_args()
+    needs("ale_py", extra="atari")
     print(machine("npg", "numpy", "ale-py"), "\n")
     print("| run_pong.py | seed | solved | steps | seconds | mean of 30 unseen games |\n|---|---|---|---|---|---|")
     results = {}

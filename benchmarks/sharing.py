@@ -13,7 +13,7 @@ alone computes it.
 import argparse
 import time
 
-from timing import machine, with_spread  # isort: skip  # before NumPy: it sets the number of threads
+from timing import machine, needs, with_spread  # isort: skip  # before NumPy: it sets the number of threads
 
 import numpy as np
 
@@ -69,6 +69,7 @@ def main():
     parser.add_argument("--updates", type=at_least(1), default=100, help="updates per process (100)")
     parser.add_argument("--segments", type=at_least(1), default=50, help="segments to measure (50)")
     args = parser.parse_args()
+    needs("ale_py", extra="atari")
     print(machine("numpy", "ale-py"), "\n")
     with Pool(1) as pool:
         sampling, gradient = pool.map(segments, [args.segments])[0].T

@@ -18,6 +18,7 @@ if __name__ == "__main__":
     interrupts.leave_at_once()  # Ctrl-C during the imports ends the program at once
 
 import argparse
+import importlib.util
 import os
 import pathlib
 import sys
@@ -178,6 +179,8 @@ def main():
     folder = lambda text: figures.figure_path(pathlib.Path(text, "pong.png")).parent  # refuses a missing folder
     parser.add_argument("--out", type=folder, default="docs/figures", help="folder of the pictures (%(default)s)")
     args = parser.parse_args()
+    if importlib.util.find_spec("ale_py") is None:
+        parser.exit(2, 'pong.py: Pong needs ale-py: pip install -e ".[atari]"\n')
     model, theta = trained_player()
     figures.gif(args.out / "pong.gif", first_points(model, theta, 4)[::2], 20)
     draw_units(args.out / "pong_units.png", model, theta)
