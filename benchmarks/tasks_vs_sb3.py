@@ -31,8 +31,12 @@ LUNAR_LANDER = (  # tuned on seeds 100 and 101
     "--hidden 64 64 --envs 16 --n-steps 128 --gamma 0.999 --lam 0.98 --batch-size 64 --epochs 4 --entropy-coef 0.01 "
     "--learning-rate 1e-3 --clip 0.2 --scale-rewards"
 )
+ACROBOT = (  # tuned on seeds 100 to 109
+    "--hidden 64 64 --envs 16 --n-steps 256 --lam 0.94 --batch-size 64 --epochs 4 --learning-rate 1e-3 --clip 0.15 "
+    "--normalise-obs --scale-rewards"
+)
 TASKS = {  # {environment: (steps, flags of run_cartpole.py)}
-    "Acrobot-v1": (100_000, "--envs 16 --n-steps 64 --learning-rate 3e-3 --clip 0.12"),  # tuned on seeds 100 to 109
+    "Acrobot-v1": (100_000, ACROBOT),
     "LunarLander-v3": (500_000, LUNAR_LANDER),
     "Hopper-v5": (500_000, "--learning-rate 5e-4"),  # tuned on seeds 100 to 103
 }
