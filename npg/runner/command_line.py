@@ -135,6 +135,15 @@ def _algorithm_of(script, argv):
     return known.algo or next(iter(script.algorithms))
 
 
+def _checked(parser, parameter, value):
+    """The value of a flag, checked. Exits with an error that names the flag."""
+    try:
+        return check(parameter, value)
+    except ValueError as error:
+        flag, text = parameter.name.replace("_", "-"), str(error).removeprefix(f"{parameter.name}: ")
+        parser.error(f"argument --{flag}: {text}")
+
+
 def _new_config(script, algo, given, parser):
     """The config of a new run: the settings that were given, and defaults for the rest."""
     env = given.get("env", script.settings_of(algo, False)["env"].default)
@@ -147,10 +156,7 @@ def _new_config(script, algo, given, parser):
     for name in script.settings_of(algo, True).keys() & given.keys():
         if name not in parameters:
             parser.error(f"--{name.replace('_', '-')} has no meaning for --algo {algo} with {env}")
-        try:
-            values[name] = check(parameters[name], given[name])
-        except ValueError as error:
-            parser.error(f"argument --{name.replace('_', '-')}: {str(error).removeprefix(name + ': ')}")
+        values[name] = _checked(parser, parameters[name], given[name])
     if values.get("workers") == 0:
         values["workers"] = available_cores()
     idle = without_effect(parameters, values)
@@ -341,6 +347,10 @@ def _main(script, argv):
     mode = modes[0] if modes else None
     for name in given.keys() - ALLOWED.get(mode, given.keys()) - {mode, *(script.playing if mode in COMMANDS else ())}:
         parser.error(f"--{name.replace('_', '-')} has no meaning with --{mode}, which uses the run's config.json")
+    if mode:  # a new run checks its flags in `_new_config`
+        parameters = script.settings_of(algo, True)
+        for name in parameters.keys() & given.keys():
+            given[name] = _checked(parser, parameters[name], given[name])
     folder = None
     try:
         if mode in COMMANDS:

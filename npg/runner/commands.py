@@ -56,6 +56,7 @@ def gif(script, given):
     """Writes one episode as policy.gif into the folder."""
     if not has_screen():
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own choice needs a screen
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # otherwise pygame complains
     run = _load(script, "gif", given)
     pictures, fps = zip(*run.player.frames("rgb_array"))
     path = run.folder / "policy.gif"

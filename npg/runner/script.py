@@ -126,8 +126,8 @@ def prepare(script, config, source=None, executor=None):
                 raise ValueError(f"{name}: not a setting of {algo}")
         if settings.get("cluster") and not settings["workers"]:
             raise ValueError("cluster: needs workers, the number of calls that the cluster computes at the same time")
-        check_memory(settings, probe.single_observation_space, probe.single_action_space, script.side_by_side)
         task = Task(script, settings["env"], settings["seed"], settings, probe, executor)
+        check_memory(settings, probe.single_observation_space, probe.single_action_space, task.at_a_time)
         functions = script.algorithms[algo]
         its_own = {name: settings[name] for function in functions for name in keyword_only(function)}
         return task, functions[0](task, **its_own)

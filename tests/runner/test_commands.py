@@ -79,14 +79,24 @@ def test_gif_writes_one_episode(call, copy):
 
 
 @pytest.mark.parametrize("screen", ["", ":0"])
-def test_without_a_screen_mujoco_renders_by_egl(call, copy, monkeypatch, screen):
-    monkeypatch.setenv("MUJOCO_GL", "")  # so that the old value comes back at the end
-    monkeypatch.delenv("MUJOCO_GL")
+def test_without_a_screen_mujoco_and_pygame_draw_into_memory(call, copy, monkeypatch, screen):
+    for name in ("MUJOCO_GL", "SDL_VIDEODRIVER"):
+        monkeypatch.setenv(name, "")  # so that the old value comes back at the end
+        monkeypatch.delenv(name)
     monkeypatch.setenv("DISPLAY", screen)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr("sys.platform", "linux")
     call(gif=copy)
     assert os.environ.get("MUJOCO_GL") == (None if screen else "egl")
+    assert os.environ.get("SDL_VIDEODRIVER") == (None if screen else "dummy")
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "gif", "resume"])
+def test_a_wrong_number_is_blamed_on_its_flag_and_not_on_the_folder(call, copy, mode):
+    flag = "--steps 0" if mode == "resume" else "--seed -1"
+    result = call(flag, **{mode: copy})
+    assert_refused(result, f"argument {flag.split()[0]}: expected a number")
+    assert str(copy) not in result.err
 
 
 def test_pretrained_is_an_ordinary_folder_where_a_script_has_no_policy_of_its_own(call, tmp_path, monkeypatch):
