@@ -199,6 +199,7 @@ BUGS = {
         ("covariance of one trajectory for N", "/ (1 if callable(weight) else n)", ""),
     ],
     "runner/playing": [
+        ("moments of one array, used again", "seen.append(np.array(obs))", "seen.append(obs)"),
         ("observations normalised without the root", "obs = normalised(obs, *moments)",
          "obs = (obs - moments[0]) / (moments[1] + 1e-8)"),
         ("moments of the last candidate alone", "in zip(mean, var, count.tolist()):",
@@ -210,6 +211,8 @@ BUGS = {
         ("every part plays the same episodes", "[(*seeds, j) for j in", "[seeds for j in"),
     ],
     "runner/environments": [
+        ("one-sided Box actions are not clipped", "if act_space.bounded_below.any() or act_space.bounded_above.any():",
+         "if act_space.is_bounded():"),
         ("the random numbers that an episode began with forgotten",
          "Log(seed if seed is not None else generator and generator.state)", "Log(seed)"),
         ("an episode's random numbers not put back", "self.unwrapped.np_random.bit_generator.state = start", "pass"),
@@ -267,6 +270,9 @@ BUGS = {
     "runner/memory": [
         ("a network's layers are added, not multiplied", "(n_in + 1) * n_out", "(n_in + 1) + n_out"),
         ("candidates cost nothing", "candidates * (4 * theta + 16 * envs)", "0 * (4 * theta + 16 * envs)"),
+    ],
+    "runner/figures": [
+        ("a GIF of a fast environment shows every frame", "every = math.ceil(fps / 50)", "every = 1"),
     ],
     "runner/interrupts": [
         ("a stream that fails ends the run", "except (OSError, ValueError):\n                _silence",
