@@ -154,8 +154,8 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
     return Learner(model, updates, learned, anneal=anneal, more=counters)
 
 
-def ppo(task, *, envs=32, hidden=(32, 32), activation="tanh", shared=False, learning_rate=1e-2, optimizer="adam",
-        anneal=True, capacity=1, n_steps=32, epochs=8, clip=0.15, **settings):
+def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, learning_rate=8e-3, optimizer="adam",
+        anneal=True, capacity=1, n_steps=64, epochs=8, clip=0.12, **settings):
     """PPO: A2C that takes several steps on the same experience, with clipped importance weights."""
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
@@ -245,8 +245,8 @@ SEARCHES = "es", "finite-difference", "hill-climbing", "genetic"  # they use onl
 STEPS = {"ppo": 100_000, "q-actor-critic": 500_000, "a3c": 500_000, **dict.fromkeys(SEARCHES, 100_000)}
 # defaults that are different for Box actions
 BOX = {
-    "ppo": {"steps": 500_000, "envs": 16, "hidden": (64, 64), "n_steps": 128, "learning_rate": 1e-3, "epochs": 10,
-            "batch_size": 64, "clip": 0.2, "normalise_obs": True, "scale_rewards": True},
+    "ppo": {"steps": 500_000, "hidden": (64, 64), "n_steps": 128, "learning_rate": 1e-3, "epochs": 10, "batch_size": 64,
+            "clip": 0.2, "normalise_obs": True, "scale_rewards": True},
     "es": {"n_candidates": 8, "search_log_std": 0.0, "learning_rate": 1.0},
 }
 # defaults that are different with --shared, where large steps of the critic would spoil the hidden layers of the policy
