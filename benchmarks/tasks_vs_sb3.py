@@ -31,8 +31,8 @@ LUNAR_LANDER = (  # tuned on seeds 100 and 101
     "--hidden 64 64 --envs 16 --n-steps 128 --gamma 0.999 --lam 0.98 --batch-size 64 --epochs 4 --entropy-coef 0.01 "
     "--learning-rate 1e-3 --clip 0.2 --scale-rewards"
 )
-ACROBOT = (  # tuned on seeds 100 to 109
-    "--hidden 64 64 --envs 16 --n-steps 256 --lam 0.94 --batch-size 64 --epochs 4 --learning-rate 1e-3 --clip 0.15 "
+ACROBOT = (  # tuned on seeds 100 to 119
+    "--hidden 64 64 --envs 16 --n-steps 128 --lam 0.94 --batch-size 128 --epochs 8 --learning-rate 3e-3 --clip 0.2 "
     "--normalise-obs --scale-rewards"
 )
 TASKS = {  # {environment: (steps, flags of run_cartpole.py)}
