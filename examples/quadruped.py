@@ -32,7 +32,7 @@ from tqdm import tqdm
 from npg.gradient_free import EvolutionStrategy, Genetic, HillClimbing, KohlStone, evaluator, search
 from npg.optimizers import SGD, Adam
 from npg.runner import figures
-from npg.runner.machine import available_cores, has_screen
+from npg.runner.machine import available_cores, draw_without_screen
 from npg.runner.workers import Pool
 
 
@@ -184,8 +184,7 @@ def film(path, thetas, titles, seed, seconds=5.0):
     """Writes a GIF of one walk with each of thetas, side by side."""
     from PIL import Image, ImageDraw  # Pillow comes with Matplotlib
 
-    if not has_screen():
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    draw_without_screen()
     env = ant(render_mode="rgb_array", width=240, height=180, camera_name="track")
     env.unwrapped.model.light_castshadow[:] = 0  # on a CPU, shadows and reflections take most of the rendering time
     env.unwrapped.model.mat_reflectance[:] = 0

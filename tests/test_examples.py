@@ -52,6 +52,7 @@ def call(monkeypatch, capsys):
     def call_main(path, *flags):
         if path.stem in NEED_TORCH:
             pytest.importorskip("stable_baselines3")
+        monkeypatch.syspath_prepend(ROOT)
         monkeypatch.syspath_prepend(path.parent)
         monkeypatch.setattr(sys, "argv", [str(path), *flags])
         module = {"__name__": path.stem, "__file__": str(path), "__doc__": None}

@@ -1,10 +1,8 @@
 """The commands for a saved policy: --evaluate, --gif, --watch, --export. Each returns the exit code."""
 
-import os
-
 from npg.runner import figures
 from npg.runner.folder import RunError, write_atomically
-from npg.runner.machine import has_screen
+from npg.runner.machine import draw_without_screen, has_screen
 from npg.runner.playing import COMMAND
 from npg.runner.runs import MANY, Run
 from npg.runner.saved import is_pretrained, read_checkpoint, read_config, read_weights, write_weights
@@ -54,9 +52,7 @@ def evaluate(script, given):
 
 def gif(script, given):
     """Writes one episode as policy.gif into the folder."""
-    if not has_screen():
-        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own choice needs a screen
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # otherwise pygame complains
+    draw_without_screen()
     run = _load(script, "gif", given)
     pictures, fps = zip(*run.player.frames("rgb_array"))
     path = run.folder / "policy.gif"

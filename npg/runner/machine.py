@@ -23,6 +23,13 @@ def has_screen():
     return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
+def draw_without_screen():
+    """Without a screen, MuJoCo and pygame draw into memory. Call this before the environment is made."""
+    if not has_screen():
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own choice needs a screen
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # otherwise pygame complains
+
+
 def available_cores(root="/"):
     """CPU cores that this process may use, at least 1. Its CPU affinity and its cgroups (versions 1 and 2) limit them.
 
