@@ -312,6 +312,7 @@ class Run:
             greedy = np.array([])
         if self.is_search and len(returns) == self.window:
             self.returns.extend(returns)
+        self.draw()
         result = {
             **{name: config[name] for name in ("env", "algo", "seed", "target")},
             "solved": None if config["target"] is None else self.solved,
@@ -329,7 +330,6 @@ class Run:
             "evaluation_seconds": self.evaluation_seconds,
             "process_seconds": self.seconds_of_others + process_seconds(),
         }
-        self.draw()
         write_json(self.folder / "result.json", result)
         self.metrics.close()
         return result
