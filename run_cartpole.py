@@ -38,7 +38,7 @@ from npg.runner.script import Script
 from npg.runner.task import INIT, TRAIN, Learner
 
 
-def reinforce(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=5e-3, optimizer="adam", anneal=True,
+def reinforce(task, *, envs=4, hidden=(64, 64), activation="tanh", learning_rate=4e-3, optimizer="adam", anneal=True,
               baseline="state", critic_learning_rate=1e-2, epochs=5, batch_size=256,
               gamma=0.99, standardise=True, max_grad_norm: float | None = 0.5, **settings):
     """REINFORCE with any weight Ψ (--weight) and any baseline (--baseline).

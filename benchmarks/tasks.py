@@ -21,7 +21,8 @@ TASKS = {  # {environment: flags of run_cartpole.py}
     "Pendulum-v1": "--steps 200000",
     "InvertedPendulum-v5": "--steps 200000",
     "HalfCheetah-v5": "--steps 500000",
-    "FrozenLake-v1": "--steps 200000 --episodes 2000 --hidden --learning-rate 2e-2 --entropy-coef 0.01 --clip 0.2 --lam 0.6",
+    "FrozenLake-v1": "--steps 200000 --episodes 2000 --hidden --learning-rate 2e-2 --entropy-coef 0.01 --clip 0.2 "
+                     "--lam 0.6",
 }
 
 

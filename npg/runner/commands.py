@@ -42,7 +42,8 @@ def _load(script, command, given):
 
 def evaluate(script, given):
     """Plays episodes and prints their returns."""
-    returns = _load(script, "evaluate", given).evaluate(COMMAND, MANY)
+    run = _load(script, "evaluate", given)
+    returns = run.evaluate(COMMAND, run.config["episodes"] or MANY)
     print(
         f"return {returns.mean():.1f} ± {returns.std():.1f} (lowest {returns.min():.1f}, highest {returns.max():.1f}) "
         f"over {len(returns)} episodes"

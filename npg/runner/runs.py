@@ -45,17 +45,19 @@ class Run:
                                 or "none"
     config["evaluate_every"]    updates between evaluations. If config["evaluate_from"] is given, evaluations are made
                                 only while the recent mean return is at least config["evaluate_from"]
-    config["episodes"]          of each evaluation. None: `FEW` during training (a search: `MANY`); `MANY` to confirm
-                                that the run has solved its task; at the end, as many as the time allows
+    config["episodes"]          of each evaluation, but not of a confirmation. None: `FEW` during training (a search:
+                                `MANY`); at the end, as many as the time allows
 
     `returns` holds the returns of the last training episodes: `Script.window` of them, usually 100. They measure the
-    policy as it acts. If their mean reaches the target, an evaluation must confirm that the task is solved. A search
-    seldom plays with θ itself, so there `returns` holds the returns of the last evaluation.
+    policy as it acts. If their mean reaches the target, as many unseen episodes must confirm that the task is solved.
+    A search seldom plays with θ itself, so there `returns` holds the returns of the last evaluation.
 
-    During training, an evaluation is left out if it and all earlier ones would cost more than a quarter of training's
-    steps. Its cost is that of the last one, so the first one is always made. A confirmation is made if all earlier
-    evaluations cost at most a quarter. With the last evaluations, they take at most a quarter of training's time plus
-    1.5 s. Only the first `FEW` episodes of a last evaluation are always played.
+    All evaluations take at most a quarter of training's time plus 1.5 s. Only the first `FEW` episodes of the final
+    evaluation are always played. During training, steps count instead of seconds, so that a run can repeat exactly. An
+    evaluation is left out if all evaluations would then cost more than an eighth of training's steps. A confirmation is
+    postponed if they would cost more than a quarter. If the budget is spent before, the final evaluation confirms,
+    provided that it has enough episodes. Where evaluations judge instead of `returns` (Pong), they may cost a quarter,
+    and a confirmation is not postponed.
     """
 
     def __init__(self, folder, config, task, learner, quiet=True):
@@ -65,8 +67,10 @@ class Run:
         self.seconds, self.started, self.confirmed, self.solved = 0.0, None, None, False
         self.window, self.is_search = task.script.window, config["algo"] in task.script.searches
         self.returns, self.name = collections.deque(maxlen=self.window), f"return_{self.window}"
-        self.unconfirmed = -self.window  # `episodes` at the last confirmation that failed
-        self.evaluated_steps = self.last_cost = 0  # cost in steps of all evaluations; of the last evaluation
+        self.judged_by_evaluations = task.script.solved_by_evaluations
+        self.failed_at = self.solved_at = -self.window  # `episodes` at the last confirmation that failed, or succeeded
+        self.evaluated_steps, self.length = 0, np.inf  # cost of all evaluations; mean length of the last episodes
+        self.last_evaluation = FEW, 0.0  # its number of episodes and its seconds
         self.evaluation_seconds, self.seconds_of_others = 0.0, 0.0  # the second: seconds of earlier processes
         self.drawn_at = time.monotonic()
         self.metrics = Metrics(folder, (*COLUMNS, self.name, "eval_return_mean"))
@@ -89,15 +93,15 @@ class Run:
         return Player(self.task, self.learner)
 
     def evaluate(self, what_for, n, how=None):
-        """Returns of n unseen episodes, or of config["episodes"] if given. `how` is a value of the setting `act`."""
+        """Returns of n unseen episodes. `how` is a value of the setting `act`."""
         self.at_rest, began = True, time.perf_counter()
         try:
-            n, how = self.config["episodes"] or n, how or self.task.act
-            returns, self.last_cost = self.player.returns(n, how, self.update, what_for)
+            returns, cost = self.player.returns(n, how or self.task.act, self.update, what_for)
         finally:
             self.at_rest = False
-        self.evaluated_steps += self.last_cost
-        self.evaluation_seconds += time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self.evaluated_steps, self.evaluation_seconds = self.evaluated_steps + cost, self.evaluation_seconds + seconds
+        self.last_evaluation = n, seconds
         return returns
 
     def create(self):
@@ -156,9 +160,9 @@ class Run:
         self.saved_update = self.update
         self.new_episodes = saved.get("new_episodes_after", np.zeros(0, np.int64)).tolist()
         self.returns.extend(saved.get("returns", np.zeros(0)).tolist())
-        self.unconfirmed, self.evaluated_steps, self.last_cost = map(
-            int, saved.get("evaluations", [self.unconfirmed, 0, 0])
-        )
+        if "evaluations" in saved:
+            *counts, self.length = saved["evaluations"].tolist()
+            self.failed_at, self.solved_at, self.evaluated_steps = map(int, counts)
         self.seconds = float(counters["seconds"])
         self.evaluation_seconds, self.seconds_of_others = (float(saved.get(name, 0.0)) for name in CLOCKS)
 
@@ -186,8 +190,8 @@ class Run:
 
     def all_returns_are_equal(self):
         """Whether all episodes of training had the same return."""
-        seen = {row["return_mean"] for row in self.rows if "return_mean" in row}
-        return self.episodes > 1 and len(seen | set(self.returns)) == 1
+        seen = [*(row["return_mean"] for row in self.rows if "return_mean" in row), *self.returns]
+        return self.episodes > 1 and bool(np.allclose(seen, seen[0], rtol=1e-5, atol=0))  # metrics.csv has six digits
 
     @property
     def rows(self):
@@ -206,23 +210,30 @@ class Run:
 
     def is_over(self):
         """Whether the task is solved, the budget is spent, or a signal has come. Plays a confirmation if necessary."""
-        if self._seems_solved():
-            self.confirmed = self.evaluate(CONFIRMING, MANY)
+        if self._seems_solved() and self.episodes - self.solved_at >= self.window and self._is_worth_confirming():
+            self.confirmed = self.evaluate(CONFIRMING, self.window)
             self.solved = bool(self.confirmed.mean() >= self.config["target"])
-            self.unconfirmed = self.episodes
+            if self.solved:
+                self.solved_at = self.episodes
+            else:
+                self.failed_at = self.episodes
         self.started = time.perf_counter()
         self.under_way = not (self.solved or self.stopped or self.env_steps >= self.config["steps"])
         return not self.under_way
 
     def _seems_solved(self):
-        if self.config["target"] is None or not self.rows or 4 * self.evaluated_steps > self.env_steps:
+        """Whether the mean return reaches the target. After a confirmation that failed, new episodes come first."""
+        if self.config["target"] is None or not self.rows:
             return False
-        if self.is_search or self.task.script.solved_by_evaluations:
+        if self.judged_by_evaluations or self.is_search:
             reached, n_new = self.rows[-1].get("eval_return_mean"), 1
         else:
-            reached, n_new = self.recent_return, self.window  # new episodes needed after a failed confirmation
-        is_new = self.episodes - self.unconfirmed >= n_new
-        return reached is not None and reached >= self.config["target"] and is_new
+            reached, n_new = self.recent_return, self.window
+        return reached is not None and reached >= self.config["target"] and self.episodes - self.failed_at >= n_new
+
+    def _is_worth_confirming(self):
+        cost = 0 if self.judged_by_evaluations else self.player.cost(self.window, self.length)
+        return 4 * (self.evaluated_steps + cost) <= self.env_steps
 
     def record(self, update):
         """Counts an update and writes its row of metrics. Evaluates and saves a checkpoint whenever these are due.
@@ -245,11 +256,15 @@ class Run:
             shown = f"{label} {np.mean(self.returns):.1f}, {self.episodes} episodes"
             self.bar.set_postfix_str(shown, refresh=False)
 
-    def draw(self):
-        """Draws the learning curve of all rows so far. An error in drawing does not end a training."""
+    def draw(self, final=None):
+        """Draws the learning curve of all rows so far, and `final`, the mean return of the final evaluation.
+
+        An error in drawing does not end a training.
+        """
+        rows = self.rows if final is None else [*self.rows, {"env_steps": self.env_steps, "eval_return_mean": final}]
         title = f"{self.config['env']}, {self.config['algo']}, seed {self.config['seed']}"
         try:
-            picture = figures.learning_curve(self.rows, title, self.config["target"], self.window)
+            picture = figures.learning_curve(rows, title, self.config["target"], self.window, self.is_search)
             write_atomically(self.folder / "learning_curve.png", lambda file: file.write(picture))
         except Exception as error:
             self.bar.write(f"{self.folder}: the learning curve could not be drawn: {error}", file=sys.stderr)
@@ -293,7 +308,7 @@ class Run:
         self._say_if_new_episodes()
         state["new_episodes_after"] = np.array(self.new_episodes, np.int64)
         state["returns"] = np.array(self.returns)
-        state["evaluations"] = np.array([self.unconfirmed, self.evaluated_steps, self.last_cost])
+        state["evaluations"] = np.array([self.failed_at, self.solved_at, self.evaluated_steps, self.length])
         state["evaluation_seconds"] = np.array(self.evaluation_seconds)
         state["process_seconds"] = np.array(self.seconds_of_others + process_seconds())
         write_atomically(self.folder / "checkpoint.npz", lambda file: np.savez(file, **state))
@@ -304,15 +319,16 @@ class Run:
         """Ends the run: saves the state, makes the last evaluations, draws the learning curve, writes result.json."""
         config = self.config
         self.save_where_it_stands()
-        returns = self.confirmed if self.solved else self._affordable(FINAL, MORE, FEW)
+        returns = self.confirmed if self.solved else self._play_to_confirm()
         greedy = returns
         if self.task.act == "sampled":
-            greedy = self._affordable(GREEDY, MORE_GREEDY, 0, "most-likely")
+            n = config["episodes"] or min(FEW, self._affordable(FEW))
+            greedy = self._play(GREEDY, MORE_GREEDY, n, 0, "most-likely")
         elif self.task.act == "sharpened":
             greedy = np.array([])
-        if self.is_search and len(returns) == self.window:
-            self.returns.extend(returns)
-        self.draw()
+        if self.is_search:
+            self._keep(returns)
+        self.draw(returns.mean())
         result = {
             **{name: config[name] for name in ("env", "algo", "seed", "target")},
             "solved": None if config["target"] is None else self.solved,
@@ -334,20 +350,32 @@ class Run:
         self.metrics.close()
         return result
 
-    def _affordable(self, first, more, later, how=None):
-        """Returns of `FEW` unseen episodes, and of as many more as the time allows, up to `MANY` together.
+    def _play_to_confirm(self):
+        """Returns of the final evaluation. It also confirms that the task is solved, if this is still to be done."""
+        seems_solved = self._seems_solved() and not self.judged_by_evaluations
+        returns = self._play(FINAL, MORE, self.config["episodes"] or FEW, FEW)
+        self.solved = seems_solved and len(returns) >= self.window and bool(returns.mean() >= self.config["target"])
+        return returns
+
+    def _play(self, first, more, n, later, how=None):
+        """Returns of n unseen episodes, and of as many more as the time allows, up to `MANY` together.
 
         first, more   purposes of the two groups of episodes
         later         number of episodes of a later evaluation, for which time must remain
         """
-        began = time.perf_counter()
-        returns = self.evaluate(first, FEW, how)
-        seconds_each = (time.perf_counter() - began) / len(returns)
-        left = self.seconds / 4 + 1.5 - self.evaluation_seconds
-        n = min(MANY - FEW, int(left / (1.5 * seconds_each)) - later)  # 1.5: in a larger group, each takes longer
-        if n < 1 or self.config["episodes"]:
+        returns = self.evaluate(first, n, how) if n else np.array([])
+        n_more = 0 if self.config["episodes"] or not n else self._affordable(MANY - n + later) - later
+        if n_more < 1:
             return returns
-        return np.concatenate([returns, self.evaluate(more, n, how)])
+        return np.concatenate([returns, self.evaluate(more, n_more, how)])
+
+    def _affordable(self, n):
+        """The number of episodes, up to n, for which time is left. The last evaluation shows how long they take."""
+        played, seconds = self.last_evaluation
+        left = self.seconds / 4 + 1.5 - self.evaluation_seconds
+        affordable = left * self.player.cost(played, 1)
+        costs = (1.5 * seconds * self.player.cost(k, 1) for k in range(1, n + 1))  # 1.5: a larger group takes longer
+        return sum(cost <= affordable for cost in costs)
 
     def _check_finite(self, update):
         rollout, suspects = update["rollout"], {**self.learner.arrays, **moments(self.task.obs_rms)}
@@ -369,8 +397,8 @@ class Run:
         row = {name: getattr(self, name) for name in COUNTERS}
         if rollout.episode_returns:
             row["return_mean"] = float(np.mean(rollout.episode_returns))
-            row["length_mean"] = float(np.mean(rollout.episode_lengths))
-        if self.recent_return is not None:
+            row["length_mean"] = self.length = float(np.mean(rollout.episode_lengths))
+        if self.recent_return is not None and not self.is_search:
             row[self.name] = self.recent_return
         row.update((name, float(value)) for name, value in update.items() if is_number(value))
         row.update((steps_of_worker(k), n) for k, n in enumerate(update.get("worker_steps", ())))
@@ -379,16 +407,24 @@ class Run:
         self.rows.append(row)
 
     def _evaluate_if_due(self):
-        due = self.rows and self.update % self.config["evaluate_every"] == 0 and self._worth_evaluating()
+        n = self.config["episodes"] or (MANY if self.is_search else FEW)
+        due = self.rows and self.update % self.config["evaluate_every"] == 0 and self._is_worth_evaluating(n)
         if due and "eval_return_mean" not in self.rows[-1]:
-            returns = self.evaluate(POINT, MANY if self.is_search else FEW)
+            returns = self.evaluate(POINT, n)
             self.rows[-1]["eval_return_mean"] = float(returns.mean())
             if self.is_search:
-                self.returns.extend(returns)
-                self.rows[-1][self.name] = self.recent_return
+                self._keep(returns)
+                if self.recent_return is not None:
+                    self.rows[-1][self.name] = self.recent_return
 
-    def _worth_evaluating(self):
-        if 4 * (self.evaluated_steps + self.last_cost) > self.env_steps:
+    def _keep(self, returns):
+        """Takes a search's evaluation of θ for `returns`. Earlier ones played another θ."""
+        self.returns.clear()
+        self.returns.extend(returns)
+
+    def _is_worth_evaluating(self, n):
+        share = 4 if self.judged_by_evaluations else 8
+        if share * (self.evaluated_steps + self.player.cost(n, self.length)) > self.env_steps:
             return False
         threshold = self.config.get("evaluate_from")
         return threshold is None or bool(self.returns) and np.mean(self.returns) >= threshold

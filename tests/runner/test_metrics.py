@@ -59,13 +59,14 @@ def test_metrics_have_the_steps_of_each_worker_and_the_number_of_replaced_worker
     assert "workers_restarted" not in read_metrics(tmp_path / "alone")[0]
 
 
-def test_the_metrics_have_a_row_for_every_update(finished):
-    rows = read_metrics(finished)
+def test_the_metrics_have_a_row_for_every_update(call, tmp_path):
+    assert call(tiny(more="--steps 2000"), out=tmp_path / "run").code == 0
+    rows = read_metrics(tmp_path / "run")
     assert [row["update"] for row in rows] == list(range(1, len(rows) + 1))
     for name in ("env_steps", "episodes", "seconds"):
         assert [row[name] for row in rows] == sorted(row[name] for row in rows)
     evaluated = [row["update"] for row in rows if "eval_return_mean" in row]
-    assert evaluated and evaluated == list(range(7, len(rows) + 1, 7))[: len(evaluated)]  # up to a quarter of the steps
+    assert evaluated and not any(update % 7 for update in evaluated)
     assert all(0 < row["entropy"] <= 0.6932 and row["grad_norm"] > 0 for row in rows)
     assert any("return_mean" in row for row in rows) and any("explained_variance" in row for row in rows)
 

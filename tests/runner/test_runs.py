@@ -33,7 +33,7 @@ from npg.runner import runs
 from npg.runner.environments import ReplayableVectorEnv, make_envs, moments
 from npg.runner.folder import RunError
 from npg.runner.metrics import read_metrics
-from npg.runner.playing import CONFIRMING, GREEDY, MORE_GREEDY, POINT
+from npg.runner.playing import CONFIRMING, FINAL, GREEDY, MORE, MORE_GREEDY, POINT
 from npg.runner.replaying import below, flat, restore, state_of
 from npg.runner.runs import Diverged
 from npg.runner.saved import read_checkpoint, read_config
@@ -168,12 +168,8 @@ def test_a_signal_ends_a_run_after_the_update_under_way_and_a_second_one_at_once
 
 
 def test_a_signal_ends_an_evaluation_at_once_and_the_resumed_run_makes_it(tmp_path):
-    class Interrupted:
-        def returns(self, *args):
-            run.stop(2, None)
-
     run = make_run(tmp_path / "stopped", period="none")
-    run.player = Interrupted()
+    run.player.returns = lambda *args: run.stop(2, None)
     run.create()
     with pytest.raises(KeyboardInterrupt):
         advance(run, 20)
@@ -319,17 +315,21 @@ def learning(folder, returns, evaluations, algo="walk", target=10.0, **changes):
     def played(n, how, k, what_for):
         asked.append((k, what_for, n, how))
         mean = evaluations.get((k, what_for), 0.0)
-        return np.array([mean - 1, mean + 1] * (n // 2)), 0
+        return np.array([mean - 1, mean + 1] * (n // 2) + [mean] * (n % 2)), 0
 
     config = {**CONFIG, "algo": algo, "target": target, "episodes": None, "evaluate_every": 10**6, **changes}
     task = Task(dict, lambda saved: True)
     run = new_run(folder, config, updates(), arrays, task)
-    run.player, run.asked = SimpleNamespace(returns=played), asked
+    run.player, run.asked = SimpleNamespace(returns=played, cost=lambda n, length: 0), asked
     return run
 
 
 def until_it_is_over(run):
     run.create()
+    return until_the_end(run)
+
+
+def until_the_end(run):
     while not run.is_over():
         run.record(next(run.learner.updates))
     return run
@@ -338,12 +338,12 @@ def until_it_is_over(run):
 def test_a_run_is_solved_when_the_last_episodes_of_training_reach_the_target_and_unseen_ones_confirm_it(tmp_path):
     returns = [0, 0, 0, 0, 0, 50, *[10] * 20]  # at update 6, the mean of the last five is 10
     run = until_it_is_over(learning(tmp_path, returns, {(6, CONFIRMING): 9.9, (11, CONFIRMING): 10.0}))
-    confirmations = [(6, CONFIRMING, 100, "sampled"), (11, CONFIRMING, 100, "sampled")]  # five new episodes between
+    confirmations = [(6, CONFIRMING, 5, "sampled"), (11, CONFIRMING, 5, "sampled")]  # five new episodes between
     assert run.update == 11 and run.asked == confirmations
     result = run.finish()
     assert [purpose for _, purpose, *_ in run.asked[2:]] == [GREEDY, MORE_GREEDY]  # the confirmation is the result
-    assert result["solved"] and (result["eval_return_mean"], result["eval_return_std"]) == (10.0, 1.0)
-    assert (result["updates"], result["eval_episodes"], result["target"], result["return_5"]) == (11, 100, 10.0, 10.0)
+    assert result["solved"] and (result["eval_return_mean"], result["eval_return_std"]) == (10.0, np.sqrt(0.8))
+    assert (result["updates"], result["eval_episodes"], result["target"], result["return_5"]) == (11, 5, 10.0, 10.0)
     assert result == json.loads((tmp_path / "result.json").read_text())
 
 
@@ -362,7 +362,7 @@ def test_without_a_target_nothing_is_solved_or_not(tmp_path):
 
 def test_reaching_the_target_once_is_not_enough(tmp_path):
     run = until_it_is_over(learning(tmp_path, [10] * 7 + [0] * 5, {(5, CONFIRMING): 9.0}, steps=120))
-    assert run.asked == [(5, CONFIRMING, 100, "sampled")] and run.finish()["solved"] is False
+    assert run.asked == [(5, CONFIRMING, 5, "sampled")] and run.finish()["solved"] is False
 
 
 def test_a_checkpoint_remembers_a_failed_confirmation_and_the_last_returns(tmp_path):
@@ -378,27 +378,65 @@ def test_a_checkpoint_remembers_a_failed_confirmation_and_the_last_returns(tmp_p
     assert list(again.returns) == [10, 10, 10, 11, 11]
     while not again.is_over():
         again.record(next(again.learner.updates))
-    assert again.update == 10 and again.asked == [(10, CONFIRMING, 100, "sampled")]
+    assert again.update == 10 and again.asked == [(10, CONFIRMING, 5, "sampled")]
 
 
 def test_a_search_is_solved_by_its_evaluations(tmp_path):
     evaluations = {(2, POINT): 9.0, (4, POINT): 10.0, (4, CONFIRMING): 9.0, (6, POINT): 11.0, (6, CONFIRMING): 10.5}
     run = until_it_is_over(learning(tmp_path, [100.0] * 20, evaluations, algo="hunt", evaluate_every=2))
-    assert [(k, purpose) for k, purpose, *_ in run.asked] == list(evaluations) and {x[2] for x in run.asked} == {100}
-    assert [row.get("return_5") for row in run.rows] == [None, 9.2, 9.2, 10.2, 10.2, 11.2]  # last 5 episodes
-    assert run.finish()["solved"]
+    assert [(k, purpose) for k, purpose, *_ in run.asked] == list(evaluations)
+    assert {(purpose, n) for _, purpose, n, _ in run.asked} == {(POINT, 100), (CONFIRMING, 5)}
+    assert [row.get("return_5") for row in run.rows] == [None, 9.2, None, 10.2, None, 11.2]  # 5 of these 100 episodes
+    result = run.finish()
+    assert result["solved"] and result["return_5"] == result["eval_return_mean"] == 10.5
 
 
-def test_evaluations_take_at_most_a_quarter_of_the_steps(tmp_path):
-    costs = iter([30, 20, 5, 1000])
-    run = learning(tmp_path, [0.0] * 40, {}, evaluate_every=2)  # an update makes 10 steps
-    run.player.returns = lambda n, how, k, what_for: (run.asked.append(k), (np.zeros(n), next(costs)))[1]
-    run.create()
-    for _ in range(29):
-        run.record(next(run.learner.updates))
-        run.is_over()
-    assert run.asked == [2, 24, 28]  # the first costs 30: another of 30 may begin at 240 steps, one of 20 at 280
-    assert run.evaluated_steps == 55
+def test_the_return_of_a_search_is_never_that_of_an_earlier_theta(tmp_path):
+    run = until_it_is_over(learning(tmp_path, [1.0] * 4, {(2, POINT): 7.0}, algo="hunt", evaluate_every=2, steps=40))
+    assert run.recent_return == 0.2  # of update 4: the last five returns, 1 -1 1 -1 1
+    few = until_it_is_over(learning(tmp_path / "few", [1.0] * 4, {}, algo="hunt", steps=40, episodes=4))
+    assert few.finish()["return_5"] is None and few.recent_return is None
+    evaluations = {(2, POINT): 7.0, (4, FINAL): 3.0, (4, MORE): 3.0}
+    run = until_it_is_over(learning(tmp_path / "last", [1.0] * 4, evaluations, algo="hunt", evaluate_every=3, steps=40))
+    assert run.finish()["return_5"] == 3.2
+
+
+def with_costs(folder, costs, returns=(0.0,) * 60, evaluations=(), **changes):
+    """A run whose evaluations cost these numbers of steps. An episode of training has 10 steps."""
+    run, costs = learning(folder, returns, dict(evaluations), **changes), iter(costs)
+    played, run.player.cost = run.player.returns, lambda n, length: n * length
+    run.player.returns = lambda *args: (played(*args)[0], next(costs))
+    return run
+
+
+def test_evaluations_take_at_most_an_eighth_of_the_steps(tmp_path):
+    run = until_it_is_over(with_costs(tmp_path, [30, 5, 15], steps=400, episodes=1, evaluate_every=2))
+    assert [k for k, *_ in run.asked] == [8, 32, 36]  # at 8 · 10, 8 · (30 + 10) and 8 · (35 + 10) steps
+    assert run.evaluated_steps == 50
+
+
+def test_a_confirmation_that_costs_too_much_is_postponed_until_all_take_at_most_a_quarter(tmp_path):
+    run = until_it_is_over(with_costs(tmp_path, [60], [10.0] * 40, {(20, CONFIRMING): 10.0}, steps=400))
+    assert run.asked == [(20, CONFIRMING, 5, "sampled")] and run.solved  # 4 · 5 · 10 steps
+
+
+def test_the_final_evaluation_confirms_if_no_confirmation_could_be_paid(tmp_path):
+    for final, episodes, solved in ((10.0, 6, True), (9.9, 6, False), (10.0, 4, False)):
+        folder, evaluations = tmp_path / f"{final} {episodes}", {(15, FINAL): final}
+        run = with_costs(folder, [0] * 4, [10.0] * 15, evaluations, steps=150, episodes=episodes)
+        assert until_it_is_over(run).finish()["solved"] is solved and (15, FINAL, episodes, "sampled") in run.asked
+
+
+def test_a_run_that_is_solved_and_goes_on_stays_solved_if_it_still_reaches_the_target(tmp_path):
+    for later, solved in ((10.0, True), (0.0, False)):
+        evaluations = {(5, CONFIRMING): 10.0, (8, FINAL): later}
+        run = until_it_is_over(learning(tmp_path / str(later), [10.0] * 9, evaluations, steps=60, episodes=6))
+        assert run.solved and run.finish()["solved"]
+        again = learning(tmp_path / str(later), [10.0] * 3, evaluations, steps=80, episodes=6)
+        again.resume(), again.replay()
+        until_the_end(again)
+        assert again.update == 8 and again.finish()["solved"] is solved
+        assert not [purpose for _, purpose, *_ in again.asked if purpose == CONFIRMING]  # too few new episodes
 
 
 def test_the_last_evaluations_play_as_many_episodes_as_a_quarter_of_the_time_affords(tmp_path, monkeypatch):
@@ -412,19 +450,20 @@ def test_the_last_evaluations_play_as_many_episodes_as_a_quarter_of_the_time_aff
             now[0] += n * seconds_each * (1.4 if n > 10 else 1)  # in a larger group, each takes longer
             return play(n, *args)
 
-        run.player.returns = spend
+        run.player.returns, run.player.cost = spend, lambda n, length: n * length
         until_it_is_over(run)
         run.seconds = 34.0  # seconds of training; so evaluations may take 10 s
         result = run.finish()
         affordable[seconds_each] = result["eval_episodes"], result["greedy_episodes"]
         assert result["evaluation_seconds"] <= max(10, 20 * seconds_each) + 1e-9
-    assert affordable == {0.001: (100, 100), 0.05: (100, 46), 0.25: (20, 16), 10: (10, 10)}
+    assert affordable == {0.001: (100, 100), 0.05: (100, 46), 0.25: (20, 16), 10: (10, 0)}
 
 
 def test_a_number_of_episodes_that_was_asked_for_is_played(tmp_path):
     run = until_it_is_over(learning(tmp_path, [10.0] * 9, {(5, CONFIRMING): 10.0}, episodes=4))
     result = run.finish()
-    assert {n for _, _, n, _ in run.asked} == {4} and (result["eval_episodes"], result["greedy_episodes"]) == (4, 4)
+    assert [n for _, _, n, _ in run.asked] == [5, 4]  # the confirmation has as many as the mean that it confirms
+    assert (result["eval_episodes"], result["greedy_episodes"]) == (5, 4)
 
 
 def test_a_run_knows_whether_there_was_anything_to_learn_from(tmp_path):
@@ -432,6 +471,8 @@ def test_a_run_knows_whether_there_was_anything_to_learn_from(tmp_path):
     other = until_it_is_over(learning(tmp_path / "other", [*[-200.0] * 8, -199.0], {}, steps=90))
     one = until_it_is_over(learning(tmp_path / "one", [-200.0], {}, steps=10))
     assert same.all_returns_are_equal() and not other.all_returns_are_equal() and not one.all_returns_are_equal()
+    rounded = until_it_is_over(learning(tmp_path / "rounded", [-0.7, -0.7 - 1e-16] * 3, {}, steps=60))
+    assert rounded.all_returns_are_equal()
 
 
 def test_a_run_is_over_when_its_steps_are_spent(tmp_path, monkeypatch):

@@ -62,7 +62,7 @@ def test_evaluation_uses_seeds_that_training_and_other_evaluations_never_saw(tmp
         envs.reset = spy
         return envs
 
-    flags = tiny(more="--steps 4000 --episodes 5 --checkpoint-every 9 --evaluate-every 3").split()
+    flags = tiny(more="--steps 8000 --episodes 5 --checkpoint-every 9 --evaluate-every 3").split()
     assert command_line.main(SCRIPT._replace(make_envs=make_envs), [*flags, "--out", str(tmp_path / "run")]) == 0
     trained, evaluated = ([seed for run in seeds[n] for seed in run] for n in (2, 5))
     assert len(trained) == 2 and len(evaluated) > 20  # training seeds its environments only once
@@ -147,16 +147,16 @@ def test_a_start_from_that_does_not_fit_is_refused_in_one_line(call, tmp_path, f
 
 
 def test_a_search_stops_when_an_evaluation_and_a_second_one_reach_the_target(call, tmp_path, scripted):
-    asked = scripted(1, 60, 40, 50, 51)  # update 7; 14 and its confirmation, failed; 21 and its confirmation
+    asked = scripted(1, 60, 40, 50, 51)  # update 14; 21 and its confirmation, failed; 28 and its confirmation
     result = call(tiny("es", "--steps 20000 --target 50"), out=tmp_path / "run")
     assert result.code == 0 and result.out.startswith("solved")
-    assert updates_and_result(tmp_path / "run") == (21, True, 51)
+    assert updates_and_result(tmp_path / "run") == (28, True, 51)
     assert len(set(asked)) == 5
     assert read_metrics(tmp_path / "run")[-1]["env_steps"] < 20000
 
 
 def test_the_budget_ends_an_unsolved_run_with_an_evaluation_of_its_last_policy(call, tmp_path, scripted):
-    scripted(1, 2, 49)
+    scripted(49, 1)  # the second with the most likely actions
     result = call(tiny(more="--steps 230 --target 50"), out=tmp_path / "run")
     assert result.code == 0 and result.out.startswith("not solved")
     updates, solved, mean = updates_and_result(tmp_path / "run")

@@ -56,7 +56,7 @@ def new_run(folder, config, updates, arrays, task, evaluate=None):
     learner = SimpleNamespace(theta=arrays["theta"], arrays=arrays, updates=updates)
     learner.anneal, learner.experience, learner.restore = lambda fraction: None, dict, lambda saved: None
     run = Run(folder, config, task, learner)
-    run.player = SimpleNamespace(returns=lambda n, how, k, what_for: (evaluate(k), 0))
+    run.player = SimpleNamespace(returns=lambda n, how, k, what_for: (evaluate(k), 0), cost=lambda n, length: 0)
     return run
 
 
