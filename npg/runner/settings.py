@@ -47,7 +47,8 @@ VOCABULARY = {
     "steps": Setting("budget of environment steps", low=1),
     "target": Setting("mean return that ends training; none: the environment's default target, if any"),
     "episodes": Setting(
-        "episodes per evaluation; none: 10 in training (a search: 100), 100 with --evaluate, up to 100 at the end",
+        "episodes per evaluation, except to confirm that the task is solved; none: 10 in training (a search: 100), "
+        "100 with --evaluate, up to 100 at the end",
         low=1,
     ),
     "evaluate_every": Setting("updates between evaluations; an evaluation that would take too long is skipped", low=1),
