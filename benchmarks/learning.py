@@ -105,7 +105,8 @@ def main():
         for seed in range(args.first_seed, args.first_seed + args.seeds):
             result, rows = outcome(f"{flags} --target 100000", seed)  # which is never reached: no run stops
             rows.append(result)  # it alone has a search's final evaluation
-            means = np.array([[r["env_steps"], r["return_100"], r["seconds"]] for r in rows if "return_100" in r], float)
+            means = [[r["env_steps"], r["return_100"], r["seconds"]] for r in rows if "return_100" in r]
+            means = np.array(means, float)
             curves.setdefault(row, []).append(means)
             (reached,) = np.nonzero(means[:, 1] >= TARGET)
             steps, _, seconds = means[reached[0]] if len(reached) else (np.inf, None, np.inf)

@@ -49,19 +49,21 @@ def learning_curve(rows, title, target=None, window=100, search=False):
     rows     of metrics.csv, as dicts: env_steps; return_mean if an episode ended; return_100 (return_30 for window 30)
              if there were enough episodes; eval_return_mean if there was an evaluation
     target   the return to reach, drawn as a line
-    search   whether θ itself plays only in evaluations: then return_100 is the mean return of unseen episodes
+    search   whether candidates play in training, and θ itself only in evaluations
     """
     Figure = import_figure()
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    each, mean = "training, mean of each update", f"training, mean of the last {window} episodes"
-    if search:
-        each, mean = "candidates, mean of each update", f"θ, mean of {window} unseen episodes"
     curves = {
-        "return_mean": (each, {"marker": ".", "linestyle": "", "color": "#9ecae1"}),
-        f"return_{window}": (mean, {"color": "#08519c", "linewidth": 2}),
+        "return_mean": ("training, mean of each update", {"marker": ".", "linestyle": "", "color": "#9ecae1"}),
+        f"return_{window}": (f"training, mean of the last {window} episodes", {"color": "#08519c", "linewidth": 2}),
         "eval_return_mean": ("unseen episodes", {"marker": "D", "linestyle": "", "color": "#e6550d", "markersize": 4}),
     }
+    if search:
+        curves = {
+            "return_mean": ("candidates, mean of each update", curves["return_mean"][1]),
+            "eval_return_mean": ("θ, mean of unseen episodes", {"marker": "D", "color": "#08519c", "markersize": 4}),
+        }
     for name, (label, style) in curves.items():
         points = [(row["env_steps"], row[name]) for row in rows if name in row]
         if points:

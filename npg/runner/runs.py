@@ -217,6 +217,8 @@ class Run:
                 self.solved_at = self.episodes
             else:
                 self.failed_at = self.episodes
+                if self.is_search:
+                    self.returns.clear()  # a new evaluation comes first
         self.started = time.perf_counter()
         self.under_way = not (self.solved or self.stopped or self.env_steps >= self.config["steps"])
         return not self.under_way
@@ -225,11 +227,15 @@ class Run:
         """Whether the mean return reaches the target. After a confirmation that failed, new episodes come first."""
         if self.config["target"] is None or not self.rows:
             return False
-        if self.judged_by_evaluations or self.is_search:
+        if self.is_search:
+            reached, n_new = np.mean(self.returns) if self.returns else None, 1
+        elif self.judged_by_evaluations:
             reached, n_new = self.rows[-1].get("eval_return_mean"), 1
         else:
             reached, n_new = self.recent_return, self.window
-        return reached is not None and reached >= self.config["target"] and self.episodes - self.failed_at >= n_new
+        if reached is None or self.episodes - self.failed_at < n_new:
+            return False
+        return bool(reached >= self.config["target"])
 
     def _is_worth_confirming(self):
         cost = 0 if self.judged_by_evaluations else self.player.cost(self.window, self.length)

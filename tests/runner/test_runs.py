@@ -420,6 +420,13 @@ def test_a_confirmation_that_costs_too_much_is_postponed_until_all_take_at_most_
     assert run.asked == [(20, CONFIRMING, 5, "sampled")] and run.solved  # 4 · 5 · 10 steps
 
 
+def test_a_confirmation_of_a_search_is_postponed_too_and_after_a_failure_an_evaluation_comes_first(tmp_path):
+    evaluations = {(20, POINT): 10.0, (28, CONFIRMING): 9.0, (80, POINT): 10.0, (80, CONFIRMING): 10.0}
+    more = {"algo": "hunt", "evaluate_every": 20, "episodes": 2, "steps": 900}
+    run = until_it_is_over(with_costs(tmp_path, [20, 50, 10, 10], [0.0] * 90, evaluations, **more))
+    assert [(k, purpose) for k, purpose, *_ in run.asked] == list(evaluations)
+
+
 def test_the_final_evaluation_confirms_if_no_confirmation_could_be_paid(tmp_path):
     for final, episodes, solved in ((10.0, 6, True), (9.9, 6, False), (10.0, 4, False)):
         folder, evaluations = tmp_path / f"{final} {episodes}", {(15, FINAL): final}
