@@ -245,7 +245,7 @@ SEARCHES = "es", "finite-difference", "hill-climbing", "genetic"  # they use onl
 STEPS = {"ppo": 100_000, "q-actor-critic": 500_000, "a3c": 500_000, **dict.fromkeys(SEARCHES, 100_000)}
 # defaults that are different for Box actions
 BOX = {
-    "ppo": {"steps": 500_000, "hidden": (64, 64), "n_steps": 128, "learning_rate": 1e-3, "epochs": 10, "batch_size": 64,
+    "ppo": {"steps": 500_000, "hidden": (64, 64), "n_steps": 128, "learning_rate": 5e-4, "epochs": 10, "batch_size": 64,
             "clip": 0.2, "normalise_obs": True, "scale_rewards": True},
     "es": {"n_candidates": 8, "search_log_std": 0.0, "learning_rate": 1.0},
 }

@@ -19,7 +19,7 @@ from npg.runner.figures import at_least
 
 TASKS = {  # {environment: flags of run_cartpole.py}
     "Pendulum-v1": "--steps 200000",
-    "InvertedPendulum-v5": "--steps 200000",
+    "InvertedPendulum-v5": "--steps 500000",
     "HalfCheetah-v5": "--steps 500000",
     "FrozenLake-v1": "--steps 200000 --episodes 2000 --hidden --learning-rate 2e-2 --entropy-coef 0.01 --clip 0.2 "
                      "--lam 0.6",
