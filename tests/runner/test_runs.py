@@ -394,7 +394,8 @@ def test_a_search_is_solved_by_its_evaluations(tmp_path):
 def test_the_return_of_a_search_is_never_that_of_an_earlier_theta(tmp_path):
     run = until_it_is_over(learning(tmp_path, [1.0] * 4, {(2, POINT): 7.0}, algo="hunt", evaluate_every=2, steps=40))
     assert run.recent_return == 0.2  # of update 4: the last five returns, 1 -1 1 -1 1
-    few = until_it_is_over(learning(tmp_path / "few", [1.0] * 4, {}, algo="hunt", steps=40, episodes=4))
+    more = {"evaluate_every": 2, "steps": 40, "episodes": 4}
+    few = until_it_is_over(learning(tmp_path / "few", [1.0] * 4, {}, algo="hunt", **more))
     assert few.finish()["return_5"] is None and few.recent_return is None
     evaluations = {(2, POINT): 7.0, (4, FINAL): 3.0, (4, MORE): 3.0}
     run = until_it_is_over(learning(tmp_path / "last", [1.0] * 4, evaluations, algo="hunt", evaluate_every=3, steps=40))
