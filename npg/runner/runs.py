@@ -324,6 +324,8 @@ class Run:
     def finish(self):
         """Ends the run: saves the state, makes the last evaluations, draws the learning curve, writes result.json."""
         config = self.config
+        if self.solved:
+            self.saved_update = None  # save again, because the checkpoint must know of the confirmation
         self.save_where_it_stands()
         returns = self.confirmed if self.solved else self._play_to_confirm()
         greedy = returns

@@ -438,9 +438,10 @@ def test_the_final_evaluation_confirms_if_no_confirmation_could_be_paid(tmp_path
 def test_a_run_that_is_solved_and_goes_on_stays_solved_if_it_still_reaches_the_target(tmp_path):
     for later, solved in ((10.0, True), (0.0, False)):
         evaluations = {(5, CONFIRMING): 10.0, (8, FINAL): later}
-        run = until_it_is_over(learning(tmp_path / str(later), [10.0] * 9, evaluations, steps=60, episodes=6))
+        more = {"episodes": 6, "checkpoint_every": "5"}  # saved before and after the confirmation
+        run = until_it_is_over(learning(tmp_path / str(later), [10.0] * 9, evaluations, steps=60, **more))
         assert run.solved and run.finish()["solved"]
-        again = learning(tmp_path / str(later), [10.0] * 3, evaluations, steps=80, episodes=6)
+        again = learning(tmp_path / str(later), [10.0] * 3, evaluations, steps=80, **more)
         again.resume(), again.replay()
         until_the_end(again)
         assert again.update == 8 and again.finish()["solved"] is solved
