@@ -160,7 +160,7 @@ class Run:
         self.saved_update = self.update
         self.new_episodes = saved.get("new_episodes_after", np.zeros(0, np.int64)).tolist()
         self.returns.extend(saved.get("returns", np.zeros(0)).tolist())
-        if "evaluations" in saved:
+        if np.shape(saved.get("evaluations")) == (4,):  # older checkpoints have three numbers
             *counts, self.length = saved["evaluations"].tolist()
             self.failed_at, self.solved_at, self.evaluated_steps = map(int, counts)
         self.seconds = float(counters["seconds"])
