@@ -15,11 +15,9 @@ episodes that it solved the task, and draws its picture. Stable-Baselines3 only 
 import argparse
 import collections
 import functools
-import json
 import pathlib
 import subprocess
 import sys
-import tempfile
 import time
 
 from timing import default_learner, machine, needs, with_spread  # isort: skip  # before NumPy: it sets the number of threads
@@ -29,6 +27,7 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
+from learning import outcome
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -36,7 +35,6 @@ from stable_baselines3.common.env_util import make_vec_env
 from npg.runner.figures import at_least
 from run_cartpole import SCRIPT
 
-HERE = pathlib.Path(__file__).parent
 ENV, TARGET, WINDOW = "CartPole-v1", 475, 100
 ZOO = {  # rl-baselines3-zoo, hyperparams/ppo.yml; "lin_0.001" there is a rate that falls to 0 over the budget
     "n_steps": 32,
@@ -106,33 +104,28 @@ def with_sb3(algo, seed, budget, envs, stop=False):
 
 def npg_process(algo, seed, budget):
     """Steps of a process that solves the task with npg."""
-    with tempfile.TemporaryDirectory() as out:
-        command = f"{HERE.parent / 'run_cartpole.py'} --algo {algo} --seed {seed} --steps {budget} --quiet --out {out}"
-        subprocess.run([sys.executable, *command.split()], check=True, stdout=subprocess.DEVNULL)
-        result = json.loads((pathlib.Path(out) / "result.json").read_text())
+    result, _ = outcome(f"--algo {algo} --steps {budget}", seed)
     return result["env_steps"] if result["solved"] else np.inf
 
 
 def sb3_process(algo, seed, budget, envs):
     """Steps of a process that solves the task with Stable-Baselines3."""
     program = f"import cartpole_vs_sb3 as it; print(it.with_sb3({algo!r}, {seed}, {budget}, {envs}, stop=True)[0])"
-    done = subprocess.run([sys.executable, "-c", program], cwd=HERE, check=True, capture_output=True, text=True)
+    here = pathlib.Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=here, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
 def compare_processes(algo, seeds, budget, envs):
     """Prints the table of --processes."""
     print("| seed | npg: steps | s | SB3: steps | s | SB3 s / npg s |\n|---|---|---|---|---|---|")
-    rows = []
+    sb3, rows = functools.partial(sb3_process, envs=envs), []
     for seed in seeds:
-        row, programs = {}, [
-            ("npg", functools.partial(npg_process, algo, seed, budget)),
-            ("sb3", functools.partial(sb3_process, algo, seed, budget, envs)),
-        ]
-        for name, program in programs if seed % 2 == 0 else reversed(programs):
+        found = {}
+        for process in (npg_process, sb3) if seed % 2 == 0 else (sb3, npg_process):
             began = time.perf_counter()
-            row[name] = program(), time.perf_counter() - began
-        rows.append([*row["npg"], *row["sb3"]])
+            found[process] = process(algo, seed, budget), time.perf_counter() - began
+        rows.append([*found[npg_process], *found[sb3]])
         print(f"| {seed} | {ROW.format(*rows[-1])} | {rows[-1][3] / rows[-1][1]:.1f} |", flush=True)
     rows = np.array(rows)
     print(f"| median | {ROW.format(*np.median(rows, axis=0))} | {with_spread(rows[:, 3] / rows[:, 1])} |")
