@@ -168,7 +168,6 @@ SCRIPT = Script(
         "env": "Pong",
         "steps": 2_000_000,
         "target": 18.0,
-        "episodes": 30,
         "evaluate_every": 25,
         "act": "sharpened",  # the most likely actions may keep a rally going for ever
     },

@@ -7,8 +7,8 @@
     python benchmarks/pong_learning.py --figure docs/figures/pong.png --rows default reinforce
 
 The script does not repeat runs that are complete in the folder of runs, so it can draw a figure again. An evaluation is
-30 full games to 21 on seeds that training never saw. A run is solved when an evaluation reaches the target and a
-second, independent evaluation confirms it. The seconds are seconds of training only.
+10 full games to 21 on seeds that training never saw. A run is solved when an evaluation reaches the target and 30 other
+games confirm it. The seconds are seconds of training only.
 """
 
 import argparse
@@ -90,7 +90,8 @@ def main():
     args = parser.parse_args()
     needs("ale_py", extra="atari")
     print(machine("npg", "numpy", "ale-py"), "\n")
-    print("| run_pong.py | seed | solved | steps | seconds | mean of 30 unseen games |\n|---|---|---|---|---|---|")
+    print("| run_pong.py | seed | solved | steps | training, s | evaluations, s | last evaluation |")
+    print("|---|---|---|---|---|---|---|")
     results = {}
     for row in args.rows:
         flags, seeds, _ = ROWS[row]
@@ -102,7 +103,9 @@ def main():
             results.setdefault(row, []).append((folder, result))
             print(
                 f"| {flags} | {seed} | {'yes' if result['solved'] else 'no'} | {result['env_steps']:,} "
-                f"| {result['seconds']:.0f} | {result['eval_return_mean']:+.1f} ± {result['eval_return_std']:.1f} |",
+                f"| {result['seconds']:.0f} | {result['evaluation_seconds']:.0f} "
+                f"| {result['eval_return_mean']:+.1f} ± {result['eval_return_std']:.1f} "
+                f"({result['eval_episodes']} games) |",
                 flush=True,
             )
     if args.figure and results:

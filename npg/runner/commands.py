@@ -4,7 +4,7 @@ from npg.runner import figures
 from npg.runner.folder import RunError, write_atomically
 from npg.runner.machine import draw_without_screen, has_screen
 from npg.runner.playing import COMMAND
-from npg.runner.runs import MANY, Run
+from npg.runner.runs import Run
 from npg.runner.saved import is_pretrained, read_checkpoint, read_config, read_weights, write_weights
 from npg.runner.script import prepare
 
@@ -43,7 +43,7 @@ def _load(script, command, given):
 def evaluate(script, given):
     """Plays episodes and prints their returns."""
     run = _load(script, "evaluate", given)
-    returns = run.evaluate(COMMAND, run.config["episodes"] or MANY)
+    returns = run.evaluate(COMMAND, run.config["episodes"] or run.window)
     print(
         f"return {returns.mean():.1f} ± {returns.std():.1f} (lowest {returns.min():.1f}, highest {returns.max():.1f}) "
         f"over {len(returns)} episodes"

@@ -30,7 +30,7 @@ from npg.runner.saved import FORMAT, read_checkpoint
 from npg.runner.settings import parse_period
 
 CLOCKS = ("evaluation_seconds", "process_seconds")
-FEW, MANY = 10, 100  # episodes of an evaluation
+FEW = 10  # episodes of an evaluation during training, and the fewest at the end
 PICTURE_SECONDS = 30  # between two pictures of a learning curve
 
 
@@ -46,7 +46,7 @@ class Run:
     config["evaluate_every"]    updates between evaluations. If config["evaluate_from"] is given, evaluations are made
                                 only while the recent mean return is at least config["evaluate_from"]
     config["episodes"]          of each evaluation, but not of a confirmation. None: `FEW` during training (a search:
-                                `MANY`); at the end, as many as the time allows
+                                `window`); at the end up to `window`, as many as the time allows
 
     `returns` holds the returns of the last training episodes: `Script.window` of them, usually 100. They measure the
     policy as it acts. If their mean reaches the target, as many unseen episodes must confirm that the task is solved.
@@ -56,8 +56,10 @@ class Run:
     evaluation are always played. During training, steps count instead of seconds, so that a run can repeat exactly. An
     evaluation is left out if all evaluations would then cost more than an eighth of training's steps. A confirmation is
     postponed if they would cost more than a quarter. If the budget is spent before, the final evaluation confirms,
-    provided that it has enough episodes. Where evaluations judge instead of `returns` (Pong), they may cost a quarter,
-    and a confirmation is not postponed.
+    provided that it has enough episodes.
+
+    Where evaluations judge instead of `returns` (Pong), an evaluation comes only if a quarter of the steps pays for the
+    confirmation, too.
     """
 
     def __init__(self, folder, config, task, learner, quiet=True):
@@ -360,19 +362,20 @@ class Run:
 
     def _play_to_confirm(self):
         """Returns of the final evaluation. It also confirms that the task is solved, if this is still to be done."""
-        seems_solved = self._seems_solved() and not self.judged_by_evaluations
-        returns = self._play(FINAL, MORE, self.config["episodes"] or FEW, FEW)
-        self.solved = seems_solved and len(returns) >= self.window and bool(returns.mean() >= self.config["target"])
+        undecided = self.episodes > self.failed_at if self.judged_by_evaluations else self._seems_solved()
+        target, returns = self.config["target"], self._play(FINAL, MORE, self.config["episodes"] or FEW, FEW)
+        enough = target is not None and len(returns) >= self.window
+        self.solved = undecided and enough and bool(returns.mean() >= target)
         return returns
 
     def _play(self, first, more, n, later, how=None):
-        """Returns of n unseen episodes, and of as many more as the time allows, up to `MANY` together.
+        """Returns of n unseen episodes, and of as many more as the time allows, up to `window` together.
 
         first, more   purposes of the two groups of episodes
         later         number of episodes of a later evaluation, for which time must remain
         """
         returns = self.evaluate(first, n, how) if n else np.array([])
-        n_more = 0 if self.config["episodes"] or not n else self._affordable(MANY - n + later) - later
+        n_more = 0 if self.config["episodes"] or not n else self._affordable(self.window - n + later) - later
         if n_more < 1:
             return returns
         return np.concatenate([returns, self.evaluate(more, n_more, how)])
@@ -415,7 +418,7 @@ class Run:
         self.rows.append(row)
 
     def _evaluate_if_due(self):
-        n = self.config["episodes"] or (MANY if self.is_search else FEW)
+        n = self.config["episodes"] or (self.window if self.is_search else FEW)
         due = self.rows and self.update % self.config["evaluate_every"] == 0 and self._is_worth_evaluating(n)
         if due and "eval_return_mean" not in self.rows[-1]:
             returns = self.evaluate(POINT, n)
@@ -431,7 +434,9 @@ class Run:
         self.returns.extend(returns)
 
     def _is_worth_evaluating(self, n):
-        share = 4 if self.judged_by_evaluations else 8
+        share = 8
+        if self.judged_by_evaluations:
+            share, n = 4, n + self.window  # the confirmation follows at once
         if share * (self.evaluated_steps + self.player.cost(n, self.length)) > self.env_steps:
             return False
         threshold = self.config.get("evaluate_from")

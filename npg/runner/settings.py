@@ -48,7 +48,7 @@ VOCABULARY = {
     "target": Setting("mean return that ends training; none: the environment's default target, if any"),
     "episodes": Setting(
         "episodes per evaluation, except to confirm that the task is solved; none: 10 in training (a search: 100), "
-        "100 with --evaluate, up to 100 at the end",
+        "100 with --evaluate, up to 100 at the end (Pong: 30 instead of 100)",
         low=1,
     ),
     "evaluate_every": Setting("updates between evaluations; an evaluation that would take too long is skipped", low=1),

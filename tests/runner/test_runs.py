@@ -33,7 +33,7 @@ from npg.runner import runs
 from npg.runner.environments import ReplayableVectorEnv, make_envs, moments
 from npg.runner.folder import RunError
 from npg.runner.metrics import read_metrics
-from npg.runner.playing import CONFIRMING, FINAL, GREEDY, MORE, MORE_GREEDY, POINT
+from npg.runner.playing import CONFIRMING, FINAL, GREEDY, MORE, POINT
 from npg.runner.replaying import below, flat, restore, state_of
 from npg.runner.runs import Diverged
 from npg.runner.saved import read_checkpoint, read_config
@@ -341,7 +341,7 @@ def test_a_run_is_solved_when_the_last_episodes_of_training_reach_the_target_and
     confirmations = [(6, CONFIRMING, 5, "sampled"), (11, CONFIRMING, 5, "sampled")]  # five new episodes between
     assert run.update == 11 and run.asked == confirmations
     result = run.finish()
-    assert [purpose for _, purpose, *_ in run.asked[2:]] == [GREEDY, MORE_GREEDY]  # the confirmation is the result
+    assert [purpose for _, purpose, *_ in run.asked[2:]] == [GREEDY]  # the confirmation is the result
     assert result["solved"] and (result["eval_return_mean"], result["eval_return_std"]) == (10.0, np.sqrt(0.8))
     assert (result["updates"], result["eval_episodes"], result["target"], result["return_5"]) == (11, 5, 10.0, 10.0)
     assert result == json.loads((tmp_path / "result.json").read_text())
@@ -385,15 +385,15 @@ def test_a_search_is_solved_by_its_evaluations(tmp_path):
     evaluations = {(2, POINT): 9.0, (4, POINT): 10.0, (4, CONFIRMING): 9.0, (6, POINT): 11.0, (6, CONFIRMING): 10.5}
     run = until_it_is_over(learning(tmp_path, [100.0] * 20, evaluations, algo="hunt", evaluate_every=2))
     assert [(k, purpose) for k, purpose, *_ in run.asked] == list(evaluations)
-    assert {(purpose, n) for _, purpose, n, _ in run.asked} == {(POINT, 100), (CONFIRMING, 5)}
-    assert [row.get("return_5") for row in run.rows] == [None, 9.2, None, 10.2, None, 11.2]  # 5 of these 100 episodes
+    assert {(purpose, n) for _, purpose, n, _ in run.asked} == {(POINT, 5), (CONFIRMING, 5)}
+    assert [row.get("return_5") for row in run.rows] == [None, 9.0, None, 10.0, None, 11.0]
     result = run.finish()
     assert result["solved"] and result["return_5"] == result["eval_return_mean"] == 10.5
 
 
 def test_the_return_of_a_search_is_never_that_of_an_earlier_theta(tmp_path):
     run = until_it_is_over(learning(tmp_path, [1.0] * 4, {(2, POINT): 7.0}, algo="hunt", evaluate_every=2, steps=40))
-    assert run.recent_return == 0.2  # of update 4: the last five returns, 1 -1 1 -1 1
+    assert run.recent_return == 0.0  # of update 4
     more = {"evaluate_every": 2, "steps": 40, "episodes": 4}
     few = until_it_is_over(learning(tmp_path / "few", [1.0] * 4, {}, algo="hunt", **more))
     assert few.finish()["return_5"] is None and few.recent_return is None
@@ -428,6 +428,31 @@ def test_a_confirmation_of_a_search_is_postponed_too_and_after_a_failure_an_eval
     assert [(k, purpose) for k, purpose, *_ in run.asked] == list(evaluations)
 
 
+def judged_by_evaluations(folder, costs, evaluations, **changes):
+    run = with_costs(folder, costs, evaluations=evaluations, evaluate_every=2, **changes)
+    run.judged_by_evaluations = True
+    return run
+
+
+def test_where_evaluations_judge_each_leaves_enough_for_its_confirmation(tmp_path):
+    evaluations = {(28, POINT): 9.9, (40, POINT): 10.0, (40, CONFIRMING): 9.0}
+    evaluations |= {(58, POINT): 10.0, (58, CONFIRMING): 10.0}
+    run = until_it_is_over(judged_by_evaluations(tmp_path, [30, 20, 25, 0, 0], evaluations, steps=600, episodes=2))
+    assert [(k, purpose) for k, purpose, *_ in run.asked] == list(evaluations) and run.solved
+    # steps of training: 4 · (0 + 20 + 50), 4 · (30 + 20 + 50), 4 · (30 + 20 + 25 + 20 + 50)
+
+
+def test_where_evaluations_judge_the_final_one_does_too_unless_a_confirmation_has_just_failed(tmp_path):
+    cases = (10, 5, 10, True), (9.9, 5, 10, False), (10, 4, 10, False), (9, 5, None, None)
+    for final, episodes, target, solved in cases:
+        folder = tmp_path / f"{final} {episodes} {target}"
+        run = judged_by_evaluations(folder, [0] * 9, {(20, FINAL): final}, steps=200, episodes=episodes, target=target)
+        assert until_it_is_over(run).finish()["solved"] is solved
+    evaluations = {(40, POINT): 10.0, (40, CONFIRMING): 9.0, (40, FINAL): 10.0}
+    run = judged_by_evaluations(tmp_path / "failed", [0] * 9, evaluations, steps=400, episodes=5)
+    assert until_it_is_over(run).finish()["solved"] is False
+
+
 def test_the_final_evaluation_confirms_if_no_confirmation_could_be_paid(tmp_path):
     for final, episodes, solved in ((10.0, 6, True), (9.9, 6, False), (10.0, 4, False)):
         folder, evaluations = tmp_path / f"{final} {episodes}", {(15, FINAL): final}
@@ -453,7 +478,7 @@ def test_the_last_evaluations_play_as_many_episodes_as_a_quarter_of_the_time_aff
     monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
     for seconds_each in (0.001, 0.05, 0.25, 10):
         run = learning(tmp_path / str(seconds_each), [0.0] * 4, {}, steps=40)
-        play = run.player.returns
+        play, run.window = run.player.returns, 100
 
         def spend(n, *args):
             now[0] += n * seconds_each * (1.4 if n > 10 else 1)  # in a larger group, each takes longer
