@@ -47,8 +47,8 @@ VOCABULARY = {
     "steps": Setting("budget of environment steps", low=1),
     "target": Setting("mean return that ends training; none: the environment's default target, if any"),
     "episodes": Setting(
-        "episodes per evaluation, except to confirm that the task is solved; none: 10 in training (a search: 100), "
-        "100 with --evaluate, up to 100 at the end (Pong: 30 instead of 100)",
+        "episodes per evaluation; in training, a confirmation always has 100. none: 10 in training (a search: 100), "
+        "up to 100 at the end, 100 with --evaluate. Pong: 30 instead of 100",
         low=1,
     ),
     "evaluate_every": Setting("updates between evaluations; an evaluation that would take too long is skipped", low=1),
