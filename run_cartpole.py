@@ -48,19 +48,22 @@ def reinforce(task, *, envs=4, hidden=(64, 64), activation="tanh", learning_rate
     """
     rng, sampler = task.rng(INIT), task.sampler(envs)
     network = MLP((task.n_obs, *hidden, task.n_out), activation)
-    policy = Policy(network, task.distribution, task.tail, task.learn_tail)  # π_θ(a|s)
+    # π_θ(a|s): softmax for Discrete actions, Gaussian for Box actions (`tail` holds its log σ)
+    policy = Policy(network, task.distribution, task.tail, task.learn_tail)
     theta = policy.init(rng)
-    learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate))}
+    theta_optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
+    learned = {"theta": (theta, theta_optimizer)}
     b = npg.reinforce.BASELINES[baseline]  # a function of the rollout; for "state", a class
     if baseline == "state":  # V_φ(s), fitted to Ψ
         critic = Critic(MLP((task.n_obs, *hidden, 1), activation))
         phi = critic.init(rng)
-        learned["phi"] = phi, OPTIMIZERS[optimizer](phi, critic_learning_rate)
-        b = b(critic, *learned["phi"], sampler.rng, epochs, batch_size)
+        phi_optimizer = OPTIMIZERS[optimizer](phi, critic_learning_rate)
+        learned["phi"] = phi, phi_optimizer
+        b = b(critic, phi, phi_optimizer, sampler.rng, epochs, batch_size)
     if baseline in ("leave-one-out", "time") and envs < 2:
         raise ValueError(f"envs: expected at least 2 with baseline {baseline}, got {envs}")
     updates = npg.reinforce.reinforce(
-        sampler, policy, *learned["theta"], b, gamma=gamma, standardise=standardise, max_grad_norm=max_grad_norm,
+        sampler, policy, theta, theta_optimizer, b, gamma=gamma, standardise=standardise, max_grad_norm=max_grad_norm,
         **settings
     )
     return Learner(policy, updates, learned, anneal=anneal)
@@ -69,7 +72,11 @@ def reinforce(task, *, envs=4, hidden=(64, 64), activation="tanh", learning_rate
 def q_actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", learning_rate=1e-3, optimizer="rmsprop",
                    anneal=True, critic_learning_rate=3e-3, entropy_coef=0.01, max_grad_norm: float | None = 0.5,
                    **settings):
-    """Q actor-critic: the critic's Q_w(s, a) replaces the return."""
+    """Q actor-critic: the critic's Q_w(s, a) replaces the return.
+
+    The slide's settings: --no-subtract-value --no-standardise --entropy-coef 0 --max-grad-norm none --optimizer sgd
+    --learning-rate 1e-2 --no-anneal
+    """
     rng, sampler = task.rng(INIT), task.sampler(envs)
     network = MLP((task.n_obs, *hidden, task.n_out), activation)
     policy = Policy(network, task.distribution, task.tail, task.learn_tail)  # π_θ(a|s)
@@ -79,13 +86,13 @@ def q_actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", learning
     else:
         critic = npg.actor_critic.DiscreteQ(MLP((task.n_obs, *hidden, task.n_act), activation))  # Q_w(s, ·)
     w = critic.init(rng)
-    learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate)),
-               "w": (w, OPTIMIZERS[optimizer](w, critic_learning_rate))}
+    theta_optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
+    w_optimizer = OPTIMIZERS[optimizer](w, critic_learning_rate)
     updates = npg.actor_critic.q_actor_critic(
-        sampler, policy, *learned["theta"], critic, *learned["w"], entropy_coef=entropy_coef,
+        sampler, policy, theta, theta_optimizer, critic, w, w_optimizer, entropy_coef=entropy_coef,
         max_grad_norm=max_grad_norm, **settings
     )
-    return Learner(policy, updates, learned, anneal=anneal)
+    return Learner(policy, updates, {"theta": (theta, theta_optimizer), "w": (w, w_optimizer)}, anneal=anneal)
 
 
 def actor_and_critic(task, hidden, activation, shared):
@@ -101,15 +108,19 @@ def actor_and_critic(task, hidden, activation, shared):
 def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learning_rate=3e-3,
                  optimizer="rmsprop", anneal=True, critic_learning_rate=1e-2, max_grad_norm: float | None = 0.5,
                  **settings):
-    """Batch actor-critic, the lecture's five steps: fit V, then use one-step advantages."""
+    """Batch actor-critic, the lecture's five steps: fit V, then use one-step advantages.
+
+    The slide's settings: --no-standardise --max-grad-norm none --optimizer sgd --learning-rate 1e-2 --no-anneal
+    """
     sampler = task.sampler(envs)
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))  # one vector holds the parameters of actor and critic; two optimizers change it
-    learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate)),
-               "critic": (theta, OPTIMIZERS[optimizer](theta, critic_learning_rate))}
+    actor_optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
+    critic_optimizer = OPTIMIZERS[optimizer](theta, critic_learning_rate)
     updates = npg.actor_critic.actor_critic(
-        sampler, model, *learned["theta"], learned["critic"][1], max_grad_norm=max_grad_norm, **settings
+        sampler, model, theta, actor_optimizer, critic_optimizer, max_grad_norm=max_grad_norm, **settings
     )
+    learned = {"theta": (theta, actor_optimizer), "critic": (theta, critic_optimizer)}
     return Learner(model, updates, learned, anneal=anneal)
 
 
@@ -140,7 +151,7 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
         epsilons=(0.0,), temperatures=(1.0,), n_steps=5, lam=1.0, **settings):
     """A3C, Algorithm S3: each worker applies its own gradient immediately to the θ that all workers share.
 
-    The slide's settings: --envs 1 --max-grad-norm none
+    The slide's settings: --envs 1 --max-grad-norm none --value-coef 2 --no-anneal
     """
     model = actor_and_critic(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
@@ -170,20 +181,26 @@ def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, lear
 
 def es(task, *, envs=1, hidden=(), activation="tanh", learning_rate=0.2, anneal=False, common_seeds=True,
        search_sigma="fixed", search_log_std=-1.0, shaping="standardise", workers: int | None = None, **settings):
-    """Evolution strategy for a deterministic policy: estimates ∇_μ E[F(θ)], θ ~ N(μ, σ²), by the score function."""
+    """Evolution strategy for a deterministic policy: estimates ∇_μ E[F(θ)], θ ~ N(μ, σ²), by the score function.
+
+    The slide's settings: --shaping none --learning-rate 2e-3
+    """
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     optimizer = SGD(theta, learning_rate)
     sigma_optimizer = SGD(theta, learning_rate) if search_sigma == "learned" else None
     method = EvolutionStrategy(theta, optimizer, np.exp(search_log_std), sigma_optimizer, shaping=shaping, **settings)
-    evaluate = task.evaluator(policy, envs, rng, common_seeds, workers)
+    evaluate = task.evaluator(policy, envs, rng, common_seeds, workers)  # F(θ): the mean of `envs` episodes
     learned = {"theta": (theta, optimizer), "sigma": (method.log_std, sigma_optimizer)}
     return Learner(policy, search(method, evaluate, rng), learned, anneal=anneal, method=method)
 
 
 def finite_difference(task, *, envs=1, hidden=(), activation="tanh", learning_rate=0.1, optimizer="adam", anneal=False,
                       common_seeds=True, scheme="forward", epsilon=0.3, n_candidates=15, workers: int | None = None):
-    """Estimates ∂U/∂θ_k of a deterministic policy by finite differences, or by Kohl and Stone's method."""
+    """Estimates ∂U/∂θ_k of a deterministic policy by finite differences, or by Kohl and Stone's method.
+
+    The slide's settings: --optimizer sgd --learning-rate 1e-2
+    """
     policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     if scheme == "kohl-stone":

@@ -55,15 +55,17 @@ def reinforce(task, *, inputs="difference", envs=8, learning_rate=5e-3, optimize
     rng, sampler = task.rng(INIT), task.sampler(envs, RallySampler, inputs=inputs)
     policy = Policy(LitMLP((6400, 200, 1), "relu"), Bernoulli())  # the probability of UP
     theta = policy.init(rng)
-    learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate))}
+    theta_optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
+    learned = {"theta": (theta, theta_optimizer)}
     b = npg.reinforce.BASELINES[baseline]
     if baseline == "state":
         critic = Critic(LitMLP((6400, 200, 1), "relu"))
         phi = critic.init(rng)
-        learned["phi"] = phi, OPTIMIZERS[optimizer](phi, critic_learning_rate)
-        b = b(critic, *learned["phi"], sampler.rng, epochs, batch_size)
+        phi_optimizer = OPTIMIZERS[optimizer](phi, critic_learning_rate)
+        learned["phi"] = phi, phi_optimizer
+        b = b(critic, phi, phi_optimizer, sampler.rng, epochs, batch_size)
     updates = npg.reinforce.reinforce(
-        sampler, policy, *learned["theta"], b, gamma=gamma, standardise=standardise, **settings
+        sampler, policy, theta, theta_optimizer, b, gamma=gamma, standardise=standardise, **settings
     )
     return Learner(policy, updates, learned, anneal=anneal)
 
@@ -82,11 +84,12 @@ def actor_critic(task, *, envs=32, shared=False, learning_rate=1e-3, optimizer="
     """Batch actor-critic, the lecture's five steps: fit V, then use one-step advantages."""
     sampler, model = task.sampler(envs, RallySampler), actor_and_critic(shared)
     theta = model.init(task.rng(INIT))  # one vector holds the parameters of actor and critic; two optimizers change it
-    learned = {"theta": (theta, OPTIMIZERS[optimizer](theta, learning_rate)),
-               "critic": (theta, OPTIMIZERS[optimizer](theta, critic_learning_rate))}
+    actor_optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
+    critic_optimizer = OPTIMIZERS[optimizer](theta, critic_learning_rate)
     updates = npg.actor_critic.actor_critic(
-        sampler, model, *learned["theta"], learned["critic"][1], n_steps=n_steps, epochs=epochs, batch_size=batch_size,
-        entropy_coef=entropy_coef, max_grad_norm=max_grad_norm, **settings)
+        sampler, model, theta, actor_optimizer, critic_optimizer, n_steps=n_steps, epochs=epochs,
+        batch_size=batch_size, entropy_coef=entropy_coef, max_grad_norm=max_grad_norm, **settings)
+    learned = {"theta": (theta, actor_optimizer), "critic": (theta, critic_optimizer)}
     return Learner(model, updates, learned, anneal=anneal)
 
 

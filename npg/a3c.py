@@ -36,9 +36,9 @@ def algorithm_s3(env, model, theta, rng, *, t_max, learning_rate, gamma=0.99, va
     - The update is the mean over the segment, not the sum.
     - `entropy_coef` adds the entropy term of the slide's note and of the paper's §4.
     - A time limit is not a terminal state, so R = V(s_t) there.
-    - There is no t: `len(segment)` is t − t_start. The caller stops when T > T_max.
+    - There is no t: `len(segment)` is t − t_start. The caller adds up T over the workers, and stops when T > T_max.
     """
-    T = 0  # global shared counter T = 0
+    T = 0  # this worker's part of the global shared counter T
     s, _ = env.reset()
     while True:  # repeat
         dtheta = np.zeros_like(theta)  # Reset gradients: dθ ← 0 and dθ_v ← 0
@@ -87,7 +87,9 @@ def actor_learner(
     - `sampler` may have several environments. A segment ends after t_max = `n_steps` steps, or earlier when an episode
       has ended in every environment.
     - `advantage_gradient` computes the advantage. With λ = 1, not standardised, it is the slide's R − V.
-    - `max_grad_norm` limits the norm of (dθ, dθ_v), and `optimizer` makes the step. The caller counts T.
+    - `max_grad_norm` limits the norm of (dθ, dθ_v), and `optimizer` makes the step.
+    - The caller adds up T over the workers. `run_cartpole.py` also lets all workers pause now and then, to write
+      metrics and to set the learning rate, and skips a gradient that is not finite.
     """
     copied = np.empty_like(theta)
     while True:

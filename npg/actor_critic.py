@@ -36,6 +36,8 @@ def actor_critic(
 ):
     """The lecture's five steps, repeated. θ is improved in place. Never ends; the caller stops.
 
+    `standardise` shifts and scales the advantages of step 3 to mean 0 and standard deviation 1, unlike the slide.
+
     Yields the measures of each update: "rollout", "grad_norm" and, after the step, "entropy". Raises ValueError for an
     unknown `estimation`.
 
@@ -195,7 +197,8 @@ def q_actor_critic(
     The TD target is r + γ V(s'), with V(s') = Σ_b π(b|s') Q_w(s', b) (expected Sarsa). Each of `iterations` regressions
     recomputes the target and holds it fixed. With `subtract_value` the weight is Q_w(s, a) − V(s). If w did not
     depend on these actions, V would be a baseline of the state and the mean of the gradient would not change. But w
-    was just fitted to the same steps, so the mean changes a little.
+    was just fitted to the same steps, so the mean changes a little. `standardise` then shifts and scales the weights to
+    mean 0 and standard deviation 1.
     """
     while True:
         rollout = sampler.steps(policy, theta, n_steps)

@@ -245,6 +245,7 @@ BUGS = {
         ("saving may take all the time", "100 * self.save_cost", "0"),
         ("an evaluation lost at an interruption", "self._evaluate_if_due()  # where", "pass  # where"),
         ("new episodes told of again and again", "and at not in self.new_episodes", ""),
+        ("a budget below the steps that are made", "if self.env_steps > steps !=", "if False and steps !="),
         ("a second signal is like the first", "now, self.stopped = self.stopped or", "now, self.stopped ="),
         ("evaluations take as long as they like",
          "if share * (self.evaluated_steps + self.player.cost(n, self.length)) > self.env_steps:", "if False:"),

@@ -231,7 +231,8 @@ def _stopping(run):
 
 def _train(script, config, folder, given, parser):
     """Begins or resumes a run, trains, and prints how the run ended. Returns the exit code."""
-    address = config.get("cluster")
+    address, result = config.get("cluster"), None
+    program = f"python {_argument(sys.argv[0])}"
     with contextlib.ExitStack() as until_the_end:
         executor = until_the_end.enter_context(_cluster(address)) if address else None
         task, learner = prepare(script, config, folder if "resume" in given else None, executor)
@@ -266,12 +267,12 @@ def _train(script, config, folder, given, parser):
             message = where + one_line(error)
             print(f"{parser.prog}: {message}; {run.last_checkpoint()}", file=sys.stderr)
             return 2
-    if run.stopped:
-        command = f"python {parser.prog} --resume {_argument(folder)}"
+    if result is None:  # a signal has stopped the run
+        command = f"{program} --resume {_argument(folder)}"
         message = f"interrupted at update {run.update}; {run.last_checkpoint()}. Continue with:\n  {command}"
         print(f"\n{message}", file=sys.stderr)
         return 128 + run.stopped
-    print(_report(run, result, f"python {parser.prog}", _argument(folder)))
+    print(_report(run, result, program, _argument(folder)))
     return 0
 
 

@@ -74,8 +74,7 @@ def watch(script, given):
 def export(script, given):
     """Writes the policy as the pretrained policy of the package."""
     run = _load(script, "export", given)
-    config = {name: value for name, value in run.config.items() if name != "from_earlier_format"}
-    write_weights(script.pretrained, config, run.learner.theta)
+    write_weights(script.pretrained, run.config, run.learner.theta)
     print(f"wrote {script.pretrained}: {script.pretrained.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -26,7 +26,7 @@ from npg.runner.folder import RunError, remove_leftovers, write_atomically, writ
 from npg.runner.machine import process_seconds
 from npg.runner.metrics import COLUMNS, COUNTERS, Metrics, metrics_until
 from npg.runner.playing import CONFIRMING, FINAL, GREEDY, MORE, MORE_GREEDY, POINT, Player
-from npg.runner.saved import FORMAT, read_checkpoint
+from npg.runner.saved import FORMAT, read_checkpoint, read_config
 from npg.runner.settings import parse_period
 
 CLOCKS = ("evaluation_seconds", "process_seconds")
@@ -120,6 +120,9 @@ class Run:
         if (self.folder / "checkpoint.npz").exists() or (self.folder / "result.json").exists():
             self.resumed = read_checkpoint(self.folder)
             self.restore(self.resumed)
+            steps = self.config["steps"]
+            if self.env_steps > steps != read_config(self.folder)["steps"]:
+                raise RunError(f"--steps {steps}: the run has made {self.env_steps} steps already")
             self.metrics = metrics_until(self.folder, self.update)
         self.learner.anneal(self.left)  # the learning rates continue from their last values
         self._evaluate_if_due()  # where a signal has interrupted this evaluation
@@ -130,6 +133,8 @@ class Run:
 
     def replay(self):
         """Brings the environments of a resumed run back to their state. Returns False if the run is over already."""
+        if self.env_steps >= self.config["steps"]:
+            self.bar.write(f"{self.folder}: the budget of {self.config['steps']:,} steps is spent", file=sys.stderr)
         if self.is_over():
             return False
         (self.folder / "result.json").unlink(missing_ok=True)  # the run continues, so its result is not final

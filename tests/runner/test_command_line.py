@@ -309,9 +309,14 @@ def test_the_scripts_own_examples_run(call, tmp_path, command):
 
 
 SLIDES = {  # the flags that make an algorithm the one of the slide
-    "a3c": "--envs 1 --max-grad-norm none",
+    "a3c": "--envs 1 --max-grad-norm none --value-coef 2 --no-anneal",
     "reinforce": "--weight total --baseline none --gamma 1 --no-standardise --max-grad-norm none --optimizer sgd "
     "--learning-rate 3e-5 --no-anneal",
+    "actor-critic": "--no-standardise --max-grad-norm none --optimizer sgd --learning-rate 1e-2 --no-anneal",
+    "q-actor-critic": "--no-subtract-value --no-standardise --entropy-coef 0 --max-grad-norm none --optimizer sgd "
+    "--learning-rate 1e-2 --no-anneal",
+    "es": "--shaping none --learning-rate 2e-3",
+    "finite-difference": "--optimizer sgd --learning-rate 1e-2",
 }
 
 
@@ -324,7 +329,7 @@ def test_the_slides_own_flags_are_named_and_train(call, tmp_path, algo):
     assert flags.split()[-1] in command_line.make_parser(SCRIPT, algo).format_help()
     result = call(f"--algo {algo} {flags}{more} --quiet --steps 300 --episodes 2", out=tmp_path / "run")
     settings = read_config(tmp_path / "run")["settings"]
-    assert result.code == 0 and settings["max_grad_norm"] is None and not settings["standardise"]
+    assert result.code == 0 and settings.get("max_grad_norm") is None and not settings.get("standardise")
     if algo == "a3c":
         assert (settings["lam"], settings["statistics"], settings["optimizer"]) == (1.0, "shared", "rmsprop")
 

@@ -2,15 +2,18 @@
 
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
 import test_environments  # noqa: F401  registers the environments "strange/…"
-from running import assert_refused, contents, rewritten, tiny
+from running import SCRIPT, assert_refused, contents, rewritten, tiny
 
+import run_pong
 from npg.policy import ActorCritic
 from npg.runner import figures
-from npg.runner.saved import read_checkpoint
+from npg.runner.command_line import main
+from npg.runner.saved import read_checkpoint, read_weights
 
 pytestmark = pytest.mark.usefixtures("quick_workers", "quick_disk", "no_figures")
 
@@ -97,6 +100,26 @@ def test_a_wrong_number_is_blamed_on_its_flag_and_not_on_the_folder(call, copy, 
     result = call(flag, **{mode: copy})
     assert_refused(result, f"argument {flag.split()[0]}: expected a number")
     assert str(copy) not in result.err
+
+
+def test_export_writes_the_policy_of_a_run_and_it_can_be_played(finished, tmp_path, capsys):
+    script = SCRIPT._replace(pretrained=tmp_path / "policy.npz")
+    assert main(script, ["--export", str(finished)]) == 0
+    theta = read_weights(script.pretrained)[1]
+    np.testing.assert_allclose(theta, read_checkpoint(finished)["theta"], rtol=1e-3, atol=1e-7)  # in half precision
+    assert main(script, ["--evaluate", "pretrained"]) == 0
+
+
+def test_export_of_the_player_that_comes_with_the_package_changes_nothing(tmp_path, capsys):
+    pytest.importorskip("ale_py")
+    script = run_pong.SCRIPT._replace(pretrained=tmp_path / "pong.npz")
+    shutil.copy(run_pong.SCRIPT.pretrained, script.pretrained)
+    config, theta = read_weights(script.pretrained)
+    for _ in range(2):
+        assert main(script, ["--export", "pretrained"]) == 0
+    again, same = read_weights(script.pretrained)
+    assert again == config
+    np.testing.assert_array_equal(same, theta)
 
 
 def test_pretrained_is_an_ordinary_folder_where_a_script_has_no_policy_of_its_own(call, tmp_path, monkeypatch):

@@ -173,6 +173,14 @@ def test_resume_with_more_steps_goes_on_and_the_config_says_so(call, copy):
     assert read_config(copy)["steps"] == 500
 
 
+def test_a_budget_below_the_steps_that_are_made_is_refused_and_one_that_is_spent_is_named(call, copy):
+    before, made = contents(copy), int(read_checkpoint(copy)["env_steps"])
+    assert_refused(call("--quiet --steps 100", resume=copy), f"--steps 100: the run has made {made} steps already")
+    assert contents(copy) == before
+    result = call("--quiet", resume=copy)
+    assert result.code == 0 and result.err == f"{copy}: the budget of 300 steps is spent\n"
+
+
 def begins_new_episodes(call, folder, update, steps):
     """Resumes. New episodes begin after that update; one line says so, and the result names the update."""
     result = call(f"--quiet --steps {steps}", resume=folder)
@@ -397,6 +405,19 @@ def test_ctrl_c_saves_and_the_printed_command_resumes_bit_for_bit(tmp_path, long
     _, err = resumed.communicate(timeout=60)
     assert resumed.returncode == 0 and err == ""
     assert_same_run(folder, long_run)
+
+
+def test_ctrl_c_after_the_result_is_written_does_not_hide_it(call, tmp_path, monkeypatch):
+    finish = runs.Run.finish
+
+    def interrupted(run):
+        result = finish(run)
+        run.stopped = signal.SIGINT
+        return result
+
+    monkeypatch.setattr(runs.Run, "finish", interrupted)
+    result = call(tiny(more="--steps 100"), out=tmp_path / "run")
+    assert result.code == 0 and "  evaluate " in result.out and "interrupted" not in result.err
 
 
 def test_ctrl_c_again_and_again_spoils_nothing(call, tmp_path, long_run):
