@@ -535,6 +535,15 @@ def test_evaluations_come_every_so_many_updates_and_each_is_told_which(tmp_path)
     assert [row["eval_return_mean"] for row in read_metrics(tmp_path) if "eval_return_mean" in row] == [4.5, 8.5, 12.5]
 
 
+def test_a_budget_below_the_steps_that_are_made_is_refused(tmp_path, monkeypatch):
+    made = begin(tmp_path, 10).env_steps
+    monkeypatch.setitem(CONFIG, "steps", made)
+    make_run(tmp_path).resume()
+    monkeypatch.setitem(CONFIG, "steps", made - 1)
+    with pytest.raises(RunError, match=f"--steps {made - 1}: the run has made {made} steps already"):
+        make_run(tmp_path).resume()
+
+
 def test_evaluations_wait_until_training_comes_near_the_target(tmp_path, monkeypatch):
     monkeypatch.setitem(CONFIG, "evaluate_from", 0.5)
     asked = []
