@@ -45,6 +45,31 @@ ROWS = {
     "hill-climbing": ("--algo hill-climbing", "hill climbing"),
     "genetic": ("--algo genetic", "genetic algorithm"),
     "finite-difference": ("--algo finite-difference", "finite differences"),
+    # the slides' settings, named by -h
+    "slide-a3c": (
+        "--algo a3c --envs 1 --max-grad-norm none --value-coef 2 --no-anneal --workers 2 --steps 300000",
+        "Algorithm S3, 2 workers",
+    ),
+    "slide-reinforce": (
+        "--algo reinforce --weight total --baseline none --gamma 1 --no-standardise --max-grad-norm none "
+        "--optimizer sgd --learning-rate 3e-5 --no-anneal --steps 300000",
+        "REINFORCE of the slide",
+    ),
+    "slide-actor-critic": (
+        "--algo actor-critic --no-standardise --max-grad-norm none --optimizer sgd --learning-rate 1e-2 --no-anneal "
+        "--steps 300000",
+        "batch actor-critic of the slide",
+    ),
+    "slide-q-actor-critic": (
+        "--algo q-actor-critic --no-subtract-value --no-standardise --entropy-coef 0 --max-grad-norm none "
+        "--optimizer sgd --learning-rate 1e-2 --no-anneal --steps 300000",
+        "Q actor-critic of the slide",
+    ),
+    "slide-es": ("--algo es --shaping none --learning-rate 2e-3", "evolution strategy of the slide"),
+    "slide-finite-difference": (
+        "--algo finite-difference --optimizer sgd --learning-rate 1e-2",
+        "finite differences of the slide",
+    ),
 }
 
 

@@ -31,7 +31,7 @@ from npg.runner.machine import available_cores
 from npg.runner.runs import Diverged, Run
 from npg.runner.saved import FORMAT, PRETRAINED, is_pretrained, read_config
 from npg.runner.script import RUN, prepare
-from npg.runner.settings import VOCABULARY, Setting, check, kind, parse_period, without_effect
+from npg.runner.settings import VOCABULARY, Setting, check, kind, without_effect
 from npg.runner.workers import WorkerError
 
 FOLDERS = {
@@ -171,10 +171,6 @@ def _new_config(script, algo, given, parser):
             values["target"] = check(parameters["target"], float(threshold))
         except (TypeError, ValueError):
             parser.error(f"environment {env}: its reward_threshold: expected a number, got {threshold!r}")
-    try:
-        parse_period(values["checkpoint_every"])
-    except ValueError as error:
-        parser.error(f"argument --checkpoint-every: {error}")
     run = {name: values.pop(name, None) for name in RUN}
     packages = {"npg": npg, "numpy": np, "gymnasium": gymnasium}
     versions = {"python": platform.python_version(), **{name: p.__version__ for name, p in packages.items()}}

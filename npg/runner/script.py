@@ -9,7 +9,7 @@ from gymnasium import spaces
 from npg.runner import environments
 from npg.runner.folder import RunError
 from npg.runner.memory import check_memory
-from npg.runner.settings import check, keyword_only, parse_period
+from npg.runner.settings import check, keyword_only
 from npg.runner.task import Task, stochastic_policy
 
 
@@ -119,7 +119,6 @@ def prepare(script, config, source=None, executor=None):
                 raise ValueError(f"{name}: not a setting of {algo}")
         given = {**given, **{name: config.get(name) for name in RUN if name in parameters}}
         settings = {name: check(parameter, given[name]) for name, parameter in parameters.items()}
-        parse_period(settings["checkpoint_every"])
         check(EVALUATE_FROM, config.get("evaluate_from"))
         for name in RUN:
             if name not in parameters and config.get(name) is not None:

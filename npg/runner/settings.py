@@ -169,6 +169,8 @@ def check(parameter, value):
         if of is int and abs(x) > LARGEST_INT and not is_seed:
             raise ValueError(f"{name}: expected a whole number below 2^63, got {x}")
         checked.append(float(x) if of is float else x)
+    if name == "checkpoint_every":
+        parse_period(value)
     return tuple(checked) if several else checked[0]
 
 
@@ -208,4 +210,5 @@ def parse_period(text):
             return updates, seconds
     except ValueError:
         pass
-    raise ValueError(f"expected a positive number of updates (50) or of seconds (30s), or none, got {text!r}")
+    expected = "a positive number of updates (50) or of seconds (30s), or none"
+    raise ValueError(f"checkpoint_every: expected {expected}, got {text!r}")

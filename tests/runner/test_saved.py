@@ -111,6 +111,7 @@ def test_a_damaged_config_is_refused_and_nothing_is_written(call, copy, damage, 
         (lambda config: config.update(episodes=2**63), "2^63"),
         (lambda config: config["settings"].update(envs=10**12), "memory"),
         (lambda config: config["settings"].update(gamma=-1), "gamma"),
+        (lambda config: config.update(checkpoint_every="often"), "checkpoint_every"),
     ],
 )
 def test_a_config_is_checked_like_the_command_line(call, copy, change, words):

@@ -223,7 +223,7 @@ def test_a_period_is_updates_or_seconds_or_none(text, period):
 
 @pytest.mark.parametrize("text", ["", "s", "0", "-1", "0s", "-1s", "nans", "1.5", "ten", "50 s s", "1h", "None"])
 def test_a_period_that_is_neither_is_an_error_that_quotes_it(text):
-    with pytest.raises(ValueError, match=f"got '{text}'"):
+    with pytest.raises(ValueError, match=f"checkpoint_every: expected .*, got '{text}'"):
         parse_period(text)
 
 
