@@ -47,7 +47,8 @@ class Player:
         task, seeds = self.task, (self.task.seed, EVALUATE, *stream)
         if task.cluster and not task.obs_rms:
             return parallel_play(task.cluster, task.make_envs, self.actor, how, n, task.workers, *seeds)
-        n_envs = min(n, task.at_a_time or n)
+        rounds = -(-n // (task.at_a_time or n))
+        n_envs = -(-n // rounds)  # if at most 6 of 10 episodes fit, 5 at a time leave no environment idle
         envs = self.envs[n_envs] = self.envs.get(n_envs) or task.make_envs(n_envs)
         if task.obs_rms:
             freeze_normaliser(envs, task.obs_rms)

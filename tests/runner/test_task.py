@@ -433,6 +433,13 @@ def test_an_evaluation_costs_what_it_takes_beside_training():
         assert cost == cost_of(*lengths) > 3
 
 
+def test_an_evaluation_shares_its_episodes_evenly_between_its_environments():
+    player = Player(*prepare(SCRIPT._replace(side_by_side=6), config_with_policy("CartPole-v1")))
+    for n, n_envs in (4, 4), (6, 6), (7, 4), (10, 5), (30, 6), (100, 6):
+        player.envs.clear()
+        assert len(player.returns(n, "most-likely", POINT)[0]) == n and [*player.envs] == [n_envs]
+
+
 def test_streams_of_random_numbers_of_one_seed_never_meet():
     for seed in (0, 1, 2, 12345, 2**40):
         streams = [(seed, INIT)]
