@@ -182,6 +182,7 @@ SCRIPT = Script(
     one_logit=True,
     worker_options={"num_threads": 1},
     side_by_side=6,  # few, because the longest game is ten times as long as most games
+    step_cost=1.5,  # training has more games side by side, and plays them while it learns
     playing=("sticky",),
     pretrained=pathlib.Path(__file__).with_name("npg") / "pong.npz",
 )

@@ -25,7 +25,7 @@ from npg.runner.machine import available_cores
 from npg.runner.metrics import read_metrics
 
 ROWS = {  # flags of run_pong.py, seeds fixed beforehand and not used in tuning, colour
-    "default": ("", range(230, 235), "#08519c"),
+    "default": ("", range(570, 575), "#08519c"),
     "sticky": ("--sticky 0.25 --target 15 --steps 5000000", range(230, 232), "#31a354"),
     "sticky-start": (
         "--sticky 0.25 --start-from pretrained --learning-rate 6e-4 --target 15 --steps 12000000 --evaluate-every 200",

@@ -54,13 +54,13 @@ class Player:
             freeze_normaliser(envs, task.obs_rms)
         with np.errstate(all="ignore"):  # NaN or Inf ends a run with its own message
             returns, lengths = play(envs, self.actor(how, seeds), n, *seeds)
-        return returns, int(lengths.sum() if task.at_a_time else task.call_cost * lengths.max())
+        return returns, int(task.script.step_cost * lengths.sum() if task.at_a_time else task.call_cost * lengths.max())
 
     def cost(self, n, length):
         """The expected cost of `returns`, if all n episodes have this length."""
         if self.task.cluster and not self.task.obs_rms:
             return -(-n // self.task.workers) * length
-        return (n if self.task.at_a_time else self.task.call_cost) * length
+        return (self.task.script.step_cost * n if self.task.at_a_time else self.task.call_cost) * length
 
     def frames(self, mode):
         """Plays and renders one episode. Yields (picture by `render`, frames per second) before each step."""

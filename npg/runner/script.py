@@ -36,6 +36,7 @@ class Script(NamedTuple):
     solved_by_evaluations: bool = False  # whether evaluations, not this mean return, show that the task is solved
     evaluate_within: float | None = None  # evaluations begin when this mean is at most so far below the target
     side_by_side: int | None = None  # episodes that an evaluation plays at the same time; None: the fastest number
+    step_cost: float = 1.0  # time of a step of an evaluation, in steps of training, where episodes are few at a time
     make_envs: Callable = environments.make_envs  # (env, n, *, settings of the environment) → vector environment
     make_env: Callable = environments.make_env  # (env, render_mode, *, the same) → one environment, for rendering
     one_logit: bool = False  # one logit gives the two actions (Bernoulli), not two logits (Categorical)

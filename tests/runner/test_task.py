@@ -413,14 +413,15 @@ def test_the_moments_of_a_gradient_free_method_are_of_the_observations_of_all_it
 
 
 def test_an_evaluation_costs_what_it_takes_beside_training():
-    for env, envs, cost_of in (
-        ("CartPole-v1", 2, lambda lengths: 5 * max(lengths)),  # one call steps all of its environments
-        ("CartPole-v1", 32, lambda lengths: 16 * max(lengths)),  # training with 32 needs few calls
-        ("Pendulum-v1", 32, sum),  # each environment takes its own time
+    for env, envs, cost_of, more in (
+        ("CartPole-v1", 2, lambda lengths: 5 * max(lengths), {}),  # one call steps all of its environments
+        ("CartPole-v1", 32, lambda lengths: 16 * max(lengths), {}),  # training with 32 needs few calls
+        ("Pendulum-v1", 32, sum, {}),  # each environment takes its own time
+        ("CartPole-v1", 32, lambda lengths: int(1.5 * sum(lengths)), {"side_by_side": 2, "step_cost": 1.5}),
     ):
         config = config_with_policy(env)
         config["settings"]["envs"] = envs
-        player, lengths = Player(*prepare(SCRIPT, config)), []
+        player, lengths = Player(*prepare(SCRIPT._replace(**more), config)), []
 
         def recorded(*args):
             played = play(*args)
@@ -431,6 +432,7 @@ def test_an_evaluation_costs_what_it_takes_beside_training():
             patch.setattr(playing, "play", recorded)
             _, cost = player.returns(3, "most-likely", POINT)
         assert cost == cost_of(*lengths) > 3
+        assert player.cost(3, 10) == cost_of([10, 10, 10])
 
 
 def test_an_evaluation_shares_its_episodes_evenly_between_its_environments():
