@@ -66,13 +66,17 @@ def draw(path, results):
     axes = figure.add_subplot()
     for row, runs in results.items():
         for k, (folder, result) in enumerate(runs):
-            axes.plot(*recent_scores(folder), color=ROWS[row][2], linewidth=1, label=None if k else LABELS[row])
-            axes.plot(result["seconds"] / 60, result["eval_return_mean"], "x", color=ROWS[row][2])
-    highest = max(result["target"] for runs in results.values() for _, result in runs)
-    axes.axhline(highest, color="#a50f15", linestyle="--", linewidth=1)
-    axes.set(xscale="log", xlim=(0.1, None), ylim=(-21.5, 21.5))
+            training, evaluation = (None, None) if k else (f"{LABELS[row]}, in training", "last evaluation")
+            axes.plot(*recent_scores(folder), color=ROWS[row][2], linewidth=1, label=training)
+            axes.plot(result["seconds"] / 60, result["eval_return_mean"], "x", color=ROWS[row][2], label=evaluation)
+    ended = [result for runs in results.values() for _, result in runs]
+    axes.axhline(max(result["target"] for result in ended), color="#a50f15", linestyle="--", linewidth=1)
+    axes.set(xscale="log", ylim=(-21.5, 21.5))
     axes.set_xlabel(f"minutes of training, {available_cores()} cores")
-    axes.set_ylabel("score, mean of the last 30 training games")
+    axes.set_ylabel("score, mean of 30 games")
+    axes.set_xticks([0.2, 0.5, 1, 2, 5, 10, 20, 50])
+    axes.set_xlim(0.2, 1.1 * max(result["seconds"] for result in ended) / 60)
+    axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:g}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
