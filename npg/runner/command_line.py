@@ -17,6 +17,7 @@ import re
 import shlex
 import signal
 import sys
+import textwrap
 import threading
 
 import gymnasium
@@ -51,6 +52,11 @@ ALLOWED = {  # {command: the other flags that it accepts}
 }
 
 
+class _Formatter(argparse.HelpFormatter):
+    def _fill_text(self, text, width, indent):
+        return textwrap.fill(" ".join(text.split()), width, break_on_hyphens=False)  # a flag stays whole
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options):
         super().__init__(**options)
@@ -68,7 +74,7 @@ def make_parser(script, algo):
         usage="%(prog)s [FLAG ...]",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
+        formatter_class=lambda prog: _Formatter(prog, max_help_position=30),
     )
     parser.add_argument("--algo", choices=list(script.algorithms), help=f"algorithm ({next(iter(script.algorithms))})")
     for name, text in FOLDERS.items():
@@ -228,7 +234,8 @@ def _stopping(run):
 def _train(script, config, folder, given, parser):
     """Begins or resumes a run, trains, and prints how the run ended. Returns the exit code."""
     address, result = config.get("cluster"), None
-    program = f"python {_argument(sys.argv[0])}"
+    script_path = sys.argv[0] if pathlib.Path(sys.argv[0]).is_file() else parser.prog
+    program = f"python {_argument(script_path)}"
     with contextlib.ExitStack() as until_the_end:
         executor = until_the_end.enter_context(_cluster(address)) if address else None
         task, learner = prepare(script, config, folder if "resume" in given else None, executor)
@@ -273,7 +280,7 @@ def _train(script, config, folder, given, parser):
 
 
 def _argument(folder):
-    """A folder as an argument in a shell."""
+    """A path as an argument in a shell."""
     text = str(folder)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 

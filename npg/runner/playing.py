@@ -48,13 +48,14 @@ class Player:
         if task.cluster and not task.obs_rms:
             return parallel_play(task.cluster, task.make_envs, self.actor, how, n, task.workers, *seeds)
         rounds = -(-n // (task.at_a_time or n))
-        n_envs = -(-n // rounds)  # if at most 6 of 10 episodes fit, 5 at a time leave no environment idle
+        n_envs = -(-n // rounds)  # 10 episodes, at most 6 at a time: 5 environments, and about two episodes in each
         envs = self.envs[n_envs] = self.envs.get(n_envs) or task.make_envs(n_envs)
         if task.obs_rms:
             freeze_normaliser(envs, task.obs_rms)
         with np.errstate(all="ignore"):  # NaN or Inf ends a run with its own message
             returns, lengths = play(envs, self.actor(how, seeds), n, *seeds)
-        return returns, int(task.script.step_cost * lengths.sum() if task.at_a_time else task.call_cost * lengths.max())
+        cost = task.script.step_cost * lengths.sum() if task.at_a_time else task.call_cost * lengths.max()
+        return returns, int(cost)
 
     def cost(self, n, length):
         """The expected cost of `returns`, if all n episodes have this length."""

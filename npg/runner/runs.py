@@ -120,9 +120,10 @@ class Run:
         if (self.folder / "checkpoint.npz").exists() or (self.folder / "result.json").exists():
             self.resumed = read_checkpoint(self.folder)
             self.restore(self.resumed)
-            steps = self.config["steps"]
-            if self.env_steps > steps != read_config(self.folder)["steps"]:
-                raise RunError(f"--steps {steps}: the run has made {self.env_steps} steps already")
+            steps, earlier = self.config["steps"], read_config(self.folder)["steps"]
+            if steps != earlier and steps < self.env_steps:  # a run may pass its own budget by a part of an update
+                made = f"{self.env_steps}, the steps that the run has made"
+                raise RunError(f"--steps: expected at least {made}, got {steps}")
             self.metrics = metrics_until(self.folder, self.update)
         self.learner.anneal(self.left)  # the learning rates continue from their last values
         self._evaluate_if_due()  # where a signal has interrupted this evaluation
@@ -134,7 +135,8 @@ class Run:
     def replay(self):
         """Brings the environments of a resumed run back to their state. Returns False if the run is over already."""
         if self.env_steps >= self.config["steps"]:
-            self.bar.write(f"{self.folder}: the budget of {self.config['steps']:,} steps is spent", file=sys.stderr)
+            spent = f"the budget of {self.config['steps']} steps is spent"
+            self.bar.write(f"{self.folder}: {spent}; a larger --steps continues the run", file=sys.stderr)
         if self.is_over():
             return False
         (self.folder / "result.json").unlink(missing_ok=True)  # the run continues, so its result is not final
@@ -367,8 +369,13 @@ class Run:
 
     def _play_to_confirm(self):
         """Returns of the final evaluation. It also confirms that the task is solved, if this is still to be done."""
-        undecided = self.episodes > self.failed_at if self.judged_by_evaluations else self._seems_solved()
-        target, returns = self.config["target"], self._play(FINAL, MORE, self.config["episodes"] or FEW, FEW)
+        target = self.config["target"]
+        if self.judged_by_evaluations:
+            undecided = self.episodes > self.failed_at  # not if a confirmation has just failed
+        else:
+            undecided = self._seems_solved()
+        later = FEW if self.task.act == "sampled" else 0  # otherwise `finish` plays no most likely actions
+        returns = self._play(FINAL, MORE, self.config["episodes"] or FEW, later)
         enough = target is not None and len(returns) >= self.window
         self.solved = undecided and enough and bool(returns.mean() >= target)
         return returns

@@ -1,19 +1,23 @@
 """--evaluate plays the saved policy and writes nothing, and --gif writes one episode of it."""
 
 import os
+import pathlib
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import test_environments  # noqa: F401  registers the environments "strange/…"
 from running import SCRIPT, assert_refused, contents, rewritten, tiny
 
-import run_pong
 from npg.policy import ActorCritic
 from npg.runner import figures
 from npg.runner.command_line import main
 from npg.runner.saved import read_checkpoint, read_weights
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+import run_pong
 
 pytestmark = pytest.mark.usefixtures("quick_workers", "quick_disk", "no_figures")
 

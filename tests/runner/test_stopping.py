@@ -175,10 +175,11 @@ def test_resume_with_more_steps_goes_on_and_the_config_says_so(call, copy):
 
 def test_a_budget_below_the_steps_that_are_made_is_refused_and_one_that_is_spent_is_named(call, copy):
     before, made = contents(copy), int(read_checkpoint(copy)["env_steps"])
-    assert_refused(call("--quiet --steps 100", resume=copy), f"--steps 100: the run has made {made} steps already")
+    assert_refused(call("--quiet --steps 100", resume=copy), f"--steps: expected at least {made}, the steps", "got 100")
     assert contents(copy) == before
     result = call("--quiet", resume=copy)
-    assert result.code == 0 and result.err == f"{copy}: the budget of 300 steps is spent\n"
+    line = f"{copy}: the budget of 300 steps is spent; a larger --steps continues the run\n"
+    assert result.code == 0 and result.err == line
 
 
 def begins_new_episodes(call, folder, update, steps):
