@@ -27,9 +27,18 @@ import numpy as np
 
 from npg.runner.figures import at_least, figure_path
 from npg.runner.metrics import read_metrics
+from run_cartpole import SCRIPT
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TARGET = 475
+
+
+def slide(algo):
+    """The flags of the slide. They stand at the end of the docstring of an algorithm in run_cartpole.py."""
+    _, flags = SCRIPT.algorithms[algo][0].__doc__.split("The slide's settings:")
+    return f"--algo {algo} {' '.join(flags.split())}"
+
+
 # flags of run_cartpole.py, and the name in the figure
 ROWS = {
     "ppo": ("", "PPO (default)"),
@@ -45,31 +54,12 @@ ROWS = {
     "hill-climbing": ("--algo hill-climbing", "hill climbing"),
     "genetic": ("--algo genetic", "genetic algorithm"),
     "finite-difference": ("--algo finite-difference", "finite differences"),
-    # the slides' settings, named by -h
-    "slide-a3c": (
-        "--algo a3c --envs 1 --max-grad-norm none --value-coef 2 --no-anneal --workers 2 --steps 300000",
-        "Algorithm S3, 2 workers",
-    ),
-    "slide-reinforce": (
-        "--algo reinforce --weight total --baseline none --gamma 1 --no-standardise --max-grad-norm none "
-        "--optimizer sgd --learning-rate 3e-5 --no-anneal --steps 300000",
-        "REINFORCE of the slide",
-    ),
-    "slide-actor-critic": (
-        "--algo actor-critic --no-standardise --max-grad-norm none --optimizer sgd --learning-rate 1e-2 --no-anneal "
-        "--steps 300000",
-        "batch actor-critic of the slide",
-    ),
-    "slide-q-actor-critic": (
-        "--algo q-actor-critic --no-subtract-value --no-standardise --entropy-coef 0 --max-grad-norm none "
-        "--optimizer sgd --learning-rate 1e-2 --no-anneal --steps 300000",
-        "Q actor-critic of the slide",
-    ),
-    "slide-es": ("--algo es --shaping none --learning-rate 2e-3", "evolution strategy of the slide"),
-    "slide-finite-difference": (
-        "--algo finite-difference --optimizer sgd --learning-rate 1e-2",
-        "finite differences of the slide",
-    ),
+    "slide-a3c": (f"{slide('a3c')} --workers 2 --steps 300000", "Algorithm S3, 2 workers"),
+    "slide-reinforce": (f"{slide('reinforce')} --steps 300000", "REINFORCE of the slide"),
+    "slide-actor-critic": (f"{slide('actor-critic')} --steps 300000", "batch actor-critic of the slide"),
+    "slide-q-actor-critic": (f"{slide('q-actor-critic')} --steps 300000", "Q actor-critic of the slide"),
+    "slide-es": (slide("es"), "evolution strategy of the slide"),
+    "slide-finite-difference": (slide("finite-difference"), "finite differences of the slide"),
 }
 
 
