@@ -8,7 +8,7 @@
 
 The script does not repeat runs that are complete in the folder of runs, so it can draw a figure again. An evaluation is
 10 full games to 21 on seeds that training never saw. A run is solved when an evaluation reaches the target and 30 other
-games confirm it. The seconds are seconds of training only.
+games confirm it.
 """
 
 import argparse

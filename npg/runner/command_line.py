@@ -233,7 +233,7 @@ def _stopping(run):
 
 def _train(script, config, folder, given, parser):
     """Begins or resumes a run, trains, and prints how the run ended. Returns the exit code."""
-    address, result = config.get("cluster"), None
+    address = config.get("cluster")
     script_path = sys.argv[0] if pathlib.Path(sys.argv[0]).is_file() else parser.prog
     program = f"python {_argument(script_path)}"
     with contextlib.ExitStack() as until_the_end:
@@ -247,6 +247,7 @@ def _train(script, config, folder, given, parser):
         else:
             until_the_end.enter_context(taken(folder))
             run.create()
+        result = None
         try:
             # No NumPy warnings: NaN or Inf ends the run with its own message. Closing ends the workers.
             with run.bar, np.errstate(all="ignore"), contextlib.closing(task), contextlib.closing(learner.updates):

@@ -54,14 +54,14 @@ class Player:
             freeze_normaliser(envs, task.obs_rms)
         with np.errstate(all="ignore"):  # NaN or Inf ends a run with its own message
             returns, lengths = play(envs, self.actor(how, seeds), n, *seeds)
-        cost = task.script.step_cost * lengths.sum() if task.at_a_time else task.call_cost * lengths.max()
+        cost = task.step_cost * lengths.sum() if task.at_a_time else task.call_cost * lengths.max()
         return returns, int(cost)
 
     def cost(self, n, length):
         """The expected cost of `returns`, if all n episodes have this length."""
         if self.task.cluster and not self.task.obs_rms:
             return -(-n // self.task.workers) * length
-        return (self.task.script.step_cost * n if self.task.at_a_time else self.task.call_cost) * length
+        return (self.task.step_cost * n if self.task.at_a_time else self.task.call_cost) * length
 
     def frames(self, mode):
         """Plays and renders one episode. Yields (picture by `render`, frames per second) before each step."""

@@ -77,6 +77,7 @@ class Task:
         # Training makes `envs` steps per call, and takes gradients. An evaluation's call needs about half of this time.
         # With few environments it needs about the time of 5 steps, because each call has a fixed cost.
         self.call_cost = max(5, settings.get("envs", 8) // 2)
+        self.step_cost = script.step_cost  # instead of `call_cost`, where episodes are few at a time
         self.spaces = obs_space, act_space = probe.single_observation_space, probe.single_action_space
         self.n_obs, self.obs_rms = obs_space.shape[0], None
         if options.get("normalise_obs"):

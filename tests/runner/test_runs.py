@@ -429,6 +429,7 @@ def test_a_confirmation_of_a_search_is_postponed_too_and_after_a_failure_an_eval
 
 
 def judged_by_evaluations(folder, costs, evaluations, **changes):
+    """A run as in Pong, where evaluations judge instead of `returns`. An evaluation is due at every second update."""
     run = with_costs(folder, costs, evaluations=evaluations, evaluate_every=2, **changes)
     run.judged_by_evaluations = True
     return run
@@ -476,11 +477,10 @@ def test_a_run_that_is_solved_and_goes_on_stays_solved_if_it_still_reaches_the_t
 def test_the_last_evaluations_play_as_many_episodes_as_a_quarter_of_the_time_affords(tmp_path, monkeypatch):
     now, affordable = [0.0], {}
     monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
-    for seconds_each in (0.001, 0.05, 0.24, 0.25, 10):
+    sampled = [(seconds, "sampled") for seconds in (0.001, 0.05, 0.25, 10)]
+    for seconds_each, act in [*sampled, (0.24, "sharpened")]:  # sharpened: no most likely actions follow
         run = learning(tmp_path / str(seconds_each), [0.0] * 4, {}, steps=40)
-        play, run.window = run.player.returns, 100
-        if seconds_each == 0.24:
-            run.task.act = "sharpened"  # then no most likely actions follow
+        play, run.window, run.task.act = run.player.returns, 100, act
 
         def spend(n, *args):
             now[0] += n * seconds_each * (1.4 if n > 10 else 1)  # in a larger group, each takes longer
