@@ -27,7 +27,7 @@ import npg
 from npg.runner import interrupts
 from npg.runner.commands import COMMANDS, read_policy
 from npg.runner.environments import LONGEST, EnvironmentFailed, UnsupportedEnvironment, lacks_time_limit
-from npg.runner.folder import RunError, one_line, taken, write_atomically
+from npg.runner.folder import RunError, check_unused, one_line, taken, write_atomically
 from npg.runner.machine import available_cores
 from npg.runner.runs import Diverged, Run
 from npg.runner.saved import FORMAT, PRETRAINED, is_pretrained, read_config
@@ -363,6 +363,7 @@ def _main(script, argv):
             return COMMANDS[mode](script, given)
         if mode is None:
             folder = pathlib.Path(given["out"]) if "out" in given else _new_folder(script, algo, given)
+            check_unused(folder)  # before the environment may fail: its traceback is written into the folder
             config = _new_config(script, algo, given, parser)
             return _train(script, config, folder, given, parser)
         folder = pathlib.Path(given["resume"])

@@ -20,7 +20,8 @@ except ImportError:
     msvcrt = None
 
 LOCK = ".lock"
-FILES = "config.json", "metrics.csv", "checkpoint.npz", "result.json", "learning_curve.png"
+OF_A_RUN = "config.json", "metrics.csv", "checkpoint.npz"
+FILES = *OF_A_RUN, "result.json", "learning_curve.png"
 _mine = set()  # folders that this process has locked: the system's locks stop only other processes
 
 
@@ -40,6 +41,12 @@ def writing(path):
         yield
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def check_unused(folder):
+    """RunError if the folder holds a run already."""
+    if any((folder / name).exists() for name in OF_A_RUN):
+        raise RunError(f"{folder}: holds a run already; --resume continues it, or choose another --out")
 
 
 @contextlib.contextmanager

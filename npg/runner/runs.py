@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from npg.runner import figures
 from npg.runner.environments import moments, set_moments
-from npg.runner.folder import RunError, remove_leftovers, write_atomically, write_json, writing
+from npg.runner.folder import RunError, check_unused, remove_leftovers, write_atomically, write_json, writing
 from npg.runner.machine import process_seconds
 from npg.runner.metrics import COLUMNS, COUNTERS, Metrics, metrics_until
 from npg.runner.playing import CONFIRMING, FINAL, GREEDY, MORE, MORE_GREEDY, POINT, Player
@@ -110,8 +110,7 @@ class Run:
         """Makes the folder and config.json. RunError if the folder holds a run already or cannot be written."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            if any((self.folder / name).exists() for name in ("config.json", "metrics.csv", "checkpoint.npz")):
-                raise RunError(f"{self.folder}: holds a run already; --resume continues it, or choose another --out")
+            check_unused(self.folder)
             write_json(self.folder / "config.json", self.config)
         self.started, self.under_way = time.perf_counter(), True
 

@@ -224,7 +224,9 @@ def test_a_folder_that_holds_no_run_is_refused(call, tmp_path, flag):
 
 def test_a_folder_that_holds_a_run_is_not_written_over(call, copy):
     before = contents(copy)
-    assert_refused(call(tiny(more="--steps 1"), out=copy), copy, "holds a run already")
+    for env in ("CartPole-v1", "nasty:raise-init-v0"):  # the second fails, and leaves no error.txt there
+        flags = tiny(more=f"--steps 1 --env {env}")
+        assert_refused(call(flags, out=copy), copy, "holds a run already")
     assert contents(copy) == before
 
 
@@ -236,11 +238,12 @@ def test_a_folder_that_cannot_be_made_is_refused(call, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["resume", "out"])
-def test_a_folder_in_use_is_refused_and_untouched(call, copy, flag):
-    with taken(copy):
-        before = contents(copy)
-        assert_refused(call("--quiet --steps 1", **{flag: copy}), "another run is writing here")
-        assert contents(copy) == before
+def test_a_folder_in_use_is_refused_and_untouched(call, copy, tmp_path, flag):
+    folder = copy if flag == "resume" else tmp_path / "new"  # of a run that has not written its config.json yet
+    with taken(folder):
+        before = contents(folder)
+        assert_refused(call("--quiet --steps 1", **{flag: folder}), "another run is writing here")
+        assert contents(folder) == before
 
 
 @pytest.mark.parametrize(
