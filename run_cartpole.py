@@ -7,8 +7,8 @@
     python run_cartpole.py --algo es                          a search, which uses only f(θ)
 
 Each algorithm is one function of this script. The function makes the parts: networks, optimizers, sampler. Then it
-calls the lecture's generator in `npg`. Settings that the function does not name go to the lecture's function or class
-through `**settings`. The defaults in this script were tuned on seeds 100 to 129. They are not part of the algorithms.
+calls the algorithm in `npg`. Settings that the function does not name go to the function or class in `npg` through
+`**settings`. The defaults in this script were tuned on seeds 100 to 129. They are not part of the algorithms.
 """
 
 import os
@@ -28,6 +28,7 @@ import npg.a3c
 import npg.actor_critic
 import npg.reinforce
 import npg.replay
+from npg.baselines import StateBaseline
 from npg.exploration import exploring
 from npg.gradient_free import EvolutionStrategy, FiniteDifference, Genetic, HillClimbing, KohlStone, search
 from npg.network import MLP
@@ -53,13 +54,14 @@ def reinforce(task, *, envs=4, hidden=(64, 64), activation="tanh", learning_rate
     theta = policy.init(rng)
     theta_optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
     learned = {"theta": (theta, theta_optimizer)}
-    b = npg.reinforce.BASELINES[baseline]  # a function of the rollout; for "state", a class
     if baseline == "state":  # V_φ(s), fitted to Ψ
         critic = Critic(MLP((task.n_obs, *hidden, 1), activation))
         phi = critic.init(rng)
         phi_optimizer = OPTIMIZERS[optimizer](phi, critic_learning_rate)
         learned["phi"] = phi, phi_optimizer
-        b = b(critic, phi, phi_optimizer, sampler.rng, epochs, batch_size)
+        b = StateBaseline(critic, phi, phi_optimizer, sampler.rng, epochs, batch_size)
+    else:
+        b = npg.reinforce.BASELINES[baseline]  # a function of the rollout
     if baseline in ("leave-one-out", "time") and envs < 2:
         raise ValueError(f"envs: expected at least 2 with baseline {baseline}, got {envs}")
     updates = npg.reinforce.reinforce(
@@ -95,7 +97,7 @@ def q_actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", learning
     return Learner(policy, updates, {"theta": (theta, theta_optimizer), "w": (w, w_optimizer)}, anneal=anneal)
 
 
-def actor_and_critic(task, hidden, activation, shared):
+def make_model(task, hidden, activation, shared):
     """The lecture's two designs: two networks, or one network that also puts out the value."""
     if shared:
         network = MLP((task.n_obs, *hidden, task.n_out + 1), activation)
@@ -113,7 +115,7 @@ def actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=Fal
     The slide's settings: --no-standardise --max-grad-norm none --optimizer sgd --learning-rate 1e-2 --no-anneal
     """
     sampler = task.sampler(envs)
-    model = actor_and_critic(task, hidden, activation, shared)
+    model = make_model(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))  # one vector holds the parameters of actor and critic; two optimizers change it
     actor_optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
     critic_optimizer = OPTIMIZERS[optimizer](theta, critic_learning_rate)
@@ -131,7 +133,7 @@ def a2c(task, *, envs=32, hidden=(64, 64), activation="tanh", shared=False, lear
 
     With workers, each worker computes a gradient, and θ follows their mean.
     """
-    model = actor_and_critic(task, hidden, activation, shared)
+    model = make_model(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
     settings.update(n_steps=n_steps, lam=lam)
@@ -151,9 +153,11 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
         epsilons=(0.0,), temperatures=(1.0,), n_steps=5, lam=1.0, **settings):
     """A3C, Algorithm S3: each worker applies its own gradient immediately to the θ that all workers share.
 
+    By default, one worker per core.
+
     The slide's settings: --envs 1 --max-grad-norm none --value-coef 2 --no-anneal
     """
-    model = actor_and_critic(task, hidden, activation, shared)
+    model = make_model(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
     more = {"epsilon": rms_epsilon} if optimizer == "rmsprop" else {}
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate, **more)
@@ -169,7 +173,7 @@ def ppo(task, *, envs=16, hidden=(32, 32), activation="tanh", shared=False, lear
         anneal=True, capacity=1, n_steps=64, epochs=8, clip=0.12, **settings):
     """PPO: A2C that takes several steps on the same experience, with clipped importance weights."""
     sampler = task.sampler(envs)
-    model = actor_and_critic(task, hidden, activation, shared)
+    model = make_model(task, hidden, activation, shared)
     theta = model.init(task.rng(INIT))
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
     buffer = npg.replay.ExperienceBuffer(capacity)
@@ -197,7 +201,7 @@ def es(task, *, envs=1, hidden=(), activation="tanh", learning_rate=0.2, anneal=
 
 def finite_difference(task, *, envs=1, hidden=(), activation="tanh", learning_rate=0.1, optimizer="adam", anneal=False,
                       common_seeds=True, scheme="forward", epsilon=0.3, n_candidates=15, workers: int | None = None):
-    """Estimates ∂U/∂θ_k of a deterministic policy by finite differences, or by Kohl and Stone's method.
+    """Estimates ∂U/∂θ_k of a deterministic policy by finite differences, or by Kohl and Stone's method (with SGD).
 
     The slide's settings: --optimizer sgd --learning-rate 1e-2
     """
@@ -260,10 +264,14 @@ ALGORITHMS = {
 SEARCHES = "es", "finite-difference", "hill-climbing", "genetic"  # they use only f(θ)
 # default --steps; with --anneal the learning rates fall over these steps. All other algorithms: 200,000
 STEPS = {"ppo": 100_000, "q-actor-critic": 500_000, "a3c": 500_000, **dict.fromkeys(SEARCHES, 100_000)}
-# defaults that are different for Box actions
+# defaults that are different in other environments than CartPole
+ELSEWHERE = {
+    "ppo": {"steps": 500_000, "hidden": (64, 64), "n_steps": 128, "learning_rate": 1e-3, "epochs": 10, "batch_size": 64,
+            "clip": 0.2, "entropy_coef": 0.01, "scale_rewards": True},
+}
+# defaults that are different there, if the actions are Box
 BOX = {
-    "ppo": {"steps": 500_000, "hidden": (64, 64), "n_steps": 128, "learning_rate": 5e-4, "epochs": 10, "batch_size": 64,
-            "clip": 0.2, "normalise_obs": True, "scale_rewards": True},
+    "ppo": {"learning_rate": 5e-4, "entropy_coef": 0.0, "normalise_obs": True},
     "es": {"n_candidates": 8, "search_log_std": 0.0, "learning_rate": 1.0},
 }
 # defaults that are different with --shared, where large steps of the critic would spoil the hidden layers of the policy
@@ -271,7 +279,8 @@ SHARED = {
     "actor-critic": {"steps": 300_000, "critic_learning_rate": 1e-3, "estimation": "td"},
     "a2c": {"steps": 300_000},
 }
-SCRIPT = Script(ALGORITHMS, train, SEARCHES, (__doc__ or "").partition("\n")[0], box=BOX, shared=SHARED, steps=STEPS)
+SCRIPT = Script(ALGORITHMS, train, SEARCHES, (__doc__ or "").partition("\n")[0], elsewhere=ELSEWHERE, box=BOX,
+                shared=SHARED, steps=STEPS)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

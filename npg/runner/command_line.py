@@ -83,8 +83,8 @@ def make_parser(script, algo):
         if name != "export" or script.pretrained:
             parser.add_argument(f"--{name}", metavar="DIR", help=text)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    plain, box = (script.settings_of(algo, is_box) for is_box in (False, True))
-    shared = script.settings_of(algo, False, shared=True)
+    plain, shared = (script.settings_of(algo, False, shared=shared) for shared in (False, True))
+    elsewhere, box = (script.settings_of(algo, is_box, elsewhere=True) for is_box in (False, True))
     for name, parameter in box.items():
         of, several, none = kind(parameter)
         setting = VOCABULARY.get(name, Setting("setting of this algorithm"))
@@ -95,13 +95,27 @@ def make_parser(script, algo):
             options["nargs"] = "*"
         elif none and of is not str:
             options["type"] = number_or_none
-        defaults = [_shown(name, p.default) for p in (plain.get(name), parameter) if p]
-        default = "; Box actions: ".join(dict.fromkeys(defaults)) if name in plain else f"Box actions: {defaults[0]}"
-        if name in plain and shared[name].default != plain[name].default:
-            default += f"; --shared: {_shown(name, shared[name].default)}"
-        flag, text = "--" + name.replace("_", "-"), f"{setting.help} ({default})"
+        flag, text = "--" + name.replace("_", "-"), f"{setting.help} ({_defaults(name, plain, elsewhere, box, shared)})"
         parser.add_argument(flag, **options, help=text.replace("%", "%%"))
     return parser
+
+
+def _defaults(name, plain, elsewhere, box, shared):
+    """The text about the defaults of a setting in -h: the plain default, and the defaults that differ from it."""
+
+    def default(parameters):
+        return _shown(name, parameters[name].default)
+
+    if name not in plain:
+        return f"Box actions: {default(box)}"
+    texts = [default(plain)]
+    if default(elsewhere) != default(plain):
+        texts.append(f"other environments: {default(elsewhere)}")
+    if default(box) != default(elsewhere):
+        texts.append(f"Box actions: {default(box)}")
+    if default(shared) != default(plain):
+        texts.append(f"--shared: {default(shared)}")
+    return "; ".join(texts)
 
 
 def _shown(name, default):
@@ -152,12 +166,13 @@ def _checked(parser, parameter, value):
 
 def _new_config(script, algo, given, parser):
     """The config of a new run: the settings that were given, and defaults for the rest."""
-    env = given.get("env", script.settings_of(algo, False)["env"].default)
+    own = script.settings_of(algo, False)["env"].default
+    env = given.get("env", own)
     probe = script.probe(env)
     if lacks_time_limit(probe.spec) and "quiet" not in given:
         print(f"{parser.prog}: {env} has no time limit: each episode ends after {LONGEST:,} steps", file=sys.stderr)
     is_box = isinstance(probe.single_action_space, gymnasium.spaces.Box)
-    parameters = script.settings_of(algo, is_box, given.get("shared", False))
+    parameters = script.settings_of(algo, is_box, elsewhere=env != own, shared=given.get("shared", False))
     values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
     for name in script.settings_of(algo, True).keys() & given.keys():
         if name not in parameters:

@@ -19,7 +19,8 @@ class Script(NamedTuple):
     algorithms   {--algo: (the script's function, the functions or classes that receive its **settings)}
     train        train(run, learner): the loop
     searches     names of the algorithms that are searches, not policy gradients
-    box          {--algo: {setting: default}}: defaults that are different for Box actions
+    elsewhere    {--algo: {setting: default}}: defaults that are different in other environments than the script's own
+    box          {--algo: {setting: default}}: defaults that are different there, if the actions are Box
     shared       {--algo: {setting: default}}: defaults that are different with --shared
     defaults     {setting: default}: defaults that are different in this script, for every algorithm
     """
@@ -28,6 +29,7 @@ class Script(NamedTuple):
     train: Callable
     searches: Collection = ()
     description: str = ""
+    elsewhere: dict = {}
     box: dict = {}
     shared: dict = {}
     defaults: dict = {}
@@ -44,8 +46,13 @@ class Script(NamedTuple):
     playing: tuple = ()  # settings of the environment that --evaluate may override: the policy does not see them
     pretrained: object = None  # path of the weights that come with the package
 
-    def settings_of(self, algo, is_box, shared=False):
-        """{name: inspect.Parameter} of all settings of an algorithm, with the defaults of this kind of run."""
+    def settings_of(self, algo, is_box, *, elsewhere=False, shared=False):
+        """{name: inspect.Parameter} of all settings of an algorithm, with the defaults of this kind of run.
+
+        is_box      whether the actions are Box
+        elsewhere   whether the environment is another one than the script's own
+        shared      whether actor and critic share one network
+        """
         functions = [*self.algorithms[algo], self.make_envs, _run]
         if algo not in self.searches:
             functions += [_start, _playing, _rewards]
@@ -55,8 +62,10 @@ class Script(NamedTuple):
             functions.append(_cluster)
         often = {"evaluate_every": 1} if algo in self.searches else {}  # an update of a search takes many episodes
         budget = {"steps": self.steps[algo]} if algo in self.steps else {}
-        otherwise = {**self.defaults, **often, **budget, **(self.box.get(algo, {}) if is_box else {}),
-                     **(self.shared.get(algo, {}) if shared else {})}
+        otherwise = {**self.defaults, **often, **budget}
+        otherwise |= self.elsewhere.get(algo, {}) if elsewhere else {}
+        otherwise |= self.box.get(algo, {}) if elsewhere and is_box else {}
+        otherwise |= self.shared.get(algo, {}) if shared else {}
         found = {}
         for function in functions:
             found = {**keyword_only(function), **found}  # the first function that has a setting gives the default

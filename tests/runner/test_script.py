@@ -184,7 +184,7 @@ def in_this_process(monkeypatch):
 ])  # fmt: skip
 def test_every_setting_changes_what_is_learned_or_is_refused(call, tmp_path, in_this_process, algo, env):
     is_box = env != "CartPole-v1"
-    everything, cannot_be = SCRIPT.settings_of(algo, is_box), refused_by(algo, is_box)
+    everything, cannot_be = SCRIPT.settings_of(algo, is_box, elsewhere=is_box), refused_by(algo, is_box)
     parameters = {name: p for name, p in everything.items() if name not in OF_THE_RUN or name in SMALL}
     small = {name: value for name, value in SMALL.items() if name in parameters and (name, algo) != ("workers", "a2c")}
     if algo in SCRIPT.searches:
@@ -196,7 +196,7 @@ def test_every_setting_changes_what_is_learned_or_is_refused(call, tmp_path, in_
         """θ at the end, or the message if the values are refused. Values that change nothing are left out."""
         while idle := settings.without_effect(parameters, values):
             values = {**values, idle[0]: parameters[idle[0]].default}
-        default = SCRIPT.settings_of(algo, is_box, values.get("shared", False))
+        default = SCRIPT.settings_of(algo, is_box, elsewhere=is_box, shared=values.get("shared", False))
         given = as_flags({name: value for name, value in values.items() if value != default[name].default})
         if given not in results:
             folder = tmp_path / str(len(results))

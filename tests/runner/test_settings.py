@@ -16,6 +16,7 @@ import npg.reinforce
 import npg.replay
 from npg.distributions import Categorical
 from npg.network import MLP
+from npg.runner.saved import read_config
 from npg.runner.script import RUN
 from npg.runner.settings import VOCABULARY, NotEmpty, allowed, check, keyword_only, kind, parse_period, without_effect
 
@@ -77,12 +78,22 @@ def test_the_defaults_of_a_script_replace_those_of_functions_and_add_no_setting(
         pass
 
     script = run_cartpole.SCRIPT._replace(
-        algorithms={"new": (algorithm,)}, defaults={"gamma": 0.9, "capacity": 3}, box={"new": {"limit": None}}
+        algorithms={"new": (algorithm,)},
+        defaults={"gamma": 0.9, "capacity": 3},
+        elsewhere={"new": {"limit": None, "gamma": 0.8}},
+        box={"new": {"gamma": 0.7}},
+        shared={"new": {"limit": 2.0}},
     )
-    plain, found = script.settings_of("new", False), script.settings_of("new", True)
-    assert {"gamma": 0.9, "limit": 0.5}.items() <= defaults(plain).items() and "capacity" not in plain
-    assert {"gamma": 0.9, "limit": None}.items() <= defaults(found).items() and "capacity" not in found
-    assert kind(found["limit"]) == (float, False, True)  # the annotation stays
+
+    def of(is_box, **where):
+        found = script.settings_of("new", is_box, **where)
+        assert "capacity" not in found and kind(found["limit"]) == (float, False, True)  # the annotation stays
+        return found["gamma"].default, found["limit"].default
+
+    assert of(False) == of(True) == (0.9, 0.5)
+    assert of(False, elsewhere=True) == (0.8, None)
+    assert of(True, elsewhere=True) == (0.7, None)
+    assert of(False, shared=True) == (0.9, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -266,9 +277,9 @@ def test_a_setting_is_idle_where_another_one_takes_away_its_effect(algo, is_box,
 
 
 @pytest.mark.parametrize("name, algo", EVERY)
-@pytest.mark.parametrize("is_box", [False, True])
-def test_nothing_is_idle_by_default(name, algo, is_box):
-    parameters = SCRIPTS[name].SCRIPT.settings_of(algo, is_box)
+@pytest.mark.parametrize("is_box, elsewhere", [(False, False), (False, True), (True, True)])
+def test_nothing_is_idle_by_default(name, algo, is_box, elsewhere):
+    parameters = SCRIPTS[name].SCRIPT.settings_of(algo, is_box, elsewhere=elsewhere)
     assert without_effect(parameters, defaults(parameters)) is None
 
 
@@ -285,9 +296,9 @@ def test_conditions_of_the_vocabulary_name_settings_and_their_allowed_values():
 
 
 @pytest.mark.parametrize("name, algo", EVERY)
-@pytest.mark.parametrize("is_box", [False, True])
-def test_every_setting_of_a_script_has_an_entry_and_an_allowed_default(name, algo, is_box):
-    for setting, p in SCRIPTS[name].SCRIPT.settings_of(algo, is_box).items():
+@pytest.mark.parametrize("is_box, elsewhere", [(False, False), (False, True), (True, True)])
+def test_every_setting_of_a_script_has_an_entry_and_an_allowed_default(name, algo, is_box, elsewhere):
+    for setting, p in SCRIPTS[name].SCRIPT.settings_of(algo, is_box, elsewhere=elsewhere).items():
         assert setting in VOCABULARY
         if (algo, setting) == ("a3c", "workers"):
             assert p.default == 0  # 0 means one per core; the command line replaces it by the number of cores
@@ -305,7 +316,7 @@ def test_every_entry_is_a_setting_of_a_script_and_says_what_it_is_for():
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_defaults_that_a_script_changes_are_of_settings_that_exist(script):
     SCRIPT = script.SCRIPT
-    for algo, changed in SCRIPT.box.items():
+    for algo, changed in (*SCRIPT.elsewhere.items(), *SCRIPT.box.items()):
         assert changed.keys() <= SCRIPT.settings_of(algo, True).keys()
     for algo, changed in SCRIPT.shared.items():
         assert {"shared", *changed} <= SCRIPT.settings_of(algo, False).keys()
@@ -327,10 +338,19 @@ def test_box_actions_add_the_settings_of_the_policy_and_no_others(name, algo):
     assert list(plain)[: len(plain & set(RUN))] == [setting for setting in RUN if setting in plain]  # they come first
 
 
-def test_a_search_is_evaluated_after_every_update_and_box_actions_have_defaults_of_their_own():
+def test_a_search_is_evaluated_after_every_update():
     settings = run_cartpole.SCRIPT.settings_of
     assert settings("es", False)["evaluate_every"].default == 1 < settings("ppo", False)["evaluate_every"].default
-    assert settings("ppo", False)["hidden"].default == (32, 32) and settings("ppo", True)["hidden"].default == (64, 64)
+
+
+@pytest.mark.parametrize(
+    "env, hidden, learning_rate",
+    [("CartPole-v1", (32, 32), 8e-3), ("Acrobot-v1", (64, 64), 1e-3), ("Pendulum-v1", (64, 64), 5e-4)],
+)
+def test_other_environments_and_box_actions_have_defaults_of_their_own(call, tmp_path, env, hidden, learning_rate):
+    assert call(f"--quiet --steps 16 --n-steps 8 --env {env} --episodes 1", out=tmp_path / "run").code == 0
+    settings = read_config(tmp_path / "run")["settings"]
+    assert tuple(settings["hidden"]) == hidden and settings["learning_rate"] == learning_rate
 
 
 TWICE = {  # settings with the same default in both functions, because the script needs them, too
