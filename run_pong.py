@@ -30,6 +30,7 @@ import npg.a3c
 import npg.actor_critic
 import npg.reinforce
 import npg.replay
+from npg.baselines import StateBaseline
 from npg.distributions import Bernoulli
 from npg.exploration import exploring
 from npg.optimizers import OPTIMIZERS
@@ -46,7 +47,7 @@ def reinforce(task, *, inputs="difference", envs=8, learning_rate=5e-3, optimize
               gamma=0.99, standardise=True, **settings):
     """REINFORCE as in Karpathy's code: the discounted result of a rally is the weight of its actions.
 
-    The slides take R(τ), the points of the whole game. No flag gives this weight, because an episode is a rally here.
+    The slides take R(τ), the points of the whole game. `--weight total` takes the points of the rally.
 
     The baseline is none or state. The others need one return per game.
     """
@@ -57,20 +58,21 @@ def reinforce(task, *, inputs="difference", envs=8, learning_rate=5e-3, optimize
     theta = policy.init(rng)
     theta_optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
     learned = {"theta": (theta, theta_optimizer)}
-    b = npg.reinforce.BASELINES[baseline]
     if baseline == "state":
         critic = Critic(LitMLP((6400, 200, 1), "relu"))
         phi = critic.init(rng)
         phi_optimizer = OPTIMIZERS[optimizer](phi, critic_learning_rate)
         learned["phi"] = phi, phi_optimizer
-        b = b(critic, phi, phi_optimizer, sampler.rng, epochs, batch_size)
+        b = StateBaseline(critic, phi, phi_optimizer, sampler.rng, epochs, batch_size)
+    else:
+        b = npg.reinforce.BASELINES[baseline]
     updates = npg.reinforce.reinforce(
         sampler, policy, theta, theta_optimizer, b, gamma=gamma, standardise=standardise, **settings
     )
     return Learner(policy, updates, learned, anneal=anneal)
 
 
-def actor_and_critic(shared):
+def make_model(shared):
     """One network with two outputs, the probability of UP and the value; or one network for each output."""
     if shared:
         return SharedActorCritic(LitMLP((6400, 200, 2), "relu"), Bernoulli())
@@ -82,7 +84,7 @@ def actor_critic(task, *, envs=32, shared=False, learning_rate=1e-3, optimizer="
                  critic_learning_rate=1e-3, n_steps=16, epochs=1, batch_size=512, entropy_coef=0.005,
                  max_grad_norm: float | None = 0.5, **settings):
     """Batch actor-critic, the lecture's five steps: fit V, then use one-step advantages."""
-    sampler, model = task.sampler(envs, RallySampler), actor_and_critic(shared)
+    sampler, model = task.sampler(envs, RallySampler), make_model(shared)
     theta = model.init(task.rng(INIT))  # one vector holds the parameters of actor and critic; two optimizers change it
     actor_optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
     critic_optimizer = OPTIMIZERS[optimizer](theta, critic_learning_rate)
@@ -99,7 +101,7 @@ def a2c(task, *, envs=32, shared=True, learning_rate=1e-3, optimizer="adam", ann
 
     With workers, each worker computes a gradient, and θ follows their mean.
     """
-    model = actor_and_critic(shared)
+    model = make_model(shared)
     theta = model.init(task.rng(INIT))
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
     settings.update(lam=lam, entropy_coef=entropy_coef, standardise=standardise)
@@ -116,8 +118,11 @@ def a2c(task, *, envs=32, shared=True, learning_rate=1e-3, optimizer="adam", ann
 def a3c(task, *, inputs="half", envs=8, shared=True, learning_rate=1e-3, optimizer="rmsprop", rms_epsilon=1e-9,
         anneal=True, workers=0, report_every=8192, statistics="shared", epsilons=(0.0,),
         temperatures=(1.0,), n_steps=64, lam=0.98, value_coef=2.0, entropy_coef=0.01, standardise=True, **settings):
-    """A3C, Algorithm S3: each worker applies its own gradient immediately to the θ that all workers share."""
-    model = actor_and_critic(shared)
+    """A3C, Algorithm S3: each worker applies its own gradient immediately to the θ that all workers share.
+
+    By default, one worker per core.
+    """
+    model = make_model(shared)
     theta = model.init(task.rng(INIT))
     more = {"epsilon": rms_epsilon} if optimizer == "rmsprop" else {}
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate, **more)
@@ -135,7 +140,7 @@ def ppo(task, *, envs=32, ahead=2, shared=True, learning_rate=1.2e-3, optimizer=
     """PPO: A2C that takes several steps on the same experience, with clipped importance weights."""
     if ahead and n_steps == 1:
         raise ValueError("n_steps: expected at least 2 with ahead, got 1")
-    sampler, model = task.sampler(envs, RallySampler, ahead), actor_and_critic(shared)
+    sampler, model = task.sampler(envs, RallySampler, ahead), make_model(shared)
     theta = model.init(task.rng(INIT))
     optimizer = OPTIMIZERS[optimizer](theta, learning_rate)
     buffer = npg.replay.ExperienceBuffer(capacity)

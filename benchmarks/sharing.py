@@ -26,7 +26,7 @@ from npg.runner.workers import Pool, shared_array
 
 SETTINGS = {name: parameter.default for name, parameter in run_pong.SCRIPT.settings_of("a3c", False).items()}
 OBJECTIVE = {name: SETTINGS[name] for name in ("gamma", "lam", "value_coef", "entropy_coef", "standardise")}
-MODEL = run_pong.actor_and_critic(shared=True)
+MODEL = run_pong.make_model(shared=True)
 WARM_UP = 5
 
 

@@ -11,11 +11,11 @@ Read the modules in this order; each imports only from those before it.
     distributions    log π and its gradient ∇ log π
     score_function   estimates ∇E[f(x)] from samples, for any distribution and any f
     policy           network + distribution: Σ w ∇θ log πθ(a|s), and the two actor-critic designs
-    exploration      policies that act with a distribution b other than π; their score is ∇ log b
+    exploration      policies that act with another distribution than π, and its score
     rollout          collects experience from Gymnasium's vector environments
-    returns          the weights Ψ that need no learning
+    returns          the weights Ψ, from rewards and given values V
     optimizers       steps along a gradient, uphill
-    baselines        baselines b, which are subtracted from Ψ
+    baselines        baselines, which are subtracted from Ψ
     reinforce        REINFORCE
     actor_critic     the lecture's five steps, A2C, Q actor-critic
     replay           the experience buffer, importance weights, PPO

@@ -78,7 +78,7 @@ def actor_critic(
 def advantage_gradient(rollout, model, theta, gamma, lam, value_coef, entropy_coef, standardise):
     """∇_θ of 1/B Σ [ log π(a|s) Â + β H − c ½ (R − V(s))² ] over a rollout's B steps [size], and measures at θ.
 
-    Â is the GAE(λ) advantage, and R = Â + V. Both are held fixed. `standardise` changes the Â beside log π, not R. With
+    Â is the GAE(λ) advantage, and R = Â + V. Both are held fixed. `standardise` changes only the factor of log π. With
     λ = 1, Â is Algorithm S3's R − V: the longest n-step advantage that the rollout allows. β is `entropy_coef`, and c
     is `value_coef`.
     """

@@ -215,7 +215,7 @@ SHAPING = {"none": lambda values: values, "standardise": standardise, "ranks": c
 
 
 def evolution_gradient(params, thetas, values):
-    """∇_params E_{θ∼N(μ, diag σ²)}[f(θ)] ≈ 1/P Σ_i f(θ_i) ∇_params log P(θ_i) [2n], params = [μ, log σ].
+    """∇_params E_{θ∼N(μ, diag σ²)}[f(θ)] ≈ 1/N Σ_i f(θ_i) ∇_params log P(θ_i) [2n], params = [μ, log σ].
 
     Slide "Evolutionary Methods"; Salimans et al. 2017.
     """

@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Policy:
-    """A stochastic policy: `network` maps observations to the parameters of `distribution`.
+    """A policy: `network` maps observations to the parameters of `distribution`.
 
     The network may have fewer outputs than the distribution has parameters. The missing last parameters are called the
     tail, and they are the same in every state. With `learn_tail`, the tail is the last part of θ, and `tail` is its
@@ -85,9 +85,9 @@ class Policy:
     def grad_log_prob(self, theta, obs, act, weight, entropy_coef=0.0):
         """The one function of the lecture: Σ w ∇_θ log π_θ(a|s) + β Σ ∇_θ H(π_θ(·|s)) [size], β = `entropy_coef`.
 
-        obs [..., n_obs]; act [...] or [..., n]. weight is a number, an array [...], or a function
-        log π_θ(a|s) [...] → [...] for weights that depend on the current policy, such as importance weights. The
-        weight is held constant: it is not differentiated. To get a mean, divide by the number of trajectories (as the
+        obs [..., n_obs]; act [...] or [..., n]. `weight` is a number or an array [...]. Or it is a
+        function that computes the weights [...] from log π_θ(a|s) [...]; importance weights need this. The weights are
+        held constant: they are not differentiated. To get a mean, divide by the number of trajectories (as the
         lecture does) or of steps.
         """
         params, cache = self.params(theta, obs)
@@ -123,7 +123,7 @@ class Critic:
         return self.network.forward(phi, obs)[0][..., 0]
 
     def grad_value(self, phi, obs, weight):
-        """Σ w ∇_φ V_φ(s) [size]. `weight` is an array [...] or a function V_φ(s) → [...]; w is held constant."""
+        """Σ w ∇_φ V_φ(s) [size]. `weight` is an array [...], or a function of V_φ(s); w is held constant."""
         value, cache = self.network.forward(phi, obs)
         return self.network.backward(phi, cache, per_state(weight, value[..., 0])[..., None], want_dx=False)[0]
 

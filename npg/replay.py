@@ -132,7 +132,8 @@ def ppo(
     `importance`.
 
     Yields the measures of each update: "rollout", its "explained_variance", and those of the last minibatch,
-    "grad_norm", "entropy", "kl" = mean(ρ − 1 − log ρ), an estimate of KL(b ‖ π), and "effective_sample_size".
+    "grad_norm", "entropy", "kl" = mean(ρ − 1 − log ρ), an estimate of KL(b ‖ π), and "effective_sample_size", as a
+    share of the minibatch.
     """
     buffer = ExperienceBuffer(capacity=1) if buffer is None else buffer
     if importance not in IMPORTANCE:
@@ -152,8 +153,8 @@ def ppo(
                 theta,
                 batch.obs,
                 batch.act,
-                lambda logp: IMPORTANCE[importance](np.exp(logp - batch.logp), psi, *limit) / n,
-                lambda val: value_coef * (batch.ret - val) / n,
+                lambda log_pi: IMPORTANCE[importance](np.exp(log_pi - batch.logp), psi, *limit) / n,
+                lambda value: value_coef * (batch.ret - value) / n,
                 entropy_coef / n,
             )
             norm = clip_norm(dtheta, max_grad_norm)

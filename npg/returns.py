@@ -1,4 +1,4 @@
-"""The weights Ψ_t that need no learning. Each function is one equation.
+"""The weights Ψ_t, from rewards and from values V that are given. Each function is one equation.
 
     ĝ = 1/N Σ_i Σ_t Ψ_t ∇_θ log π_θ(a_t|s_t)
 

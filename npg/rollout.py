@@ -12,7 +12,7 @@ OWN_REWARD = "npg: own reward"  # name in `info`: the environment's own reward, 
 class Rollout(NamedTuple):
     """T steps in N environments side by side.
 
-    obs [T+1, N, n_obs]: obs[t+1] is always the true successor of obs[t], also at the end of an episode
+    obs [T+1, N, n_obs]: where `valid`, obs[t+1] is the true successor of obs[t], also at the end of an episode
     act [T, N] or [T, N, n];  rew, terminated, truncated, valid [T, N]
 
     With Gymnasium's NEXT_STEP autoreset, the row after the end of an episode is the reset. The environment ignores the
@@ -172,7 +172,7 @@ class AheadSampler:
     the policy computes the actions of another sampler.
 
     The acting policy is one update older than the learning policy. So only an algorithm with importance weights may
-    use this class. It computes log b from the rollout's `theta`.
+    use this class. Such an algorithm computes log b with the rollout's `theta`.
     """
 
     def __init__(self, samplers, *seeds):

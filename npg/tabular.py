@@ -175,8 +175,9 @@ class FiniteMDP:
     def moments(self, policy, theta, weight, n=1, gamma=1.0, prob=None):
         """The exact `Moments` of ĝ = 1/N Σ_i Σ_t w_t⁽ⁱ⁾ ∇_θ log π_θ(a_t⁽ⁱ⁾|s_t⁽ⁱ⁾), N = `n` independent trajectories.
 
-        weight   the weights of every trajectory, [H, K] or a shape that broadcasts to it. If these weights depend on
-                 the other N − 1 trajectories: a function of a `Rollout` of N trajectories → [H, N], called for all Kᴺ
+        weight   the weights of every trajectory, [H, K] or a shape that broadcasts to it. A weight that depends on the
+                 other N − 1 trajectories is a function: it maps a `Rollout` of N trajectories to [H, N]. It is
+                 called for all Kᴺ
         gamma    the discount of U. The bias is E[ĝ] − ∇U
         prob     [K], the probabilities of the trajectories, if another policy draws them
         """
@@ -185,11 +186,11 @@ class FiniteMDP:
             groups = np.indices([len(prob)] * n).reshape(n, -1)  # [N, Kᴺ]
             psi = np.stack([np.broadcast_to(weight(self.rollout(k)), (self.horizon, n)) for k in groups.T], axis=-1)
             g = sum(self.estimates(policy, theta, psi[:, i], groups[i]) for i in range(n)) / n
-            prob = prob[groups].prod(axis=0)
+            prob, n = prob[groups].prod(axis=0), 1  # each g is already the mean of N trajectories
         else:
             g = self.estimates(policy, theta, weight)
         mean = prob @ g
-        covariance = (prob[:, None] * (g - mean)).T @ (g - mean) / (1 if callable(weight) else n)
+        covariance = (prob[:, None] * (g - mean)).T @ (g - mean) / n
         return Moments(mean, mean - self.gradient(policy, theta, gamma), covariance)
 
 

@@ -139,7 +139,7 @@ BUGS = {
         ("a worker's own update makes it stale", "staleness = updates - begun", "staleness = updates - begun + 1"),
     ],
     "replay": [
-        ("the importance ratio inverted", "np.exp(logp - batch.logp)", "np.exp(batch.logp - logp)"),
+        ("the importance ratio inverted", "np.exp(log_pi - batch.logp)", "np.exp(batch.logp - log_pi)"),
         ("log b of the policy that learns", "params_and_value(rollout.theta", "params_and_value(theta"),
         ("clipped on the wrong side", "psi > 0, ratio > 1 + epsilon, ratio < 1 - epsilon",
          "psi < 0, ratio > 1 + epsilon, ratio < 1 - epsilon"),
@@ -196,7 +196,7 @@ BUGS = {
         ("V without discount", "self.R + gamma * self.P @ V[-1]", "self.R + self.P @ V[-1]"),
         ("bias against the gradient of the undiscounted U",
          "mean - self.gradient(policy, theta, gamma)", "mean - self.gradient(policy, theta)"),
-        ("covariance of one trajectory for N", "/ (1 if callable(weight) else n)", ""),
+        ("covariance of one trajectory for N", "(g - mean) / n", "(g - mean)"),
     ],
     "runner/playing": [
         ("moments of one array, used again", "seen.append(np.array(obs))", "seen.append(obs)"),
