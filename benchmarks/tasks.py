@@ -21,8 +21,8 @@ TASKS = {  # {environment: flags of run_cartpole.py}
     "Pendulum-v1": "--steps 200000",
     "InvertedPendulum-v5": "--steps 500000",
     "HalfCheetah-v5": "--steps 500000",
-    "FrozenLake-v1": "--steps 200000 --episodes 2000 --hidden --learning-rate 2e-2 --entropy-coef 0.01 --clip 0.2 "
-                     "--lam 0.6",
+    "FrozenLake-v1": "--steps 200000 --episodes 2000 --hidden --n-steps 64 --learning-rate 2e-2 --epochs 8 "
+                     "--batch-size 256 --lam 0.6 --no-scale-rewards",
 }
 
 

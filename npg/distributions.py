@@ -257,8 +257,8 @@ class MultivariateGaussian:
         e = self._whiten(L, act - mean)
         dmean = np.linalg.solve(np.swapaxes(L, -1, -2), e[..., None])[..., 0]
         dL = (dmean[..., :, None] * e[..., None, :])[..., self._rows, self._columns]
-        L = L[..., self._rows, self._columns]
-        return np.concatenate([dmean, np.where(self._on_diagonal, dL * L - 1, dL)], axis=-1)
+        lower = L[..., self._rows, self._columns]
+        return np.concatenate([dmean, np.where(self._on_diagonal, dL * lower - 1, dL)], axis=-1)
 
     def entropy(self, params):
         """H = n/2 log 2πe + Σ_k log L_kk."""

@@ -85,10 +85,10 @@ class Policy:
     def grad_log_prob(self, theta, obs, act, weight, entropy_coef=0.0):
         """The one function of the lecture: Σ w ∇_θ log π_θ(a|s) + β Σ ∇_θ H(π_θ(·|s)) [size], β = `entropy_coef`.
 
-        obs [..., n_obs]; act [...] or [..., n]. `weight` is a number or an array [...]. Or it is a
-        function that computes the weights [...] from log π_θ(a|s) [...]; importance weights need this. The weights are
-        held constant: they are not differentiated. To get a mean, divide by the number of trajectories (as the
-        lecture does) or of steps.
+        obs [..., n_obs]; act [...] or [..., n]. `weight` is a number or an array [...]. Or it is a function that
+        computes the weights [...] from log π_θ(a|s) [...]; importance weights need this. The weights are held constant:
+        they are not differentiated. To get a mean, divide by the number of trajectories (as the lecture does) or of
+        steps.
         """
         params, cache = self.params(theta, obs)
         return self.backward(theta, cache, self.grad_params(params, act, weight, entropy_coef))

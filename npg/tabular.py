@@ -186,7 +186,8 @@ class FiniteMDP:
             groups = np.indices([len(prob)] * n).reshape(n, -1)  # [N, Kᴺ]
             psi = np.stack([np.broadcast_to(weight(self.rollout(k)), (self.horizon, n)) for k in groups.T], axis=-1)
             g = sum(self.estimates(policy, theta, psi[:, i], groups[i]) for i in range(n)) / n
-            prob, n = prob[groups].prod(axis=0), 1  # each g is already the mean of N trajectories
+            prob = prob[groups].prod(axis=0)
+            n = 1  # each row of g is already the mean of N trajectories
         else:
             g = self.estimates(policy, theta, weight)
         mean = prob @ g

@@ -16,7 +16,6 @@ import npg.reinforce
 import npg.replay
 from npg.distributions import Categorical
 from npg.network import MLP
-from npg.runner.saved import read_config
 from npg.runner.script import RUN
 from npg.runner.settings import VOCABULARY, NotEmpty, allowed, check, keyword_only, kind, parse_period, without_effect
 
@@ -341,16 +340,6 @@ def test_box_actions_add_the_settings_of_the_policy_and_no_others(name, algo):
 def test_a_search_is_evaluated_after_every_update():
     settings = run_cartpole.SCRIPT.settings_of
     assert settings("es", False)["evaluate_every"].default == 1 < settings("ppo", False)["evaluate_every"].default
-
-
-@pytest.mark.parametrize(
-    "env, hidden, learning_rate",
-    [("CartPole-v1", (32, 32), 8e-3), ("Acrobot-v1", (64, 64), 1e-3), ("Pendulum-v1", (64, 64), 5e-4)],
-)
-def test_other_environments_and_box_actions_have_defaults_of_their_own(call, tmp_path, env, hidden, learning_rate):
-    assert call(f"--quiet --steps 16 --n-steps 8 --env {env} --episodes 1", out=tmp_path / "run").code == 0
-    settings = read_config(tmp_path / "run")["settings"]
-    assert tuple(settings["hidden"]) == hidden and settings["learning_rate"] == learning_rate
 
 
 TWICE = {  # settings with the same default in both functions, because the script needs them, too
