@@ -25,7 +25,7 @@ def score_function_gradient(distribution, params, f, n, rng):
 
 
 def reparameterised_gradient(distribution, params, df, n, rng):
-    """1/N Σ_i ∇_params f(μ + σ ε_i), ε_i ~ N(0, I): the same gradient for a `Gaussian`, by the chain rule.
+    """1/N Σ_i ∇_params f(μ + σ ε_i), ε_i ~ N(0, I): the same gradient for a `Gaussian`, by the chain rule (on no slide).
 
         ∂/∂μ = f'(x),     ∂/∂ log σ = f'(x) (x − μ)
 

@@ -334,7 +334,7 @@ def _report(run, result, program, folder):
         lines.append("  all episodes had the same return: there was nothing to learn from yet")
     if (run.folder / "learning_curve.png").is_file():
         lines.append(f"  picture   {folder}/learning_curve.png")
-    lines.append(f"  watch     {program} --gif {folder}")
+    lines.append(f"  film      {program} --gif {folder}")
     lines.append(f"  evaluate  {program} --evaluate {folder}")
     lines.append(f"  continue  {program} --resume {folder} --steps {2 * run.config['steps']}")
     return "\n".join(lines)
