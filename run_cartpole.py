@@ -269,7 +269,7 @@ ELSEWHERE = {
     "ppo": {"steps": 500_000, "hidden": (64, 64), "n_steps": 128, "learning_rate": 1e-3, "epochs": 10, "batch_size": 64,
             "clip": 0.2, "entropy_coef": 0.01, "scale_rewards": True},
 }
-# defaults that are different there, if the actions are Box
+# defaults that are different for Box actions; all others are those of ELSEWHERE
 BOX = {
     "ppo": {"learning_rate": 5e-4, "entropy_coef": 0.0, "normalise_obs": True},
     "es": {"n_candidates": 8, "search_log_std": 0.0, "learning_rate": 1.0},

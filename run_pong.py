@@ -47,7 +47,7 @@ def reinforce(task, *, inputs="difference", envs=8, learning_rate=5e-3, optimize
               gamma=0.99, standardise=True, **settings):
     """REINFORCE as in Karpathy's code: the discounted result of a rally is the weight of its actions.
 
-    The slides take R(τ), the points of the whole game. `--weight total` takes the points of the rally.
+    The slides take R(τ), the points of the whole game. `--weight total --gamma 1` takes the points of the rally.
 
     The baseline is none or state. The others need one return per game.
     """

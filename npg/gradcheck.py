@@ -6,7 +6,7 @@
 Central differences need only values of f. In float64 their error is about 1e-10. The complex step (Squire & Trapp,
 "Using complex variables to estimate derivatives of real functions", 1998) never subtracts two nearly equal numbers.
 So h may be 1e-30. Then only the rounding errors of f itself are left. For the complex step, f must not use `abs` or
-conjugation. Its comparisons must depend on real parts only, as those of `np.maximum` do.
+conjugation. Its comparisons must depend on real parts only, as those of `np.maximum` do except at ties.
 
     >>> import numpy as np
     >>> theta = np.array([0.5, -1.0])

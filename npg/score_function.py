@@ -25,11 +25,12 @@ def score_function_gradient(distribution, params, f, n, rng):
 
 
 def reparameterised_gradient(distribution, params, df, n, rng):
-    """1/N Σ_i ∇_params f(μ + σ ε_i), ε_i ~ N(0, I): the same gradient for a `Gaussian`, by the chain rule (on no slide).
+    """1/N Σ_i ∇_params f(μ + σ ε_i), ε_i ~ N(0, I): the same gradient for a `Gaussian`, by the chain rule.
 
         ∂/∂μ = f'(x),     ∂/∂ log σ = f'(x) (x − μ)
 
-    The derivative is taken inside the expectation. So the function needs `df`, which maps samples [N, d] to ∇f [N, d].
+    It is on no slide. The derivative is taken inside the expectation. So the function needs `df`, which maps samples
+    [N, d] to ∇f [N, d].
     For a smooth f the variance is usually far lower (Kingma & Welling 2014, §2.4). The other arguments, the result
     and the errors are as in `score_function_gradient`.
     """

@@ -177,7 +177,7 @@ class FiniteMDP:
 
         weight   the weights of every trajectory, [H, K] or a shape that broadcasts to it. A weight that depends on the
                  other N − 1 trajectories is a function: it maps a `Rollout` of N trajectories to [H, N]. It is
-                 called for all Kᴺ
+                 called for each of the Kᴺ groups
         gamma    the discount of U. The bias is E[ĝ] − ∇U
         prob     [K], the probabilities of the trajectories, if another policy draws them
         """

@@ -276,7 +276,7 @@ BUGS = {
          "pass\n\n\ndef write_json"),
     ],
     "runner/command_line": [
-        ("CartPole gets the defaults of other environments", "elsewhere=env != own,", "elsewhere=True,"),
+        ("CartPole gets the defaults of other environments", "elsewhere=elsewhere, shared", "elsewhere=True, shared"),
         ("a failing environment writes into somebody's run", "check_unused(folder)  # before", "pass  # before"),
     ],
     "runner/machine": [
@@ -345,6 +345,8 @@ def run_tests(modules, old="", new=""):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "oracle"))
         for path in (ROOT / "pyproject.toml", *ROOT.glob("run_*.py")):
             shutil.copy(path, copy)
+        (copy / "docs").mkdir()
+        shutil.copy(ROOT / "docs" / "lecture.md", copy / "docs")
         path = copy / "npg" / f"{modules[0]}.py"
         path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:cacheprovider"]

@@ -172,7 +172,8 @@ def _new_config(script, algo, given, parser):
     if lacks_time_limit(probe.spec) and "quiet" not in given:
         print(f"{parser.prog}: {env} has no time limit: each episode ends after {LONGEST:,} steps", file=sys.stderr)
     is_box = isinstance(probe.single_action_space, gymnasium.spaces.Box)
-    parameters = script.settings_of(algo, is_box, elsewhere=env != own, shared=given.get("shared", False))
+    elsewhere = own not in (env, getattr(probe.spec, "id", None))  # one environment may have several names
+    parameters = script.settings_of(algo, is_box, elsewhere=elsewhere, shared=given.get("shared", False))
     values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
     for name in script.settings_of(algo, True).keys() & given.keys():
         if name not in parameters:

@@ -20,7 +20,7 @@ class Script(NamedTuple):
     train        train(run, learner): the loop
     searches     names of the algorithms that are searches, not policy gradients
     elsewhere    {--algo: {setting: default}}: defaults that are different in other environments than the script's own
-    box          {--algo: {setting: default}}: defaults that are different there, if the actions are Box
+    box          {--algo: {setting: default}}: defaults that are different for Box actions
     shared       {--algo: {setting: default}}: defaults that are different with --shared
     defaults     {setting: default}: defaults that are different in this script, for every algorithm
     """
@@ -64,7 +64,7 @@ class Script(NamedTuple):
         budget = {"steps": self.steps[algo]} if algo in self.steps else {}
         otherwise = {**self.defaults, **often, **budget}
         otherwise |= self.elsewhere.get(algo, {}) if elsewhere else {}
-        otherwise |= self.box.get(algo, {}) if elsewhere and is_box else {}
+        otherwise |= self.box.get(algo, {}) if is_box else {}
         otherwise |= self.shared.get(algo, {}) if shared else {}
         found = {}
         for function in functions:

@@ -174,12 +174,18 @@ def test_the_shared_design_has_its_own_defaults_and_a_flag_overrides_them(call, 
 
 @pytest.mark.parametrize(
     "env, hidden, learning_rate",
-    [("CartPole-v1", (32, 32), 8e-3), ("Acrobot-v1", (64, 64), 1e-3), ("Pendulum-v1", (64, 64), 5e-4)],
+    [
+        ("CartPole-v1", (32, 32), 8e-3),
+        ("gymnasium:CartPole-v1", (32, 32), 8e-3),
+        ("Acrobot-v1", (64, 64), 1e-3),
+        ("Pendulum-v1", (64, 64), 5e-4),
+    ],
 )
 def test_other_environments_and_box_actions_have_defaults_of_their_own(call, tmp_path, env, hidden, learning_rate):
     assert call(f"--quiet --steps 16 --n-steps 8 --env {env} --episodes 1", out=tmp_path / "run").code == 0
     settings = read_config(tmp_path / "run")["settings"]
     assert tuple(settings["hidden"]) == hidden and settings["learning_rate"] == learning_rate
+    assert "step size for θ (0.008; other environments: 0.001; Box actions: 0.0005)" in " ".join(call("-h").out.split())
 
 
 def test_numbers_may_be_written_as_python_writes_them(call, tmp_path):

@@ -88,7 +88,7 @@ def make(algo="ppo", env="CartPole-v1", seed=0, n_workers=None, executor=None, *
     """A task and its learner, with the parts that the tests need: theta, arrays, updates, policy, task, learner."""
     is_box = env.endswith("Pendulum-v1")
     gaussian = GAUSSIAN if is_box and algo not in GRADIENT_FREE else {}
-    parameters = SCRIPT.settings_of(algo, is_box)
+    parameters = SCRIPT.settings_of(algo, is_box, elsewhere=is_box)
     settings = {name: parameter.default for name, parameter in parameters.items() if name not in RUN}
     settings |= {**NETWORK, **SETTINGS[algo], **gaussian, **({"workers": n_workers} if n_workers else {}), **changes}
     run = {name: parameters[name].default for name in RUN if name in parameters}
