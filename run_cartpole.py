@@ -153,7 +153,7 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
         epsilons=(0.0,), temperatures=(1.0,), n_steps=5, lam=1.0, **settings):
     """A3C, Algorithm S3: each worker applies its own gradient immediately to the θ that all workers share.
 
-    By default, one worker per core.
+    By default, there is one worker per core.
 
     The slide's settings: --envs 1 --max-grad-norm none --value-coef 2 --no-anneal
     """

@@ -310,7 +310,7 @@ class GaussianMixture:
     def _component_log_prob(self, params, act):
         """(log w_j + log N(a; μ_j, σ_j²), z = (a − μ_j)/σ_j, 1/σ_j, log w_j) of the m components.
 
-        Their shapes are [..., m], [..., m, n], [..., m, n] and [..., m].
+        The first and the last one have the shape [..., m]. The two others have the shape [..., m, n].
         """
         log_w, mean, log_std = self._split(params)
         _check("act", act, self.n)

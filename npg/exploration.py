@@ -98,7 +98,7 @@ class Exploring:
         return share[..., None] * self.distribution.grad_log_prob(params, act)
 
     def _every_action(self, params):
-        """(log b(a) [n, ...], params [n, ..., n_params], actions [n, ...]): the first axis goes over the n actions."""
+        """log b(a) [n, ...], params [n, ..., n_params], actions [n, ...]. The first axis goes over the n actions."""
         act = np.broadcast_to(np.arange(self.n).reshape(-1, *[1] * (params.ndim - 1)), (self.n, *params.shape[:-1]))
         params = np.broadcast_to(params, (self.n, *params.shape))
         return self.log_prob(params, act), params, act

@@ -81,7 +81,7 @@ class MLP:
         self.size = start
 
     def layers(self, theta):
-        """[(W_1, b_1), …, (W_L, b_L)]: views of θ, not copies. Writing into them changes θ."""
+        """Returns [(W_1, b_1), …, (W_L, b_L)]. They are views of θ, so writing into them changes θ."""
         if theta.shape != (self.size,):
             raise ValueError(f"theta: expected shape ({self.size},) for layers {self.sizes}, got {theta.shape}")
         return [(theta[w].reshape(shape), theta[b]) for w, shape, b in self._slices]

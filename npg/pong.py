@@ -107,7 +107,7 @@ class PongVectorEnv(gymnasium.vector.VectorEnv):
         return self.inputs.combine(self.frames), infos
 
     def step(self, actions):
-        """Returns observations [num_envs, 6400]; rewards, ±1 for a point; terminated, truncated; ale-py's infos."""
+        """Returns observations [num_envs, 6400], rewards (±1 for a point), terminated, truncated, ale-py's infos."""
         screens, rew, terminated, truncated, infos = self.games.step(np.where(actions == 1, UP, DOWN))
         frame, earlier = preprocess(screens[:, 0], self.inputs.halve), self.frames[:-1]
         if self.ended.any():  # a new game has no past
