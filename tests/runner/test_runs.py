@@ -600,7 +600,8 @@ def test_a_nan_stops_the_run_with_its_tensor_and_update_and_leaves_the_last_good
 
 def test_a_nan_among_rewards_that_were_not_used_does_not_stop_the_run(tmp_path):
     """Steps after the episode of an environment are made and discarded."""
-    advance(begin(tmp_path, spoil=lambda k, update, arrays: update["rollout"].rew.fill(np.nan)), 3)
+    run = advance(begin(tmp_path, spoil=lambda k, update, arrays: update["rollout"].rew.fill(np.nan)), 3)
+    assert run.update == 3
 
 
 def test_a_folder_with_a_run_is_not_begun_again(tmp_path):
