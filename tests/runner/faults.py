@@ -66,6 +66,9 @@ class Unpicklable(Exception):
     def __init__(self, number, reason):
         super().__init__(f"{number}: {reason}")
 
+    def __reduce__(self):  # as Exception does it; written here because Dask's tblib, if imported, repairs the default
+        return Unpicklable, self.args
+
 
 def raise_unpicklable():
     raise Unpicklable(7, "no reason")
