@@ -153,7 +153,7 @@ def a3c(task, *, envs=8, hidden=(64, 64), activation="tanh", shared=False, learn
         epsilons=(0.0,), temperatures=(1.0,), n_steps=5, lam=1.0, **settings):
     """A3C, Algorithm S3: each worker applies its own gradient immediately to the θ that all workers share.
 
-    By default, there is one worker per core.
+    By default, there is one worker per core: the command line replaces workers=0.
 
     The slide's settings: --envs 1 --max-grad-norm none --value-coef 2 --no-anneal
     """
@@ -189,7 +189,7 @@ def es(task, *, envs=1, hidden=(), activation="tanh", learning_rate=0.2, anneal=
 
     The slide's settings: --shaping none --learning-rate 2e-3
     """
-    policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
+    policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s), or argmax h_θ
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     optimizer = SGD(theta, learning_rate)
     sigma_optimizer = SGD(theta, learning_rate) if search_sigma == "learned" else None
@@ -205,7 +205,7 @@ def finite_difference(task, *, envs=1, hidden=(), activation="tanh", learning_ra
 
     The slide's settings: --optimizer sgd --learning-rate 1e-2
     """
-    policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
+    policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s), or argmax h_θ
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     if scheme == "kohl-stone":
         optimizer = SGD(theta, learning_rate)
@@ -220,7 +220,7 @@ def finite_difference(task, *, envs=1, hidden=(), activation="tanh", learning_ra
 def hill_climbing(task, *, envs=1, hidden=(), activation="tanh", common_seeds=True, search_log_std=-1.0,
                   n_candidates=14, narrow=0.9, patience=10, workers: int | None = None, **settings):
     """Hill climbing for a deterministic policy: x moves to the best candidate near x, if it is better than x."""
-    policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
+    policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s), or argmax h_θ
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     method = HillClimbing(
         theta, np.exp(search_log_std), n_candidates=n_candidates, narrow=narrow, patience=patience, **settings
@@ -232,7 +232,7 @@ def hill_climbing(task, *, envs=1, hidden=(), activation="tanh", common_seeds=Tr
 def genetic(task, *, envs=1, hidden=(), activation="tanh", common_seeds=True, search_log_std=-1.0,
             workers: int | None = None, **settings):
     """Genetic algorithm for a deterministic policy: the best candidates are the parents of the next generation."""
-    policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s)
+    policy = Policy(MLP((task.n_obs, *hidden, task.n_act), activation), task.deterministic)  # a = π_θ(s), or argmax h_θ
     theta, rng = policy.init(task.rng(INIT)), task.rng(TRAIN)
     method = Genetic(theta, np.exp(search_log_std), **settings)
     evaluate = task.evaluator(policy, envs, rng, common_seeds, workers)

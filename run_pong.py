@@ -120,7 +120,7 @@ def a3c(task, *, inputs="half", envs=8, shared=True, learning_rate=1e-3, optimiz
         temperatures=(1.0,), n_steps=64, lam=0.98, value_coef=2.0, entropy_coef=0.01, standardise=True, **settings):
     """A3C, Algorithm S3: each worker applies its own gradient immediately to the θ that all workers share.
 
-    By default, there is one worker per core.
+    By default, there is one worker per core: the command line replaces workers=0.
     """
     model = make_model(shared)
     theta = model.init(task.rng(INIT))

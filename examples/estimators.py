@@ -37,7 +37,8 @@ class Task:
     def __init__(self, n, T, rng):
         self.n, self.T, self.rng = n, T, rng
         self.theta, self.best = np.zeros(n), np.full(n, n**-0.5)
-        self.policy = Policy(LinearPreferences(lambda s: s[..., None, :], 1, n), Gaussian(1), learn_tail=False)
+        linear = LinearPreferences(lambda s: s[..., None, :], 1, n)  # one output, θᵀs: the mean of the Gaussian
+        self.policy = Policy(linear, Gaussian(1), learn_tail=False)  # σ = 1
 
     def signs(self, N):
         return self.rng.choice([-1.0, 1.0], (N, self.n))

@@ -43,7 +43,7 @@ class Corridor(gymnasium.Env):
 
 
 def train(updates=200, seed=0):
-    """Trains with A2C; returns the mean return of the last 100 episodes."""
+    """Trains with A2C; returns the mean return of the last 100 episodes. That of a perfect policy is 0.3."""
     sampler = Sampler(gymnasium.vector.SyncVectorEnv([Corridor] * 8), seed)
     model = ActorCritic(Policy(MLP((1, 16, 2)), Categorical(2)), Critic(MLP((1, 16, 1))))
     theta, returns = model.init(np.random.default_rng(seed)), []

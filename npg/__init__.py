@@ -4,13 +4,14 @@ Every policy gradient of the lecture is one equation. Each algorithm chooses the
 
     ĝ = 1/N  Σᵢ Σₜ  Ψₜ⁽ⁱ⁾ ∇θ log πθ(aₜ⁽ⁱ⁾ | sₜ⁽ⁱ⁾)
 
-Read the modules in this order; each imports only from those before it.
+Read the modules in this order; each imports only from those before it. (For the order of the slides, follow
+docs/lecture.md.)
 
     gradcheck        checks a hand-written gradient against a numerical one
     network          forward and backward passes over one parameter vector θ
     distributions    log π and its gradient ∇ log π
     score_function   estimates ∇E[f(x)] from samples, for any distribution and any f
-    policy           network + distribution: Σ w ∇θ log πθ(a|s), and the two actor-critic designs
+    policy           network + distribution: Σ Ψ ∇θ log πθ(a|s), and the two actor-critic designs
     exploration      policies that act with another distribution than π, and its score
     rollout          collects experience from Gymnasium's vector environments
     returns          the weights Ψ, from rewards and given values V

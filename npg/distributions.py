@@ -91,8 +91,8 @@ class Categorical:
     def grad_log_prob(self, params, act):
         """∂ log π(a) / ∂h_b = 1[a = b] − π(b): the slide's ∇h(s,a) − Σ_b π(b) ∇h(s,b)."""
         _check("params", params, self.n)
-        taken = _one_of(self.n, params, act)[..., None] == np.arange(self.n)
-        return taken - np.exp(log_softmax(params))
+        one_hot = _one_of(self.n, params, act)[..., None] == np.arange(self.n)
+        return one_hot - np.exp(log_softmax(params))
 
     def entropy(self, params):
         """H = −Σ_b π(b) log π(b)."""

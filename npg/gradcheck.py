@@ -5,8 +5,8 @@
 
 Central differences need only values of f. In float64 their error is about 1e-10. The complex step (Squire & Trapp,
 "Using complex variables to estimate derivatives of real functions", 1998) never subtracts two nearly equal numbers.
-So h may be 1e-30. Then only the rounding errors of f itself are left. For the complex step, f must not use `abs` or
-conjugation. Its comparisons must depend on real parts only, as those of `np.maximum` do except at ties.
+So h may be 1e-30. Then only the rounding errors of f itself are left. For the complex step, f must not use `abs`,
+conjugation or `float()`. Its comparisons must depend on real parts only, as those of `np.maximum` do except at ties.
 
     >>> import numpy as np
     >>> theta = np.array([0.5, -1.0])
@@ -31,7 +31,7 @@ def numerical_derivative(f, theta, direction, relative_step=6e-6):
 
 def complex_step_derivative(f, theta, direction, step=1e-30):
     """Derivative of f at θ along a direction u, by the complex step: Im f(θ + i h u) / h."""
-    return np.imag(f(theta + 1j * step * direction)) / step
+    return np.imag(np.asarray(f(theta + 1j * step * direction))) / step
 
 
 DERIVATIVE = {"central": numerical_derivative, "complex": complex_step_derivative}
@@ -72,6 +72,8 @@ def check_gradient(f, theta, gradient, method="central", tolerance=None, n_direc
     along u, for `n_directions` random unit directions u. The error is then relative to the norm of the gradient
     divided by √(number of parameters), which is a typical |∇f·u|.
 
+    Compute `gradient` in float64: float32 has errors of about 1e-7 by itself. (A network's dtype is that of θ.)
+
     Raises AssertionError, which names the worst coordinate and both values. Raises ValueError for a gradient of the
     wrong shape.
     """
@@ -80,6 +82,8 @@ def check_gradient(f, theta, gradient, method="central", tolerance=None, n_direc
     derivative = DERIVATIVE[method]
     tolerance = TOLERANCE[method] if tolerance is None else tolerance
     theta = np.asarray(theta, np.float64)
+    if callable(gradient):
+        raise ValueError("gradient: expected the array ∇f(θ), got a function; pass gradient(theta)")
     gradient = np.asarray(gradient)
     value = np.asarray(f(theta))
     expected = value.shape + theta.shape
@@ -108,5 +112,6 @@ def check_gradient(f, theta, gradient, method="central", tolerance=None, n_direc
             f"gradient differs from the {method} derivative at {where} {tuple(int(i) for i in worst)}: "
             f"analytic {analytic[worst]:.12g}, numeric {numeric[worst]:.12g}, "
             f"relative error {error[worst]:.2e} > {tolerance:.0e}"
+            + ("; the gradient is float32, a check needs float64" if gradient.dtype == np.float32 else "")
         )
     return float(error[worst])

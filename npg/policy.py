@@ -1,8 +1,8 @@
 """The policy π_θ(a|s): the outputs of a network are the parameters of a distribution. The lecture needs one function:
 
-    ĝ = Σ w ∇_θ log π_θ(a|s)        `grad_log_prob(theta, obs, act, weight)`
+    ĝ = Σ Ψ ∇_θ log π_θ(a|s)        `grad_log_prob(theta, obs, act, weight)`
 
-Every policy gradient is this sum, with its own choice of the weight w. Two designs add a critic V to the policy (slide
+Every policy gradient is this sum, with its own choice of the weight Ψ. Two designs add a critic V to the policy (slide
 "Actor-Critic": "two network design" and "shared network design"). Both keep all their parameters in one vector θ. So
 the same algorithm trains both designs.
 """
@@ -83,9 +83,9 @@ class Policy:
         return self.distribution.entropy(self.params(theta, obs)[0])
 
     def grad_log_prob(self, theta, obs, act, weight, entropy_coef=0.0):
-        """The one function of the lecture: Σ w ∇_θ log π_θ(a|s) + β Σ ∇_θ H(π_θ(·|s)) [size], β = `entropy_coef`.
+        """The one function of the lecture: Σ Ψ ∇_θ log π_θ(a|s) + β Σ ∇_θ H(π_θ(·|s)) [size], β = `entropy_coef`.
 
-        obs [..., n_obs]; act [...] or [..., n]. `weight` is a number or an array [...]. Or it is a function that
+        obs [..., n_obs]; act [...] or [..., n]. `weight` is Ψ, a number or an array [...]. Or it is a function that
         computes the weights [...] from log π_θ(a|s) [...]; importance weights need this. The weights are held constant:
         they are not differentiated. To get a mean, divide by the number of trajectories (as the lecture does) or of
         steps.
@@ -94,7 +94,7 @@ class Policy:
         return self.backward(theta, cache, self.grad_params(params, act, weight, entropy_coef))
 
     def grad_params(self, params, act, weight, entropy_coef=0.0):
-        """w ∇_params log π(a) + β ∇_params H [..., n_params]: `grad_log_prob` passes this gradient to `backward`."""
+        """Ψ ∇_params log π(a) + β ∇_params H [..., n_params]: `grad_log_prob` passes this gradient to `backward`."""
         if callable(weight):
             weight = weight(self.distribution.log_prob(params, act))
         weight = np.asarray(weight, params.dtype)
@@ -123,7 +123,7 @@ class Critic:
         return self.network.forward(phi, obs)[0][..., 0]
 
     def grad_value(self, phi, obs, weight):
-        """Σ w ∇_φ V_φ(s) [size]. `weight` is an array [...], or a function of V_φ(s); w is held constant."""
+        """Σ u ∇_φ V_φ(s) [size]. `weight` (u) is an array [...], or a function of V_φ(s). It is held constant."""
         value, cache = self.network.forward(phi, obs)
         return self.network.backward(phi, cache, per_state(weight, value[..., 0])[..., None], want_dx=False)[0]
 
@@ -158,7 +158,7 @@ class ActorCritic:
     """
 
     def __init__(self, policy, critic):
-        self.policy, self.value_function, self.distribution = policy, critic, policy.distribution
+        self.policy, self.critic, self.distribution = policy, critic, policy.distribution
         self.size = policy.size + critic.size
 
     def actor_params(self, theta):
@@ -171,7 +171,7 @@ class ActorCritic:
 
     def init(self, rng, dtype=np.float32):
         """A new θ [size]."""
-        return np.concatenate([self.policy.init(rng, dtype), self.value_function.init(rng, dtype)])
+        return np.concatenate([self.policy.init(rng, dtype), self.critic.init(rng, dtype)])
 
     def act(self, theta, obs, rng=None):
         """As `Policy.act`."""
@@ -187,7 +187,7 @@ class ActorCritic:
 
     def value(self, theta, obs):
         """As `Critic.value`."""
-        return self.value_function.value(self.critic_params(theta), obs)
+        return self.critic.value(self.critic_params(theta), obs)
 
     def params_and_value(self, theta, obs):
         """The parameters of π(·|s) [..., n_params], and V(s) [...]."""
@@ -203,19 +203,19 @@ class ActorCritic:
     def grad_value(self, theta, obs, weight):
         """As `Critic.grad_value`, with θ's shape. The gradient is zero for parameters that only the actor has."""
         dtheta = np.zeros_like(theta)
-        self.critic_params(dtheta)[...] = self.value_function.grad_value(self.critic_params(theta), obs, weight)
+        self.critic_params(dtheta)[...] = self.critic.grad_value(self.critic_params(theta), obs, weight)
         return dtheta
 
     loss, grad_loss = Critic.loss, Critic.grad_loss  # of the critic; they call the `value` and `grad_value` above
 
     def gradient(self, theta, obs, act, weight, value_weight, entropy_coef=0.0):
-        """The gradient of actor and critic together: Σ w ∇log π(a|s) + β Σ ∇H(π(·|s)) + Σ u ∇V(s), with θ's shape.
+        """The gradient of actor and critic together: Σ Ψ ∇log π(a|s) + β Σ ∇H(π(·|s)) + Σ u ∇V(s), with θ's shape.
 
-        `weight` (w) and `entropy_coef` (β) are as in `Policy.grad_log_prob`, `value_weight` (u) as in
+        `weight` (Ψ) and `entropy_coef` (β) are as in `Policy.grad_log_prob`, `value_weight` (u) as in
         `Critic.grad_value`.
         """
         dactor = self.policy.grad_log_prob(self.actor_params(theta), obs, act, weight, entropy_coef)
-        return np.concatenate([dactor, self.value_function.grad_value(self.critic_params(theta), obs, value_weight)])
+        return np.concatenate([dactor, self.critic.grad_value(self.critic_params(theta), obs, value_weight)])
 
 
 class SharedActorCritic(ActorCritic):
@@ -228,7 +228,7 @@ class SharedActorCritic(ActorCritic):
     def __init__(self, network, distribution, tail=0.0, learn_tail=True):
         self.network = network
         self.policy = Policy(_Outputs(network, slice(None, -1)), distribution, tail, learn_tail)
-        self.value_function = Critic(_Outputs(network, slice(-1, None)))
+        self.critic = Critic(_Outputs(network, slice(-1, None)))
         self.distribution, self.size = distribution, self.policy.size
 
     def actor_params(self, theta):

@@ -98,7 +98,7 @@ def n_step_return(rew, terminated, truncated, val, gamma, n):
     go_on = ~np.logical_or(terminated, truncated)
     bootstrap = gamma * np.logical_not(terminated) * val[1:]  # what follows step t if the sum stops after step t
     ret = rew + bootstrap
-    for _ in range(min(n, len(rew)) - 1):  # the k-step return from the (k−1)-step return of the next row
+    for _ in range(min(n, len(rew)) - 1):  # the k-step return from the (k−1)-step return of the next row, if any
         ret[:-1] = rew[:-1] + np.where(go_on[:-1], gamma * ret[1:], bootstrap[:-1])
     return ret
 

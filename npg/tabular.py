@@ -123,11 +123,11 @@ class FiniteMDP:
 
     def objective(self, policy, theta, gamma=1.0):
         """U(θ) = Σ_τ P(τ; θ) R(τ),  R(τ) = Σ_t γᵗ r_t."""
-        return self.prob(policy, theta) @ self.rewards @ gamma ** np.arange(self.horizon)
+        return self.prob(policy, theta) @ self.rewards @ (gamma ** np.arange(self.horizon))
 
     def gradient(self, policy, theta, gamma=1.0):
         """∇U(θ) = Σ_τ P(τ; θ) R(τ) ∇_θ log P(τ; θ) [size] (slide "Derivatives of the policy objective")."""
-        ret = self.rewards @ gamma ** np.arange(self.horizon)
+        ret = self.rewards @ (gamma ** np.arange(self.horizon))
         return (self.prob(policy, theta) * ret) @ self.estimates(policy, theta, 1.0)
 
     def values(self, policy, theta, gamma=1.0):
@@ -149,7 +149,8 @@ class FiniteMDP:
         pi = np.exp(self.log_policy(policy, theta))
         d = [self.rho0[:, None] * pi]
         for _ in range(self.horizon - 1):
-            d.append((np.tensordot(d[-1], self.P, 2) * ~self.terminal)[:, None] * pi)
+            next_state = np.tensordot(d[-1], self.P, axes=2)  # summed over s and a
+            d.append((next_state * ~self.terminal)[:, None] * pi)
         return np.array(d)
 
     def policy_gradient_theorem(self, policy, theta, gamma=1.0):
@@ -159,21 +160,21 @@ class FiniteMDP:
         """
         Q, _ = self.values(policy, theta, gamma)
         d = gamma ** np.arange(self.horizon)[:, None, None] * self.occupancy(policy, theta)
-        return np.tensordot((d * Q).sum(axis=0), self.scores(policy, theta), 2)
+        return np.tensordot((d * Q).sum(axis=0), self.scores(policy, theta), axes=2)  # summed over s and a
 
     def estimates(self, policy, theta, weight, trajectories=slice(None)):
-        """Σ_t w_t ∇_θ log π_θ(a_t|s_t) for each of M chosen trajectories (default: all K), [M, size]; weight [H, M].
+        """Σ_t Ψ_t ∇_θ log π_θ(a_t|s_t) for each of M chosen trajectories (default: all K), [M, size]; weight [H, M].
 
         Weights of 1 give ∇_θ log P(τ; θ), because the dynamics drop out (slide "From trajectories to actions").
         """
         states, act, valid = (x[trajectories].T for x in (self.states[:, :-1], self.actions, self.valid))
         total = np.zeros((valid.shape[1], self.n_states, self.n_actions))  # the factor of each score
-        for t, w in enumerate(np.where(valid, weight, 0)):
-            total[np.arange(len(total)), states[t], act[t]] += w
-        return np.tensordot(total, self.scores(policy, theta), 2)
+        for t, psi in enumerate(np.where(valid, weight, 0)):
+            total[np.arange(len(total)), states[t], act[t]] += psi
+        return np.tensordot(total, self.scores(policy, theta), axes=2)  # summed over s and a
 
     def moments(self, policy, theta, weight, n=1, gamma=1.0, prob=None):
-        """The exact `Moments` of ĝ = 1/N Σ_i Σ_t w_t⁽ⁱ⁾ ∇_θ log π_θ(a_t⁽ⁱ⁾|s_t⁽ⁱ⁾), N = `n` independent trajectories.
+        """The exact `Moments` of ĝ = 1/N Σ_i Σ_t Ψ_t⁽ⁱ⁾ ∇_θ log π_θ(a_t⁽ⁱ⁾|s_t⁽ⁱ⁾), N = `n` independent trajectories.
 
         weight   the weights of every trajectory, [H, K] or a shape that broadcasts to it. A weight that depends on the
                  other N − 1 trajectories is a function: it maps a `Rollout` of N trajectories to [H, N]. It is

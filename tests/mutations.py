@@ -32,7 +32,8 @@ BUGS = {
         ("tanh' = 1 − h for 1 − h²", "dh -= dh * h * h", "dh -= dh * h"),
     ],
     "distributions": [
-        ("softmax: +π for −π in the score", "return taken - np.exp(log_softmax(", "return taken + np.exp(log_softmax("),
+        ("softmax: +π for −π in the score",
+         "return one_hot - np.exp(log_softmax(", "return one_hot + np.exp(log_softmax("),
         ("softmax: sign of the entropy's gradient", "return -p * (logp - (p * logp)", "return p * (logp - (p * logp)"),
         ("Bernoulli: a + σ(z) for a − σ(z)", "[..., None] - sigmoid(params)", "[..., None] + sigmoid(params)"),
         ("Gaussian: σ for σ² in the score of μ", "[z * inv_std, z * z - 1]", "[z, z * z - 1]"),

@@ -154,6 +154,27 @@ def test_the_documented_example_runs():
     assert attempted > 0 and failed == 0
 
 
+@pytest.mark.parametrize("method", ["central", "complex"])
+@pytest.mark.parametrize("n", [3, 2000])
+def test_a_function_may_return_a_python_number(method, n):
+    f = lambda theta: np.sum(theta * theta).item()
+    theta = np.linspace(1, 2, n)
+    check_gradient(f, theta, 2 * theta, method)
+    with pytest.raises(AssertionError):
+        check_gradient(f, theta, 2.001 * theta, method)
+
+
+def test_a_float32_gradient_is_named_where_it_is_too_coarse():
+    theta = np.linspace(1, 2, 9)
+    with pytest.raises(AssertionError, match="the gradient is float32, a check needs float64"):
+        check_gradient(lambda theta: np.sum(np.exp(theta)), theta, np.exp(theta.astype(np.float32)), "complex")
+
+
+def test_a_gradient_that_is_still_a_function_is_refused():
+    with pytest.raises(ValueError, match=r"gradient: expected the array ∇f.θ., got a function; pass gradient.theta."):
+        check_gradient(lambda theta: np.sum(theta), np.ones(2), np.ones_like)
+
+
 def test_a_function_may_return_the_same_array_each_time():
     array = np.zeros(2)
 

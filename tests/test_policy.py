@@ -370,7 +370,7 @@ def test_the_model_acts_as_its_policy_and_values_as_its_critic(model):
     np.testing.assert_array_equal(*samples)
     np.testing.assert_array_equal(model.log_prob(theta, obs, act), model.policy.log_prob(actor, obs, act))
     np.testing.assert_array_equal(model.entropy(theta, obs), model.policy.entropy(actor, obs))
-    np.testing.assert_array_equal(model.value(theta, obs), model.value_function.value(phi, obs))
+    np.testing.assert_array_equal(model.value(theta, obs), model.critic.value(phi, obs))
     params, value = model.params_and_value(theta, obs)
     np.testing.assert_array_equal(params, model.policy.params(actor, obs)[0])
     np.testing.assert_array_equal(value, model.value(theta, obs))

@@ -331,6 +331,8 @@ def _report(run, result, program, folder):
         lines.append(f"  return {result['greedy_return_mean']:.1f} with the most likely actions")
     if result["target"] is not None:
         lines.append(f"  target {result['target']:g}")
+    if result["solved"] is False and result["eval_return_mean"] >= result["target"]:
+        lines.append(f"  not confirmed: {_still_needed(run, result)}")
     if run.all_returns_are_equal() and not result["solved"]:
         lines.append("  all episodes had the same return: there was nothing to learn from yet")
     if (run.folder / "learning_curve.png").is_file():
@@ -339,6 +341,17 @@ def _report(run, result, program, folder):
     lines.append(f"  evaluate  {program} --evaluate {folder}")
     lines.append(f"  continue  {program} --resume {folder} --steps {2 * run.config['steps']}")
     return "\n".join(lines)
+
+
+def _still_needed(run, result):
+    """What a run lacks to be solved, although the unseen episodes of its end reached the target."""
+    if result["eval_episodes"] < run.window:
+        return f"this takes {run.window} unseen episodes"
+    if run.is_search:
+        return "two evaluations in a row must reach the target"
+    if run.judged_by_evaluations:
+        return "the confirmation before these episodes failed"
+    return f"the mean of {run.window} training episodes must reach the target, too"
 
 
 def main(script, argv=None):

@@ -255,6 +255,8 @@ class Run:
         Raises Diverged if a value is not finite. The last good checkpoint stays.
         """
         self.seconds += time.perf_counter() - self.started
+        if "rollout" not in update:
+            raise ValueError(f'update: expected the entry "rollout" (the experience it used), got {sorted(update)}')
         self._check_finite(update)
         self._count(update)
         self.under_way = False

@@ -42,7 +42,7 @@ class NotEmpty:
 
 STATE, LAYERS = {"baseline": ("state",)}, {"hidden": NotEmpty()}
 VOCABULARY = {
-    "env": Setting("name of the Gymnasium environment"),
+    "env": Setting("name of the Gymnasium environment, or MODULE:NAME, where importing MODULE registers it"),
     "seed": Setting("seed of all random numbers", low=0),
     "steps": Setting("budget of environment steps", low=1),
     "target": Setting("mean return that ends training; none: the environment's default target, if any"),
@@ -83,7 +83,9 @@ VOCABULARY = {
     "components": Setting("number of Gaussians in a mixture", low=1, only_with={"policy": ("mixture",)}),
     "sigma": Setting("a Gaussian's σ: learned, fixed, or a function of state", choices=("learned", "fixed", "state")),
     "log_std": Setting("initial log σ", only_with={"sigma": ("learned", "fixed")}),
-    "weight": Setting("weight Ψ of each action", choices=tuple(WEIGHTS)),
+    "weight": Setting(
+        "weight Ψ; total: R(τ), reward-to-go: G_t, discounted: γᵗ G_t (all use --gamma)", choices=tuple(WEIGHTS)
+    ),
     "baseline": Setting("baseline that is subtracted from Ψ", choices=tuple(BASELINES)),
     "estimation": Setting("how to fit V; mc: regression on returns, td: fitted V iteration", choices=("mc", "td")),
     "proximal": Setting("λ of the proximal term in fitted V iteration", low=0, only_with={"estimation": ("td",)}),
@@ -126,7 +128,7 @@ VOCABULARY = {
         choices=("difference", "half", "trail"),
     ),
     "sticky": Setting("probability that a frame repeats the last action", low=0, high=1),
-    "act": Setting("choice of actions in evaluations and films", choices=tuple(ACT)),
+    "act": Setting("actions in evaluations and films; sharpened: logits divided by 0.6", choices=tuple(ACT)),
 }
 
 

@@ -276,6 +276,8 @@ class Learner:
     """
 
     def __init__(self, policy, updates, learned, *, anneal=False, more=None, method=None, buffer=None):
+        if not hasattr(updates, "__next__"):
+            raise TypeError(f"updates: expected an iterator, got {updates!r}; call the generator function")
         self.policy, self.updates, self.learned, self.buffer = policy, updates, learned, buffer
         self.theta, self.annealed, self.method, self.more = learned["theta"][0], anneal, method, more or {}
         self.rates = [(o, o.learning_rate) for _, o in learned.values() if o is not None]

@@ -375,6 +375,22 @@ def test_a_run_says_what_to_do_next(call, tmp_path):
     assert str(tmp_path / "run" / "learning_curve.png") in out
 
 
+@pytest.mark.parametrize(
+    "algo, flags, reason",
+    [
+        ("es", "--steps 20 --target 5 --episodes 100", "two evaluations in a row must reach the target"),
+        ("ppo", "--steps 20 --target 5 --episodes 100", "the mean of 100 training episodes must reach the target, too"),
+        ("ppo", "--steps 20 --target 5", "this takes 100 unseen episodes"),
+    ],
+)
+def test_a_run_whose_last_episodes_reach_the_target_says_what_it_lacks(call, tmp_path, scripted, algo, flags, reason):
+    scripted(6)
+    out = call(tiny(algo, flags), out=tmp_path / "run").out
+    assert out.startswith("not solved") and f"\n  not confirmed: {reason}\n" in out
+    scripted(4)
+    assert "not confirmed" not in call(tiny(algo, flags), out=tmp_path / "below").out
+
+
 def test_a_run_says_when_there_was_nothing_to_learn_from(call, tmp_path):
     sparse = call(tiny(more="--env MountainCar-v0 --steps 1000"), out=tmp_path / "sparse").out
     assert "all episodes had the same return: there was nothing to learn from yet" in sparse

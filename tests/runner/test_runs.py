@@ -576,6 +576,13 @@ def test_seconds_are_those_of_training_alone(tmp_path, monkeypatch):
     assert run.seconds == 8 and now[0] > 2000
 
 
+def test_an_update_without_its_rollout_is_refused_by_name(tmp_path):
+    run = make_run(tmp_path, spoil=lambda k, update, arrays: update.pop("rollout"))
+    run.create()
+    with pytest.raises(ValueError, match=r"update: expected the entry \"rollout\".*got \['entropy', 'grad_norm'\]"):
+        advance(run, 1)
+
+
 SPOILT = {
     "gradient": lambda update, arrays: update.update(grad_norm=np.nan),
     "theta": lambda update, arrays: arrays["theta"].__setitem__(1, np.inf),

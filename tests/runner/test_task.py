@@ -173,6 +173,15 @@ def two_samplers(task, *, hidden=(8,), learning_rate=1e-2):
     return Learner(policy, updates(), {"theta": (theta, None)})
 
 
+def test_updates_must_be_an_iterator_not_the_generator_function():
+    def updates():
+        yield {}
+
+    with pytest.raises(TypeError, match="updates: expected an iterator, got <function .*; call the generator function"):
+        Learner(None, updates, {"theta": (np.zeros(2), None)})
+    Learner(None, updates(), {"theta": (np.zeros(2), None)})
+
+
 def test_two_samplers_and_a_generator_of_one_run_have_their_own_random_numbers(monkeypatch):
     script = SCRIPT._replace(algorithms={"two": (two_samplers,)}, searches=())
     monkeypatch.setitem(globals(), "SCRIPT", script)
@@ -235,7 +244,7 @@ def test_every_update_yields_what_a_run_records(algo):
 def test_settings_that_build_does_not_use_are_the_algorithms_arguments(algo, monkeypatch):
     seen = {}
     home = {"reinforce": npg.reinforce, "ppo": npg.replay}.get(algo, npg.actor_critic)
-    monkeypatch.setattr(home, algo.replace("-", "_"), lambda *args, **kwargs: seen.update(kwargs))
+    monkeypatch.setattr(home, algo.replace("-", "_"), lambda *args, **kwargs: iter([seen.update(kwargs)]))
     changes = {"gamma": 0.5, "standardise": True, "entropy_coef": 0.25, "max_grad_norm": 0.125}
     make(algo, **changes)
     assert {name: seen[name] for name in changes} == changes
