@@ -68,6 +68,10 @@ class HillClimbing:
         self.sigma, self.sigma_start, self.failures = np.array(sigma, np.float64), sigma, np.zeros((), np.int64)
         self.n_candidates, self.widen, self.narrow, self.patience = n_candidates, widen, narrow, patience
 
+    def restart(self):
+        """Begins at the present θ."""
+        self.x[...] = self.x_start[...] = self.theta
+
     def ask(self, rng):
         """θ, x, then x + σε: [P, n]."""
         if self.failures >= self.patience:
@@ -102,6 +106,10 @@ class Genetic:
             raise ValueError(f"n_elite, n_parents, n_candidates: expected 1 ≤ elite ≤ parents ≤ candidates, got {got}")
         self.theta, self.parents = theta, np.tile(theta, (n_parents, 1))
         self.sigma, self.n_candidates, self.n_elite, self.crossover = sigma, n_candidates, n_elite, crossover
+
+    def restart(self):
+        """Begins at the present θ."""
+        self.parents[...] = self.theta
 
     def ask(self, rng):
         """The elite, then the children of all parents (the elite are parents, too): [P, n]."""

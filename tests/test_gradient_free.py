@@ -70,6 +70,15 @@ def tell(method, rng, f):
 # ---- what all have in common
 
 
+@pytest.mark.parametrize("make", [HillClimbing, Genetic])
+def test_a_search_restarts_at_another_theta(make):
+    theta = np.zeros(3)
+    method = make(theta, 1e-9, n_candidates=8)
+    theta[...] = 5.0
+    method.restart()
+    np.testing.assert_allclose(method.ask(np.random.default_rng(0)), np.full((8, 3), 5.0), atol=1e-6)
+
+
 @pytest.mark.parametrize("common", [True, False])
 @every_method
 def test_every_method_climbs_a_noisy_hill(make, common):

@@ -29,6 +29,7 @@ from npg.runner.commands import COMMANDS, read_policy
 from npg.runner.environments import LONGEST, EnvironmentFailed, UnsupportedEnvironment, lacks_time_limit
 from npg.runner.folder import RunError, check_unused, one_line, taken, write_atomically
 from npg.runner.machine import available_cores
+from npg.runner.metrics import rounded
 from npg.runner.runs import Diverged, Run
 from npg.runner.saved import FORMAT, PRETRAINED, is_pretrained, read_config
 from npg.runner.script import RUN, prepare
@@ -48,7 +49,7 @@ ALLOWED = {  # {command: the other flags that it accepts}
     "gif": {"seed", "act", "quiet"},
     "watch": {"seed", "act", "quiet"},
     "export": {"quiet"},
-    "resume": {"steps", "quiet", "cluster"},
+    "resume": {"steps", "target", "quiet", "cluster"},
 }
 
 
@@ -121,6 +122,8 @@ def _defaults(name, plain, elsewhere, box, shared):
 def _shown(name, default):
     if name == "workers" and default == 0:
         return "one per core"
+    if name == "target" and default is None:
+        return "the environment's threshold, if any"
     if isinstance(default, (tuple, list)):
         return " ".join(map(str, default)) or "none"
     return str(default).lower() if default is None or isinstance(default, bool) else str(default)
@@ -185,10 +188,12 @@ def _new_config(script, algo, given, parser):
     if idle:
         name, other = (word.replace("_", "-") for word in idle[:2])
         parser.error(f"--{name} has no effect with --{other} {_shown(*idle[1:])}")
+    if values.get("act", "sampled") != "sampled" and not script.solved_by_evaluations:
+        parser.error("--act has no meaning in training, which judges sampled actions; use it with --evaluate or --gif")
     if values.get("cluster") and not values["workers"]:
         parser.error("--cluster needs --workers, the number of calls that the cluster computes at the same time")
     threshold = getattr(probe.spec, "reward_threshold", None)
-    if values["target"] is None and threshold is not None:
+    if "target" not in given and values["target"] is None and threshold is not None:
         try:
             values["target"] = check(parameters["target"], float(threshold))
         except (TypeError, ValueError):
@@ -196,8 +201,13 @@ def _new_config(script, algo, given, parser):
     run = {name: values.pop(name, None) for name in RUN}
     packages = {"npg": npg, "numpy": np, "gymnasium": gymnasium}
     versions = {"python": platform.python_version(), **{name: p.__version__ for name, p in packages.items()}}
-    near = None if None in (run["target"], script.evaluate_within) else run["target"] - script.evaluate_within
+    near = _evaluate_from(script, run["target"])
     return {"format": FORMAT, "algo": algo, **run, "evaluate_from": near, "settings": values, "versions": versions}
+
+
+def _evaluate_from(script, target):
+    """The mean return of training from which on evaluations are made; None: from the beginning."""
+    return None if None in (target, script.evaluate_within) else target - script.evaluate_within
 
 
 def _new_folder(script, algo, given):
@@ -288,6 +298,7 @@ def _train(script, config, folder, given, parser):
             print(f"{parser.prog}: {message}; {run.last_checkpoint()}", file=sys.stderr)
             return 2
     if result is None:  # a signal has stopped the run
+        run.draw()
         command = f"{program} --resume {_argument(folder)}"
         message = f"interrupted at update {run.update}; {run.last_checkpoint()}. Continue with:\n  {command}"
         print(f"\n{message}", file=sys.stderr)
@@ -311,7 +322,7 @@ def _start_from(script, config, run, source):
         if None not in (here, there) and here != there:
             raise RunError(f"--start-from {source}: expected a policy with {name} {here}, found {name} {there}")
     here, there = ("Box" if "policy" in some["settings"] else "Discrete" for some in (config, earlier))
-    if here != there and earlier["algo"] not in script.searches:
+    if here != there and not {config["algo"], earlier["algo"]} & set(script.searches):  # a search tells no actions
         raise RunError(f"--start-from {source}: expected a policy over {here} actions, found {there}")
     run.take_policy(saved, f"--start-from {source}")
 
@@ -320,26 +331,29 @@ def _report(run, result, program, folder):
     """The text for the user at the end: the results, and commands for the next steps."""
     verdict = {None: "finished", True: "solved", False: "not solved"}[result["solved"]]
     lines = [f"{verdict} after {result['env_steps']:,} steps and {result['seconds']:.2f} s of training"]
+    unseen = f"{rounded(result['eval_return_mean'])} ± {rounded(result['eval_return_std'])}"
     if run.is_search or run.recent_return is None:
-        lines.append(f"  return {result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f}, "
-                     f"mean of {result['eval_episodes']} unseen episodes")
+        lines.append(f"  return {unseen}, mean of {result['eval_episodes']} unseen episodes")
     else:
-        lines.append(f"  return {run.recent_return:.1f}, mean of the last {run.window} training episodes; "
-                     f"{result['eval_return_mean']:.1f} ± {result['eval_return_std']:.1f} "
-                     f"in {result['eval_episodes']} unseen episodes")
-    if result["greedy_return_mean"] is not None and not run.is_search:
-        lines.append(f"  return {result['greedy_return_mean']:.1f} with the most likely actions")
+        lines.append(f"  return {rounded(run.recent_return)}, mean of the last {run.window} training episodes; "
+                     f"{unseen} in {result['eval_episodes']} unseen episodes")
+    if result["greedy_episodes"] and not run.is_search:
+        lines.append(f"  return {rounded(result['greedy_return_mean'])} with the most likely actions, "
+                     f"in {result['greedy_episodes']} unseen episodes")
     if result["target"] is not None:
         lines.append(f"  target {result['target']:g}")
     if result["solved"] is False and result["eval_return_mean"] >= result["target"]:
         lines.append(f"  not confirmed: {_still_needed(run, result)}")
     if run.all_returns_are_equal() and not result["solved"]:
         lines.append("  all episodes had the same return: there was nothing to learn from yet")
+    if run.episodes == 0:
+        lines.append("  no episode of training has ended yet")
     if (run.folder / "learning_curve.png").is_file():
         lines.append(f"  picture   {folder}/learning_curve.png")
     lines.append(f"  film      {program} --gif {folder}")
     lines.append(f"  evaluate  {program} --evaluate {folder}")
-    lines.append(f"  continue  {program} --resume {folder} --steps {2 * run.config['steps']}")
+    on = " --target none" if result["solved"] else ""  # otherwise the target would end the run again
+    lines.append(f"  continue  {program} --resume {folder} --steps {2 * run.config['steps']}{on}")
     return "\n".join(lines)
 
 
@@ -399,7 +413,9 @@ def _main(script, argv):
         read_config(folder)  # if there is no run, this raises before `taken` makes a folder
         with taken(folder):
             config = read_config(folder)
-            config.update({name: given[name] for name in ("steps", "cluster") if name in given})
+            config.update({name: given[name] for name in ("steps", "target", "cluster") if name in given})
+            if "target" in given:
+                config["evaluate_from"] = _evaluate_from(script, config["target"])
             if "cluster" in given and not config["settings"].get("workers"):
                 parser.error("--cluster has no meaning for a run without workers")
             return _train(script, config, folder, given, parser)

@@ -3,6 +3,7 @@
 from npg.runner import figures
 from npg.runner.folder import RunError, write_atomically
 from npg.runner.machine import draw_without_screen, has_screen
+from npg.runner.metrics import rounded
 from npg.runner.playing import COMMAND
 from npg.runner.runs import Run
 from npg.runner.saved import is_pretrained, read_checkpoint, read_config, read_weights, write_weights
@@ -45,8 +46,8 @@ def evaluate(script, given):
     run = _load(script, "evaluate", given)
     returns = run.evaluate(COMMAND, run.config["episodes"] or run.window)
     print(
-        f"return {returns.mean():.1f} ± {returns.std():.1f} (lowest {returns.min():.1f}, highest {returns.max():.1f}) "
-        f"over {len(returns)} episodes"
+        f"return {rounded(returns.mean())} ± {rounded(returns.std())} (lowest {rounded(returns.min())}, "
+        f"highest {rounded(returns.max())}) over {len(returns)} episodes"
     )
     return 0
 

@@ -47,7 +47,8 @@ def learning_curve(rows, title, target=None, window=100, search=False):
     """Draws returns against environment steps. Returns a PNG as bytes.
 
     rows     of metrics.csv, as dicts: env_steps; return_mean if an episode ended; return_100 (return_30 for window 30)
-             if there were enough episodes; eval_return_mean if there was an evaluation
+             if there were enough episodes; eval_return_mean if there was an evaluation, confirm_return_mean if there
+             was a confirmation
     target   the return to reach, drawn as a line
     search   whether candidates play in training, and θ itself only in evaluations
     """
@@ -56,21 +57,28 @@ def learning_curve(rows, title, target=None, window=100, search=False):
     axes = figure.add_subplot()
     curves = {
         "return_mean": ("training, mean of each update", {"marker": ".", "linestyle": "", "color": "#9ecae1"}),
-        f"return_{window}": (f"training, mean of the last {window} episodes", {"color": "#08519c", "linewidth": 2}),
+        f"return_{window}": (
+            f"training, mean of the last {window} episodes",
+            {"marker": ".", "markersize": 3, "color": "#08519c", "linewidth": 2, "zorder": 3},
+        ),
         "eval_return_mean": ("unseen episodes", {"marker": "D", "linestyle": "", "color": "#e6550d", "markersize": 4}),
+        "confirm_return_mean": (
+            f"{window} unseen episodes, to confirm",
+            {"marker": "*", "linestyle": "", "color": "#e6550d", "markersize": 11, "zorder": 4},
+        ),
     }
     if search:
-        curves = {
-            "return_mean": ("candidates, mean of each update", curves["return_mean"][1]),
-            "eval_return_mean": ("θ, mean of unseen episodes", {"marker": "D", "color": "#08519c", "markersize": 4}),
-        }
+        del curves[f"return_{window}"]
+        curves["return_mean"] = "candidates, mean of each update", curves["return_mean"][1]
+        style = {"marker": "D", "color": "#08519c", "markersize": 4}
+        curves["eval_return_mean"] = "θ, mean of unseen episodes", style
     for name, (label, style) in curves.items():
         points = [(row["env_steps"], row[name]) for row in rows if name in row]
         if points:
             axes.plot(*np.array(points).T, label=label, **style)
     if target is not None:
         axes.axhline(target, color="#a50f15", linestyle="--", label=f"target {target:g}")
-    axes.set(title=title, xlabel="environment steps", ylabel="return of an episode")
+    axes.set(title=title, xlabel="environment steps", ylabel="return of an episode", xlim=(0, None))
     if axes.lines:
         axes.legend(frameon=False, loc="best")
     axes.spines[["top", "right"]].set_visible(False)

@@ -58,6 +58,11 @@ class Metrics:
             self.file = None
 
 
+def rounded(x):
+    """A return as text: 0.723, 4.72, 478.6."""
+    return f"{x:.1f}" if abs(x) >= 10 or x == 0 else f"{x:.3g}"
+
+
 def _formatted(row):
     return {name: f"{x:.6g}" if isinstance(x, float) else x for name, x in row.items()}
 

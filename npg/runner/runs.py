@@ -24,7 +24,7 @@ from npg.runner import figures
 from npg.runner.environments import moments, set_moments
 from npg.runner.folder import RunError, check_unused, remove_leftovers, write_atomically, write_json, writing
 from npg.runner.machine import process_seconds
-from npg.runner.metrics import COLUMNS, COUNTERS, Metrics, metrics_until
+from npg.runner.metrics import COLUMNS, COUNTERS, Metrics, metrics_until, rounded
 from npg.runner.playing import CONFIRMING, FINAL, GREEDY, MORE, MORE_GREEDY, POINT, Player
 from npg.runner.saved import FORMAT, read_checkpoint, read_config
 from npg.runner.settings import parse_period
@@ -75,8 +75,9 @@ class Run:
         self.last_evaluation = FEW, 0.0  # its number of episodes and its seconds
         self.evaluation_seconds, self.seconds_of_others = 0.0, 0.0  # the second: seconds of earlier processes
         self.drawn_at = time.monotonic()
-        self.metrics = Metrics(folder, (*COLUMNS, self.name, "eval_return_mean"))
+        self.metrics = Metrics(folder, (*COLUMNS, self.name, "eval_return_mean", "confirm_return_mean"))
         self.resumed, self.new_episodes = None, []  # the checkpoint; updates after which new episodes had to begin
+        self.environments_are_back = True  # False between `resume` and `replay`
         self.saved_at, self.save_cost, self.saved_update = time.monotonic(), 0.0, None
         self.stopped = None  # the number of a signal that stops the run
         self.under_way = self.at_rest = False  # whether an update is running; whether a signal may stop immediately
@@ -117,7 +118,7 @@ class Run:
     def resume(self):
         """Takes the state of the last checkpoint and drops later rows of metrics.csv. Without it, begins again."""
         if (self.folder / "checkpoint.npz").exists() or (self.folder / "result.json").exists():
-            self.resumed = read_checkpoint(self.folder)
+            self.resumed, self.environments_are_back = read_checkpoint(self.folder), False
             self.restore(self.resumed)
             steps, earlier = self.config["steps"], read_config(self.folder)["steps"]
             if steps != earlier and steps < self.env_steps:  # a run may pass its own budget by a part of an update
@@ -126,6 +127,7 @@ class Run:
             self.metrics = metrics_until(self.folder, self.update)
         self.learner.anneal(self.left)  # the learning rates continue from their last values
         self._evaluate_if_due()  # where a signal has interrupted this evaluation
+        self._confirm_if_due()
         with writing(self.folder):
             remove_leftovers(self.folder)
             write_json(self.folder / "config.json", self.config)
@@ -148,6 +150,7 @@ class Run:
                 self.task.restore(self.resumed, self.update, progress)
         finally:
             self.at_rest = False
+        self.environments_are_back = True
         self._say_if_new_episodes()
         self.started = time.perf_counter()
         return True
@@ -180,6 +183,8 @@ class Run:
         The saved run may have had another optimizer or another number of workers.
         """
         self._take({"theta": self.learner.theta}, saved, source)
+        if hasattr(self.learner.method, "restart"):
+            self.learner.method.restart()
 
     def _take(self, arrays, saved, source):
         seen = moments(self.task.obs_rms)
@@ -217,16 +222,7 @@ class Run:
         return float(np.mean(self.returns)) if len(self.returns) == self.window else None
 
     def is_over(self):
-        """Whether the task is solved, the budget is spent, or a signal has come. Plays a confirmation if necessary."""
-        if self._seems_solved() and self.episodes - self.solved_at >= self.window and self._is_worth_confirming():
-            self.confirmed = self.evaluate(CONFIRMING, self.window)
-            self.solved = bool(self.confirmed.mean() >= self.config["target"])
-            if self.solved:
-                self.solved_at = self.episodes
-            else:
-                self.failed_at = self.episodes
-                if self.is_search:
-                    self.returns.clear()  # a new evaluation comes first
+        """Whether the task is solved, the budget is spent, or a signal has come."""
         self.started = time.perf_counter()
         self.under_way = not (self.solved or self.stopped or self.env_steps >= self.config["steps"])
         return not self.under_way
@@ -245,6 +241,25 @@ class Run:
             return False
         return bool(reached >= self.config["target"])
 
+    def _confirm_if_due(self):
+        """Plays a confirmation if the task seems solved and there is time for one."""
+        if self._seems_solved() and self.episodes - self.solved_at >= self.window and self._is_worth_confirming():
+            self.confirmed = self.evaluate(CONFIRMING, self.window)
+            self.rows[-1]["confirm_return_mean"] = float(self.confirmed.mean())
+            self._judge(self.confirmed)
+
+    def _judge(self, returns):
+        """Decides by unseen episodes whether the task is solved, if they are enough."""
+        if self.config["target"] is None or len(returns) < self.window:
+            return
+        self.solved = bool(returns.mean() >= self.config["target"])
+        if self.solved:
+            self.solved_at = self.episodes
+        else:
+            self.failed_at = self.episodes
+            if self.is_search:
+                self.returns.clear()  # a new evaluation comes first
+
     def _is_worth_confirming(self):
         cost = 0 if self.judged_by_evaluations else self.player.cost(self.window, self.length)
         return 4 * (self.evaluated_steps + cost) <= self.env_steps
@@ -261,6 +276,7 @@ class Run:
         self._count(update)
         self.under_way = False
         self._evaluate_if_due()
+        self._confirm_if_due()
         self.metrics.write()
         if self._is_time_to_save():
             self.save()
@@ -269,7 +285,7 @@ class Run:
         self.bar.update(self.env_steps - self.bar.n)
         if self.returns and not self.bar.disable:
             label = self.name if len(self.returns) == self.window else "return"
-            shown = f"{label} {np.mean(self.returns):.1f}, {self.episodes} episodes"
+            shown = f"{label} {rounded(np.mean(self.returns))}, {self.episodes} episodes"
             self.bar.set_postfix_str(shown, refresh=False)
 
     def draw(self, final=None):
@@ -334,19 +350,20 @@ class Run:
     def finish(self):
         """Ends the run: saves the state, makes the last evaluations, draws the learning curve, writes result.json."""
         config = self.config
-        if self.solved:
-            self.saved_update = None  # save again, because the checkpoint must know of the confirmation
         self.save_where_it_stands()
-        returns = self.confirmed if self.solved else self._play_to_confirm()
+        returns = self.confirmed if self.solved else self._final_evaluation()
         greedy = returns
         if self.task.act == "sampled":
-            n = config["episodes"] or min(FEW, self._affordable(FEW))
+            n = config["episodes"] or (FEW if self._affordable(FEW) == FEW else 0)
             greedy = self._play(GREEDY, MORE_GREEDY, n, 0, "most-likely")
         elif self.task.act == "sharpened":
             greedy = np.array([])
         if self.is_search:
             self._keep(returns)
-        self.draw(returns.mean())
+        self.draw(None if returns is self.confirmed else returns.mean())
+        if self.environments_are_back:  # not if a run was resumed whose budget is spent
+            self.saved_update = None
+            self.save_where_it_stands()  # once more: the checkpoint knows of these evaluations and of their seconds
         result = {
             **{name: config[name] for name in ("env", "algo", "seed", "target")},
             "solved": None if config["target"] is None else self.solved,
@@ -368,17 +385,20 @@ class Run:
         self.metrics.close()
         return result
 
-    def _play_to_confirm(self):
+    def _final_evaluation(self):
         """Returns of the final evaluation. It also confirms that the task is solved, if this is still to be done."""
-        target = self.config["target"]
         if self.judged_by_evaluations:
             undecided = self.episodes > self.failed_at  # not if a confirmation has just failed
         else:
             undecided = self._seems_solved()
         later = FEW if self.task.act == "sampled" else 0  # otherwise `finish` plays no most likely actions
         returns = self._play(FINAL, MORE, self.config["episodes"] or FEW, later)
-        enough = target is not None and len(returns) >= self.window
-        self.solved = undecided and enough and bool(returns.mean() >= target)
+        if not undecided and self.is_search:  # this evaluation is the first of the two in a row
+            target, enough = self.config["target"], self._affordable(self.window) == self.window
+            if target is not None and returns.mean() >= target and len(returns) >= self.window and enough:
+                returns, undecided = self.evaluate(CONFIRMING, self.window), True
+        if undecided:
+            self._judge(returns)
         return returns
 
     def _play(self, first, more, n, later, how=None):
@@ -398,7 +418,7 @@ class Run:
         played, seconds = self.last_evaluation
         left = self.seconds / 4 + 1.5 - self.evaluation_seconds
         affordable = left * self.player.cost(played, 1)
-        costs = (1.5 * seconds * self.player.cost(k, 1) for k in range(1, n + 1))  # 1.5: a larger group takes longer
+        costs = (2 * seconds * self.player.cost(k, 1) for k in range(1, n + 1))  # 2: another group may take longer
         return sum(cost <= affordable for cost in costs)
 
     def _check_finite(self, update):

@@ -55,7 +55,7 @@ class Script(NamedTuple):
         """
         functions = [*self.algorithms[algo], self.make_envs, _run]
         if algo not in self.searches:
-            functions += [_start, _playing, _rewards]
+            functions += [_playing, _rewards]
         if algo not in self.searches and is_box and not self.one_logit:
             functions.append(stochastic_policy)
         if "workers" in keyword_only(functions[0]):
@@ -80,18 +80,14 @@ class Script(NamedTuple):
         return envs
 
 
-# Nobody calls the next five functions. Their signatures hold the settings that no algorithm's function takes.
+# Nobody calls the next four functions. Their signatures hold the settings that no algorithm's function takes.
 
 
 def _run(
     *, env="CartPole-v1", seed=0, steps=200_000, target: float | None = None, episodes: int | None = None,
-    evaluate_every=25, checkpoint_every="30s",
+    evaluate_every=25, checkpoint_every="30s", start_from: str | None = None,
 ):
     """Settings of every run."""
-
-
-def _start(*, start_from: str | None = None):
-    """A setting of every policy gradient."""
 
 
 def _cluster(*, cluster: str | None = None):
@@ -107,7 +103,7 @@ def _rewards(*, scale_rewards=False):
 
 
 EVALUATE_FROM = inspect.Parameter("evaluate_from", inspect.Parameter.KEYWORD_ONLY, annotation=float | None)
-RUN = [name for function in (_run, _start, _cluster) for name in keyword_only(function)]  # all others: "settings"
+RUN = [name for function in (_run, _cluster) for name in keyword_only(function)]  # all others: "settings"
 
 
 def prepare(script, config, source=None, executor=None):

@@ -44,8 +44,8 @@ STATE, LAYERS = {"baseline": ("state",)}, {"hidden": NotEmpty()}
 VOCABULARY = {
     "env": Setting("name of the Gymnasium environment, or MODULE:NAME, where importing MODULE registers it"),
     "seed": Setting("seed of all random numbers", low=0),
-    "steps": Setting("budget of environment steps", low=1),
-    "target": Setting("mean return that ends training; none: the environment's default target, if any"),
+    "steps": Setting("budget of environment steps; the last update is completed", low=1),
+    "target": Setting("mean return that ends training; none: train to the end of the budget"),
     "episodes": Setting(
         "episodes per evaluation; in training, a confirmation always has 100. none: 10 in training (a search: 100), "
         "up to 100 at the end, 100 with --evaluate. Pong: 30 instead of 100",
@@ -128,7 +128,7 @@ VOCABULARY = {
         choices=("difference", "half", "trail"),
     ),
     "sticky": Setting("probability that a frame repeats the last action", low=0, high=1),
-    "act": Setting("actions in evaluations and films; sharpened: logits divided by 0.6", choices=tuple(ACT)),
+    "act": Setting("actions in --evaluate and films; sharpened: logits divided by 0.6", choices=tuple(ACT)),
 }
 
 

@@ -12,6 +12,7 @@ from running import PATH, SCRIPT, assert_refused, contents, run_cartpole, tiny
 from npg.reinforce import BASELINES
 from npg.runner import command_line
 from npg.runner.folder import taken
+from npg.runner.runs import Run
 from npg.runner.saved import read_checkpoint, read_config
 
 pytestmark = pytest.mark.usefixtures("quick_workers", "quick_disk", "no_figures")
@@ -132,7 +133,13 @@ def test_what_a_gradient_free_method_cannot_do_is_refused(call, tmp_path, flags,
 
 def test_a_gaussian_cannot_be_sharpened(call, tmp_path):
     expected = "act: expected most-likely or sampled with Box actions, got 'sharpened'"
-    assert_refused(call("--env Pendulum-v1 --act sharpened", out=tmp_path / "run"), expected)
+    assert call(tiny(more="--env Pendulum-v1 --steps 1"), out=tmp_path / "run").code == 0
+    assert_refused(call("--act sharpened", evaluate=tmp_path / "run"), expected)
+
+
+def test_only_sampled_actions_are_judged_in_training(call, tmp_path):
+    assert_refused(call("--act most-likely", out=tmp_path / "run"), "--act", "in training", "--evaluate")
+    assert call(tiny(more="--act sampled --steps 1"), out=tmp_path / "run").code == 0
 
 
 @pytest.mark.parametrize(
@@ -265,7 +272,7 @@ def test_a_folder_in_use_is_refused_and_untouched(call, copy, tmp_path, flag):
 @pytest.mark.parametrize(
     "flags",
     [
-        *("--algo ppo", "--env CartPole-v1", "--seed 0", "--seed 1", "--target 0", "--target 9", "--out elsewhere"),
+        *("--algo ppo", "--env CartPole-v1", "--seed 0", "--seed 1", "--out elsewhere"),
         *("--episodes 2", "--evaluate-every 7", "--checkpoint-every 50", "--gamma 0", "--gamma 0.5", "--lam 0"),
         *("--no-anneal", "--anneal", "--no-shared", "--hidden", "--entropy-coef 0", "--no-normalise-obs"),
     ],
@@ -383,7 +390,10 @@ def test_a_run_says_what_to_do_next(call, tmp_path):
         ("ppo", "--steps 20 --target 5", "this takes 100 unseen episodes"),
     ],
 )
-def test_a_run_whose_last_episodes_reach_the_target_says_what_it_lacks(call, tmp_path, scripted, algo, flags, reason):
+def test_a_run_whose_last_episodes_reach_the_target_says_what_it_lacks(
+    call, tmp_path, scripted, monkeypatch, algo, flags, reason
+):
+    monkeypatch.setattr(Run, "_affordable", lambda self, n: 0)
     scripted(6)
     out = call(tiny(algo, flags), out=tmp_path / "run").out
     assert out.startswith("not solved") and f"\n  not confirmed: {reason}\n" in out

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_workers", "quick_disk", "no_figures"
 def test_metrics_have_one_row_an_update_with_the_columns_promised(tmp_path):
     begin(tmp_path, 9)
     header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    promised = "update env_steps episodes seconds return_mean length_mean return_5 eval_return_mean"
+    promised = "update env_steps episodes seconds return_mean length_mean return_5 eval_return_mean confirm_return_mean"
     assert header.split(",") == [*promised.split(), "grad_norm", "entropy"]  # every number that an update yields
     assert len(lines) == 9  # on disk at once, though the run is still open
     rows = read_metrics(tmp_path)
@@ -36,7 +36,8 @@ def test_a_number_that_is_first_yielded_later_gets_a_column_then_and_no_row_is_l
 
     begin(tmp_path, 7, spoil=spoil)
     header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert header.split(",") == [*COLUMNS, "return_5", "eval_return_mean", "grad_norm", "entropy", "kl"]
+    promised = "return_5 eval_return_mean confirm_return_mean grad_norm entropy kl"
+    assert header.split(",") == [*COLUMNS, *promised.split()]
     assert len(lines) == 7
     assert [row.get("kl") for row in read_metrics(tmp_path)] == [None, None, *(0.125 * k for k in range(3, 8))]
     advance(resume(tmp_path, spoil=spoil), 4)

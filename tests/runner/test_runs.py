@@ -345,6 +345,8 @@ def test_a_run_is_solved_when_the_last_episodes_of_training_reach_the_target_and
     assert result["solved"] and (result["eval_return_mean"], result["eval_return_std"]) == (10.0, np.sqrt(0.8))
     assert (result["updates"], result["eval_episodes"], result["target"], result["return_5"]) == (11, 5, 10.0, 10.0)
     assert result == json.loads((tmp_path / "result.json").read_text())
+    confirmed = {row["update"]: row.get("confirm_return_mean") for row in read_metrics(tmp_path)}
+    assert {update: mean for update, mean in confirmed.items() if mean is not None} == {6: 9.9, 11: 10.0}
 
 
 def test_before_there_are_enough_episodes_nothing_is_solved_and_their_mean_is_null(tmp_path):
@@ -461,6 +463,37 @@ def test_the_final_evaluation_confirms_if_no_confirmation_could_be_paid(tmp_path
         assert until_it_is_over(run).finish()["solved"] is solved and (15, FINAL, episodes, "sampled") in run.asked
 
 
+def test_after_the_final_evaluation_too_new_episodes_come_before_the_next_confirmation(tmp_path):
+    """The final evaluation of update 6 fails. So of the resumed run, update 11 is the first that may be confirmed."""
+    evaluations = {(6, FINAL): 9.0, (11, CONFIRMING): 10.0}
+    run = with_costs(tmp_path, [0] * 9, [10.0] * 6, evaluations, steps=60, episodes=6)  # too dear before the end
+    assert not until_it_is_over(run).finish()["solved"]
+    again = learning(tmp_path, [10.0] * 30, evaluations, steps=300, episodes=6)
+    again.resume(), again.replay()
+    assert until_the_end(again).solved
+    assert [k for k, purpose, *_ in again.asked if purpose == CONFIRMING] == [11]
+
+
+def test_the_last_evaluation_of_a_search_is_the_first_of_two_in_a_row(tmp_path):
+    for second, solved in ((10.0, True), (9.0, False)):
+        folder, evaluations = tmp_path / f"{second}", {(4, FINAL): 10.0, (4, CONFIRMING): second}
+        run = until_it_is_over(learning(folder, [0.0] * 4, evaluations, algo="hunt", steps=40))
+        result = run.finish()
+        assert result["solved"] is solved and result["eval_return_mean"] == second
+        assert [purpose for _, purpose, *_ in run.asked if purpose != MORE] == [FINAL, CONFIRMING, GREEDY]
+
+
+def test_the_checkpoint_of_a_run_that_has_ended_knows_of_its_last_evaluations(tmp_path):
+    run = until_it_is_over(with_costs(tmp_path, [7] * 9, [0.0] * 4, steps=40, episodes=2))
+    result = run.finish()
+    saved = read_checkpoint(tmp_path)
+    assert saved["evaluation_seconds"] == result["evaluation_seconds"] > 0 and saved["evaluations"][2] == 14
+    again = learning(tmp_path, [], {}, steps=40, episodes=2)
+    again.resume()
+    assert not again.replay() and again.finish()
+    assert read_checkpoint(tmp_path)["evaluations"][2] == 14  # not saved: its environments have not been brought back
+
+
 def test_a_run_that_is_solved_and_goes_on_stays_solved_if_it_still_reaches_the_target(tmp_path):
     for later, solved in ((10.0, True), (0.0, False)):
         evaluations = {(5, CONFIRMING): 10.0, (8, FINAL): later}
@@ -492,7 +525,7 @@ def test_the_last_evaluations_play_as_many_episodes_as_a_quarter_of_the_time_aff
         result = run.finish()
         affordable[seconds_each] = result["eval_episodes"], result["greedy_episodes"]
         assert result["evaluation_seconds"] <= max(10, 20 * seconds_each) + 1e-9
-    assert affordable == {0.001: (100, 100), 0.05: (100, 46), 0.25: (20, 16), 0.24: (31, 0), 10: (10, 0)}
+    assert affordable == {0.001: (100, 100), 0.05: (95, 40), 0.25: (15, 17), 0.24: (25, 0), 10: (10, 0)}
 
 
 def test_a_number_of_episodes_that_was_asked_for_is_played(tmp_path):

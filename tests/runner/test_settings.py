@@ -333,8 +333,9 @@ def test_box_actions_add_the_settings_of_the_policy_and_no_others(name, algo):
     stochastic = name == "cartpole" and algo not in SCRIPT.searches
     assert box - plain == ({"policy", "components", "sigma", "log_std"} if stochastic else set())
     assert plain <= box
-    assert {"env", "seed", "steps", "target", "episodes", "evaluate_every", "checkpoint_every"} <= plain
-    assert ("start_from" in plain) == ("act" in plain) == (algo not in SCRIPT.searches)
+    every = {"env", "seed", "steps", "target", "episodes", "evaluate_every", "checkpoint_every", "start_from"}
+    assert every <= plain
+    assert ("act" in plain) == (algo not in SCRIPT.searches)
     assert ("cluster" in plain) == ("workers" in plain)
     assert {setting for setting in RUN if setting in plain} == plain & set(RUN)
     assert list(plain)[: len(plain & set(RUN))] == [setting for setting in RUN if setting in plain]  # they come first

@@ -111,6 +111,19 @@ def test_a_run_may_start_from_the_policy_that_another_ended_with(call, tmp_path,
     assert read_config(second)["start_from"] == str(first) and read_config(alone)["start_from"] is None
 
 
+@pytest.mark.parametrize("algo, small_steps", [
+    *(("es", "--learning-rate 1e-12"), ("finite-difference", "--learning-rate 1e-12")),
+    *(("hill-climbing", "--search-log-std -20"), ("genetic", "--search-log-std -20")),
+])
+def test_a_search_may_start_from_another_policy(call, tmp_path, algo, small_steps):
+    first, run = tmp_path / "first", tmp_path / "run"
+    assert call(tiny("reinforce", "--steps 1"), out=first).code == 0
+    assert call(tiny(algo, f"--steps 1 --start-from {first} {small_steps}"), out=run).code == 0
+    start, new = read_checkpoint(first)["theta"], read_checkpoint(run)
+    for name in {"theta", "x", "x_start", "parents"} & new.keys():
+        np.testing.assert_allclose(new[name], np.broadcast_to(start, new[name].shape), atol=1e-6)
+
+
 def test_a_policy_of_another_activation_is_no_start(call, tmp_path, finished):
     result = call(tiny(more=f"--activation relu --steps 1 --start-from {finished}"), out=tmp_path / "run")
     assert_refused(result, "--start-from", "expected a policy with activation relu, found activation tanh")
@@ -139,7 +152,6 @@ def test_a_start_from_that_does_not_fit_is_refused_in_one_line(call, tmp_path, f
     ):
         assert_refused(call(tiny(more=more), out=tmp_path / "run"), "start-from" if "theta" in words else words, words)
         assert not (tmp_path / "run").exists()
-    assert_refused(call(tiny("es", f"--start-from {finished}"), out=tmp_path / "run"), "--start-from", "es")
     assert_refused(call("--steps 900 --start-from x", resume=finished), "--start-from", "--resume")
 
 
@@ -178,6 +190,7 @@ def test_the_environments_threshold_is_the_target_unless_another_is_given(call, 
     for env, given, target in (
         ("CartPole-v1", "", 475.0),
         ("CartPole-v1", "--target 0", 0.0),
+        ("CartPole-v1", "--target none", None),
         ("Pendulum-v1", "", None),
         ("Pendulum-v1", "--target -200", -200.0),
         ("strange/Plain-v0", "", 5.0),
@@ -187,6 +200,13 @@ def test_the_environments_threshold_is_the_target_unless_another_is_given(call, 
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         assert call(tiny(more=f"--env {env} --steps 1 {given}"), out=folder).code == 0
         assert read_config(folder)["target"] == json.loads((folder / "result.json").read_text())["target"] == target
+
+
+def test_a_resumed_run_may_have_another_target(call, copy):
+    assert call("--quiet --steps 400 --target 7", resume=copy).code == 0
+    assert read_config(copy)["target"] == 7.0
+    result = call("--quiet --steps 500 --target none", resume=copy)
+    assert result.out.startswith("finished") and read_config(copy)["target"] is None
 
 
 def test_without_a_target_nothing_is_called_solved_or_unsolved(call, tmp_path):

@@ -53,7 +53,7 @@ class Task:
 
 def new_run(folder, config, updates, arrays, task, evaluate=None):
     """A `Run` of a toy learner."""
-    learner = SimpleNamespace(theta=arrays["theta"], arrays=arrays, updates=updates)
+    learner = SimpleNamespace(theta=arrays["theta"], arrays=arrays, updates=updates, method=None)
     learner.anneal, learner.experience, learner.restore = lambda fraction: None, dict, lambda saved: None
     run = Run(folder, config, task, learner)
     run.player = SimpleNamespace(returns=lambda n, how, k, what_for: (evaluate(k), 0), cost=lambda n, length: 0)
