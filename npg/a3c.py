@@ -38,6 +38,8 @@ def algorithm_s3(env, model, theta, rng, *, t_max, learning_rate, gamma=0.99, va
     - A time limit is not a terminal state, so R = V(s_t) there.
     - There is no t: `len(segment)` is t − t_start. The caller adds up T over the workers, and stops when T > T_max.
     """
+    if t_max < 1:
+        raise ValueError(f"t_max: expected at least 1, got {t_max}")
     T = 0  # this worker's part of the global shared counter T
     s, _ = env.reset()
     while True:  # repeat

@@ -49,12 +49,20 @@ def draw_index(probs, rng):
     """Draws the index j with probability probs[..., j]: the number of cumulated probabilities ≤ a uniform number."""
     cumulated = probs.cumsum(axis=-1)
     u = rng.random(probs.shape[:-1] + (1,), probs.dtype) * cumulated[..., -1:]
-    return np.minimum((cumulated <= u).sum(axis=-1), probs.shape[-1] - 1)
+    return (cumulated <= u).sum(axis=-1)
 
 
 def _check(name, array, last):
     if np.ndim(array) == 0 or np.shape(array)[-1] != last:
         raise ValueError(f"{name}: expected shape [..., {last}], got {np.shape(array)}")
+
+
+def _check_act(act, params, n):
+    """Each row of params needs its own action. (One row of params may serve several actions.)"""
+    _check("act", act, n)
+    rows, actions = np.shape(params)[:-1], np.shape(act)[:-1]
+    if len(rows) > len(actions) or any(k not in (1, m) for k, m in zip(rows[::-1], actions[::-1])):
+        raise ValueError(f"act: expected shape {(*rows, n)}, as params, got {np.shape(act)}")
 
 
 def _one_of(n, params, act):
@@ -175,14 +183,14 @@ class Gaussian:
     def log_prob(self, params, act):
         """log π(a) = −Σ_k [ (a_k − μ_k)² / 2σ_k² + log σ_k + ½ log 2π ]."""
         mean, log_std = self._split(params)
-        _check("act", act, self.n)
+        _check_act(act, params, self.n)
         z = (act - mean) * np.exp(-log_std)
         return -(0.5 * z * z + log_std + 0.5 * LOG_2PI).sum(axis=-1)
 
     def grad_log_prob(self, params, act):
         """∂/∂μ = (a − μ) / σ²  (so the slide's "const." is 1);  ∂/∂ log σ = (a − μ)² / σ² − 1."""
         mean, log_std = self._split(params)
-        _check("act", act, self.n)
+        _check_act(act, params, self.n)
         inv_std = np.exp(-log_std)
         z = (act - mean) * inv_std
         return np.concatenate([z * inv_std, z * z - 1], axis=-1)
@@ -243,7 +251,7 @@ class MultivariateGaussian:
     def log_prob(self, params, act):
         """log π(a) = −½ (a−μ)ᵀ Σ⁻¹ (a−μ) − ½ log det Σ − n/2 log 2π,  log det Σ = 2 Σ_k log L_kk."""
         mean, L, log_diagonal = self._split(params)
-        _check("act", act, self.n)
+        _check_act(act, params, self.n)
         e = self._whiten(L, act - mean)
         return -0.5 * (e * e).sum(axis=-1) - log_diagonal.sum(axis=-1) - 0.5 * self.n * LOG_2PI
 
@@ -253,7 +261,7 @@ class MultivariateGaussian:
         On the diagonal the parameter is log L_kk, so ∂/∂ℓ_kk = L_kk ∂/∂L_kk.
         """
         mean, L, _ = self._split(params)
-        _check("act", act, self.n)
+        _check_act(act, params, self.n)
         e = self._whiten(L, act - mean)
         dmean = np.linalg.solve(np.swapaxes(L, -1, -2), e[..., None])[..., 0]
         dL = (dmean[..., :, None] * e[..., None, :])[..., self._rows, self._columns]
@@ -313,7 +321,7 @@ class GaussianMixture:
         The first and the last one have the shape [..., m]. The two others have the shape [..., m, n].
         """
         log_w, mean, log_std = self._split(params)
-        _check("act", act, self.n)
+        _check_act(act, params, self.n)
         inv_std = np.exp(-log_std)
         z = (act[..., None, :] - mean) * inv_std
         return log_w - (0.5 * z * z + log_std + 0.5 * LOG_2PI).sum(axis=-1), z, inv_std, log_w

@@ -240,6 +240,8 @@ class EvolutionStrategy:
     def __init__(self, theta, optimizer, sigma, sigma_optimizer=None, *, n_candidates=16, shaping="ranks"):
         if shaping not in SHAPING:
             raise ValueError(f"shaping: expected one of {sorted(SHAPING)}, got {shaping!r}")
+        if not np.all(np.asarray(sigma) > 0):
+            raise ValueError(f"sigma: expected a positive number, got {sigma}")
         if n_candidates < 2 or n_candidates % 2:
             raise ValueError(f"n_candidates: expected a positive even number (pairs of candidates), got {n_candidates}")
         self.theta, self.log_std = theta, np.full_like(theta, np.log(sigma))

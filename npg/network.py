@@ -66,8 +66,8 @@ class MLP:
     """
 
     def __init__(self, sizes, activation="tanh"):
-        if len(sizes) < 2 or min(sizes) < 1:
-            raise ValueError(f"sizes: expected at least two positive layer sizes, got {tuple(sizes)}")
+        if len(sizes) < 2 or any(n < 1 or n != int(n) for n in sizes):
+            raise ValueError(f"sizes: expected at least two whole numbers from 1 on, got {tuple(sizes)}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, got {activation!r}")
         self.sizes = tuple(int(n) for n in sizes)

@@ -30,6 +30,8 @@ class Policy:
                 f"network: expected 1 to {distribution.n_params} outputs for a {type(distribution).__name__}, "
                 f"got {network.n_out}"
             )
+        if np.shape(tail) not in ((), (n_tail,)):
+            raise ValueError(f"tail: expected a number or an array [{n_tail}], got shape {np.shape(tail)}")
         self.network, self.distribution = network, distribution
         self.tail = np.broadcast_to(np.asarray(tail, np.float64), (n_tail,))
         self.learn_tail = learn_tail

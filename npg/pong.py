@@ -90,6 +90,8 @@ class PongVectorEnv(gymnasium.vector.VectorEnv):
     single_action_space = gymnasium.spaces.Discrete(2)
 
     def __init__(self, num_envs, inputs="trail", sticky=0.0, num_threads=0):
+        if inputs not in INPUTS:
+            raise ValueError(f"inputs: expected one of {', '.join(INPUTS)}, got {inputs!r}")
         self.games = _ale_py().vector_env.AtariVectorEnv(
             "pong", num_envs, img_height=210, img_width=160, stack_num=1, maxpool=False, frameskip=4,
             repeat_action_probability=sticky, use_fire_reset=False, num_threads=num_threads,
@@ -223,6 +225,8 @@ class LitMLP(MLP):
 
     def backward(self, theta, cache, dy, want_dx=False):
         """As `MLP.backward`, but dx is None."""
+        if np.shape(dy)[-1:] != (self.n_out,):
+            raise ValueError(f"dy: expected shape [..., {self.n_out}], got {np.shape(dy)}")
         dy, dtheta = np.asarray(dy).reshape(-1, self.n_out), np.zeros_like(theta)
         dW = self.layers(dtheta)[0][0]
         for members, lit, small, small_theta, small_cache in cache:

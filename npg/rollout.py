@@ -114,7 +114,7 @@ class Sampler:
             terminated=rollout.terminated & first,
             truncated=rollout.truncated & first,
             valid=~over,
-            episode_returns=(own * ~over).sum(axis=0).tolist(),
+            episode_returns=np.where(over, 0, own).sum(axis=0).tolist(),
             episode_lengths=(~over).sum(axis=0).tolist(),
         )
 

@@ -148,6 +148,11 @@ class Alone(gymnasium.Env):
         return obs[0].copy(), float(np.float32(rew[0])), bool(terminated[0]), bool(truncated[0]), {}
 
 
+def test_a_segment_has_at_least_one_step():
+    with pytest.raises(ValueError, match="t_max: expected at least 1, got 0"):
+        next(algorithm_s3(None, MODEL, np.zeros(MODEL.size), None, t_max=0, learning_rate=0.1))
+
+
 def test_the_slide_line_by_line_is_algorithm_s3():
     theta, env = random_theta(MODEL), Alone()
     start, options = theta.copy(), {"gamma": GAMMA, "value_coef": 0.4, "entropy_coef": 0.1}

@@ -519,6 +519,16 @@ def test_continuous_actions_of_the_wrong_size_raise(distribution):
                 function(params, act)
 
 
+@over(CONTINUOUS)
+def test_each_row_of_params_needs_its_own_action_but_one_row_serves_several_actions(distribution):
+    params, act = np.zeros((4, distribution.n_params)), np.zeros((4, distribution.n))
+    for function in (distribution.log_prob, distribution.grad_log_prob):
+        assert len(function(params[0], act)) == len(function(params[:1], act)) == 4
+        for wrong in (act[:1], act[0], act[:3]):
+            with pytest.raises(ValueError, match="act: expected shape .*, as params, got"):
+                function(params, wrong)
+
+
 def test_an_exponential_that_is_drawn_as_0_takes_its_action_without_a_warning():
     rng = SimpleNamespace(standard_exponential=lambda shape, dtype: np.array([[0.5, 0, 2], [0.5, 1, 2]], dtype))
     with np.errstate(all="raise"):

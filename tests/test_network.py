@@ -184,9 +184,9 @@ def test_a_deep_orthogonal_linear_network_is_an_isometry_both_ways():
         np.testing.assert_allclose(np.linalg.norm(after, axis=-1), np.linalg.norm(before, axis=-1), rtol=1e-12)
 
 
-@pytest.mark.parametrize("sizes", [(), (3,), (3, 0), (3, -1, 2)], ids=str)
+@pytest.mark.parametrize("sizes", [(), (3,), (3, 0), (3, -1, 2), (3, 1.9, 2)], ids=str)
 def test_bad_sizes_raise(sizes):
-    with pytest.raises(ValueError, match="sizes: expected at least two positive"):
+    with pytest.raises(ValueError, match="sizes: expected at least two whole numbers"):
         MLP(sizes)
 
 

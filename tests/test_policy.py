@@ -229,6 +229,11 @@ def draw_critic(batch=(4,)):
     return critic, rng.standard_normal(critic.size), rng.standard_normal((*batch, 3)), rng.standard_normal(batch)
 
 
+def test_a_tail_of_the_wrong_length_is_refused():
+    with pytest.raises(ValueError, match=r"tail: expected a number or an array \[2\], got shape \(3,\)"):
+        Policy(net(2), Gaussian(2), tail=[1, 2, 3])
+
+
 @every_batch
 def test_the_critics_gradients(batch):
     critic, phi, obs, target = draw_critic(batch)

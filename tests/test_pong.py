@@ -313,4 +313,4 @@ def test_the_scripts_help_names_the_target_and_the_pretrained_player(capsys):
     with pytest.raises(SystemExit):
         script["main"](script["SCRIPT"], ["-h"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "if any (18.0)" in text and "DIR pretrained: the policy that comes with the package" in text
+    assert "the end of the budget (18.0)" in text and "DIR pretrained: the policy that comes with the package" in text

@@ -286,6 +286,19 @@ def test_episodes_by_hand():
     assert rollout.env_steps == 4 + 5 + 4  # steps of the discarded second episodes count, too
 
 
+class LaterNaN(Counter):
+    """Its first episode is as a `Counter`'s. All rewards of later episodes are NaN."""
+
+    def step(self, action):
+        obs, rew, *rest = super().step(action)
+        return obs, rew if self.episode <= 2 else np.nan, *rest  # the first reset only seeds the environment
+
+
+def test_what_is_discarded_is_not_in_the_return_even_if_it_is_nan():
+    rollout = Sampler(side_by_side(LaterNaN(2), TimeLimit(Counter(), 5)), 0).episodes(STILL, None)
+    assert rollout.episode_returns == [3, 15]
+
+
 def test_everything_after_each_environment_s_one_episode_is_masked():
     rollout = Sampler(cartpoles("sync", 8), 0).episodes(CARTPOLE_POLICY, uniform(CARTPOLE_POLICY))
     np.testing.assert_array_equal(rollout.done.sum(axis=0), 1)

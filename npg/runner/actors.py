@@ -4,6 +4,7 @@ Environments cannot be sent between processes. So a worker process keeps its env
 (`npg.runner.workers.kept`).
 """
 
+import contextlib
 import copy
 import functools
 import time
@@ -101,10 +102,10 @@ class Gradients:
         """[(gradient, rollout, measures)] of all workers, computed at θ."""
         normal = self.obs_rms and (self.obs_rms.mean, self.obs_rms.var)
         call = functools.partial(worker_gradient, theta=theta, update=self.update, normal=normal)
-        replies = list(self.executor.map(call, self.actors))
+        replies = self._map(call, self.actors)
         if any(reply is None for reply in replies):
             without = [None if reply else self._as_it_stands(k) for k, reply in enumerate(replies)]
-            again = self.executor.map(call, without)
+            again = self._map(call, without)
             replies = [reply or other for reply, other in zip(replies, again)]
         self.update += 1
         for k, (_, news) in enumerate(replies):
@@ -113,6 +114,12 @@ class Gradients:
             self.actors[k] = self.actors[k]._replace(state=None)
             self._follow(k, news["stand"])
         return [part for part, _ in replies]
+
+    def _map(self, call, actors):
+        """The replies of all calls. A call that first replays the actor's environments may take any time."""
+        replays = any(actor is not None and actor.state is not None for actor in actors)
+        with any_time(self.executor) if replays else contextlib.nullcontext():
+            return list(self.executor.map(call, actors))
 
     def _follow(self, k, stand):
         before, self.logs[k], self._states[k] = self.logs[k], {}, stand
@@ -128,6 +135,11 @@ class Gradients:
     def states(self):
         """The states of all samplers; None for a sampler that has not begun."""
         return [self._as_it_stands(k).state for k in range(len(self.actors))]
+
+
+def any_time(executor):
+    """A block in which a call may take any time: a replay may take as long as the training before it."""
+    return executor.without_time_limit() if isinstance(executor, Pool) else contextlib.nullcontext()
 
 
 def memory_of(actor, age):
@@ -241,6 +253,12 @@ def learn_round(k, t_stop, learning_rate, normal=None):
                 return joined(rollouts, axis=0), measures, memory.sampler.envs.take() if normal else None
 
 
+def begin(k):
+    """Makes worker k's sampler. That of a resumed run replays its environments."""
+    shared, actors = _given
+    memory_of(actors[k], int(shared.steps[k]))
+
+
 def worker_state(k):
     """(the state of worker k's sampler, False if this sampler could not be restored when it began, else True)."""
     shared, actors = _given
@@ -255,6 +273,8 @@ def rounds(pool, shared, *, report_every=2000, obs_rms=None):
     change. If a worker dies, hangs or raises, only its unfinished segment is lost, because θ and all counts are in
     shared memory. If `obs_rms` is given, its moments normalise the observations, and each round updates them.
     """
+    with any_time(pool):
+        pool.map(begin, range(len(shared.steps)))
     while True:
         before, rate = np.array(shared.steps), shared.optimizers[0].learning_rate
         normal = obs_rms and (obs_rms.mean, obs_rms.var)

@@ -190,6 +190,9 @@ def _new_config(script, algo, given, parser):
         parser.error(f"--{name} has no effect with --{other} {_shown(*idle[1:])}")
     if values.get("act", "sampled") != "sampled" and not script.solved_by_evaluations:
         parser.error("--act has no meaning in training, which judges sampled actions; use it with --evaluate or --gif")
+    for name in {"epsilons", "temperatures"} & values.keys():
+        if len(values[name]) > values["workers"]:
+            parser.error(f"argument --{name}: expected at most {values['workers']}, one per worker")
     if values.get("cluster") and not values["workers"]:
         parser.error("--cluster needs --workers, the number of calls that the cluster computes at the same time")
     threshold = getattr(probe.spec, "reward_threshold", None)
@@ -373,7 +376,8 @@ def main(script, argv=None):
     with contextlib.redirect_stderr(interrupts.Forgiving(sys.stderr)):
         if argv is None:  # the script is the process's own program
             return interrupts.run(lambda: _main(script, sys.argv[1:]))
-        return _main(script, list(argv))
+        with interrupts.restored():
+            return _main(script, list(argv))
 
 
 def _main(script, argv):

@@ -1,5 +1,7 @@
 """The commands for a saved policy: --evaluate, --gif, --watch, --export. Each returns the exit code."""
 
+import contextlib
+
 from npg.runner import figures
 from npg.runner.folder import RunError, write_atomically
 from npg.runner.machine import draw_without_screen, has_screen
@@ -44,7 +46,8 @@ def _load(script, command, given):
 def evaluate(script, given):
     """Plays episodes and prints their returns."""
     run = _load(script, "evaluate", given)
-    returns = run.evaluate(COMMAND, run.config["episodes"] or run.window)
+    with contextlib.closing(run.task):
+        returns = run.evaluate(COMMAND, run.config["episodes"] or run.window)
     print(
         f"return {rounded(returns.mean())} ± {rounded(returns.std())} (lowest {rounded(returns.min())}, "
         f"highest {rounded(returns.max())}) over {len(returns)} episodes"
@@ -56,7 +59,8 @@ def gif(script, given):
     """Writes one episode as policy.gif into the folder."""
     draw_without_screen()
     run = _load(script, "gif", given)
-    pictures, fps = zip(*run.player.frames("rgb_array"))
+    with contextlib.closing(run.task):
+        pictures, fps = zip(*run.player.frames("rgb_array"))
     path = run.folder / "policy.gif"
     write_atomically(path, lambda file: figures.gif(file, pictures, fps[0]))
     print(f"wrote {path}: {len(pictures)} frames")
@@ -67,8 +71,10 @@ def watch(script, given):
     """Shows one episode on the screen."""
     if not has_screen():
         raise RunError("--watch: found no screen; use --gif to write the episode to a file")
-    for _ in _load(script, "watch", given).player.frames("human"):
-        pass
+    run = _load(script, "watch", given)
+    with contextlib.closing(run.task):
+        for _ in run.player.frames("human"):
+            pass
     return 0
 
 

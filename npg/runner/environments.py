@@ -116,13 +116,14 @@ def _make(make, env_id, *args, **kwargs):
 
 def lacks_time_limit(spec):
     """Whether an environment with this `EnvSpec` has no time limit. It then gets one of LONGEST steps."""
-    return spec is not None and spec.max_episode_steps is None and spec.vector_entry_point is None
+    return spec is not None and spec.max_episode_steps is None
 
 
 def _wrappers_for(env_id):
-    """The wrappers that give an environment vector observations, actions in [−1, 1], and a time limit."""
+    """(wrappers that give an environment vector observations, actions in [−1, 1] and a time limit; render modes)."""
     env = _make(gymnasium.make, env_id)
     obs_space, act_space, spec = env.observation_space, env.action_space, env.spec
+    modes = env.metadata.get("render_modes") or []
     with _call(f"environment {env_id}: close"):
         env.close()
     if not isinstance(obs_space, (spaces.Box, spaces.Discrete)):
@@ -147,7 +148,7 @@ def _wrappers_for(env_id):
             needed.append(wrappers.ClipAction)
     elif act_space.start != 0:
         raise UnsupportedEnvironment(f"environment {env_id}: Discrete actions must start at 0, got {act_space}")
-    return needed
+    return needed, modes
 
 
 def make_envs(env_id, n, *, normalise_obs=False):
@@ -159,7 +160,7 @@ def make_envs(env_id, n, *, normalise_obs=False):
     Where Gymnasium knows no time limit, an episode ends after LONGEST steps. Raises UnsupportedEnvironment with one
     line for the user.
     """
-    needed = _wrappers_for(env_id)
+    needed, _ = _wrappers_for(env_id)
     how = {"vectorization_mode": "sync", "wrappers": needed} if needed else {}
     envs = _make(gymnasium.make_vec, env_id, num_envs=n, **how)
     if not resets_in_next_step(envs):
@@ -171,11 +172,11 @@ def make_envs(env_id, n, *, normalise_obs=False):
 
 def make_env(env_id, render_mode=None, *, normalise_obs=False):
     """One copy with the same wrappers, for rendering and for searches. Its observations are never normalised here."""
-    env = _make(gymnasium.make, env_id)
-    if render_mode and not {render_mode, "rgb_array"} & set(env.metadata.get("render_modes") or []):
+    needed, modes = _wrappers_for(env_id)
+    if render_mode and not {render_mode, "rgb_array"} & set(modes):
         raise UnsupportedEnvironment(f"environment {env_id}: cannot render as {render_mode}")
-    env = _make(gymnasium.make, env_id, render_mode=render_mode) if render_mode else env
-    for wrap in _wrappers_for(env_id):
+    env = _make(gymnasium.make, env_id, **({"render_mode": render_mode} if render_mode else {}))
+    for wrap in needed:
         env = wrap(env)
     return _guarded(env, env_id)
 
@@ -313,14 +314,15 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
         else:
             self.log.resets.append(self.log.n_packed + len(self.log.rows))
         self.obs, info = self.envs.reset(seed=seed, options=options)
+        self.rew = np.zeros(self.num_envs)
         return self.obs, info
 
     def step(self, actions):
         """The environment's step, logged."""
         if self.logs_all:
             self.log.rows.append(np.array(actions))
-        self.obs, *rest = self.envs.step(actions)
-        return self.obs, *rest
+        self.obs, self.rew, *rest = self.envs.step(actions)
+        return self.obs, self.rew, *rest
 
     @property
     def logs(self):
@@ -336,16 +338,19 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
         logs = {"episodes": [env.log for env in self.parts], "whole": [self.log] * self.logs_all}
         return {name: some for name, some in logs.items() if some}
 
-    def replay(self, logs, obs, progress=iter):
-        """Replays these logs. Returns False if the observations at the end differ from `obs`.
+    def replay(self, logs, obs, rew=None, progress=iter):
+        """Replays these logs. Returns False if the observations or the last rewards at the end differ from these.
 
+        rew        the last rewards; None: not known
         progress   progress(items) yields the items and may show a progress bar (such as `tqdm`)
         """
         for name, replay in (("episodes", self._replay_episodes), ("whole", self._replay_whole)):
             self.envs = None  # the next reset makes a new one
             try:
-                if name in logs and np.array_equal(replay(logs, progress), obs):
-                    return True
+                if name in logs:
+                    replay(logs, progress)
+                    if np.array_equal(self.obs, obs) and (rew is None or np.array_equal(self.rew, rew)):
+                        return True
             except Exception:  # any exception: an environment in another state may refuse the old actions
                 continue
         self.envs = None
@@ -356,10 +361,9 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
         for env, log in zip(self.parts, logs["episodes"], strict=True):
             env.replay(log)
         self.envs.reset()
-        self.obs, *_ = self.envs.step(np.zeros(self.action_space.shape, self.action_space.dtype))
+        self.obs, self.rew, *_ = self.envs.step(np.zeros(self.action_space.shape, self.action_space.dtype))
         self.logs_all = "whole" in logs
         (self.log,) = logs.get("whole", [Log()])
-        return self.obs
 
     def _replay_whole(self, logs, progress):
         (log,) = logs["whole"]
@@ -371,7 +375,6 @@ class ReplayableVectorEnv(gymnasium.vector.VectorEnv):
             self.step(actions[t])
         for _ in range(resets[len(actions)]):
             self.reset()
-        return self.obs
 
 
 def _as_drawn(actions, space):

@@ -3,6 +3,7 @@
 A script imports this module before all slow imports. So this module itself must import fast.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -15,9 +16,9 @@ def leave_at_once():
     _handle(_leave)
 
 
-def _handle(handler):
+def _handle(handler, number=signal.SIGINT):
     try:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(number, handler)
     except ValueError:  # only the main thread can set handlers
         pass
 
@@ -42,6 +43,17 @@ def run(main):
     finally:  # also after an error of argparse
         _handle(signal.SIG_IGN)  # only the end of the process is left
     return code if isinstance(code, int) else 0
+
+
+@contextlib.contextmanager
+def restored():
+    """After this block, Ctrl-C and SIGTERM are handled as before it."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            _handle(signal.SIG_DFL if handler is None else handler, number)
 
 
 class Forgiving:

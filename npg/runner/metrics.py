@@ -79,7 +79,7 @@ def _read(folder):
         rows, columns = list(reader), reader.fieldnames or COLUMNS
     complete = [row for row in rows if None not in row.values()]
     numbers = [
-        {k: int(v) if k in COUNTERS[:3] else float(v) for k, v in row.items() if v not in ("", None)}
+        {k: int(v) if k in COUNTERS[:3] or v.isdigit() else float(v) for k, v in row.items() if v not in ("", None)}
         for row in complete
     ]
     return numbers, columns
@@ -91,7 +91,7 @@ def metrics_until(folder, update):
     try:
         rows, columns = _read(folder)
         rows = [row for row in rows if row["update"] <= update]
-    except (OSError, ValueError, KeyError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise RunError(f"{path}: cannot be read: {error!r}") from None
     if [row["update"] for row in rows] != list(range(1, update + 1)):
         raise RunError(f"{path}: damaged: expected one row per update, from 1 to {update}")

@@ -33,7 +33,9 @@ class Player:
     def actor(self, how, seeds):
         """Returns act(obs) of the policy. `how` is a value of the setting `act`; `seeds` seed its random numbers."""
         temperature = ACT[how]
-        policy = exploring(self.learner.policy, temperature=temperature) if temperature else self.learner.policy
+        policy = self.learner.policy
+        if temperature not in (0, 1):
+            policy = exploring(policy, temperature=temperature)
         rng = np.random.default_rng([*seeds, 1]) if temperature else None
         return functools.partial(policy.act, self.learner.theta, rng=rng)
 
@@ -49,7 +51,7 @@ class Player:
             return parallel_play(task.cluster, task.make_envs, self.actor, how, n, task.workers, *seeds)
         rounds = -(-n // (task.at_a_time or n))
         n_envs = -(-n // rounds)  # 10 episodes, at most 6 at a time: 5 environments, and about two episodes in each
-        envs = self.envs[n_envs] = self.envs.get(n_envs) or task.make_envs(n_envs)
+        envs = self.envs[n_envs] = self.envs.get(n_envs) or task.open(task.make_envs, n_envs)
         if task.obs_rms:
             freeze_normaliser(envs, task.obs_rms)
         with np.errstate(all="ignore"):  # NaN or Inf ends a run with its own message
@@ -65,7 +67,7 @@ class Player:
 
     def frames(self, mode):
         """Plays and renders one episode. Yields (picture by `render`, frames per second) before each step."""
-        env, moments, over = self.task.make_env(mode), self.task.obs_rms, False
+        env, moments, over = self.task.open(self.task.make_env, mode), self.task.obs_rms, False
         fps = env.metadata.get("render_fps")
         fps = fps if isinstance(fps, (int, float)) and 0.01 < fps < 1000 else 30
         seeds = self.task.seed, EVALUATE, 0, FILM
@@ -77,7 +79,6 @@ class Player:
                 obs = normalised(obs, moments.mean, moments.var)
             obs, _, terminated, truncated, _ = env.step(act(obs))
             over = terminated or truncated
-        env.close()
 
 
 def play_chunk(make_envs, act, n, seeds):

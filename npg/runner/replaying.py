@@ -8,9 +8,9 @@ checkpoint holds both, and `restore` replays the actions. An environment needs o
     a vector environment of    is replayed as a whole, from its seed. Examples: CartPole's own, ale-py's
     one piece
 
-`restore` compares the observations after the replay with the saved observations. If they differ, earlier episodes have
-left traces in an environment; then all environments are replayed from their seed. If the observations still differ,
-the environment is not deterministic, and new episodes begin.
+`restore` compares the observations and the last rewards after the replay with the saved ones. If they differ, earlier
+episodes have left traces in an environment; then all environments are replayed from their seed. If they still differ,
+the environment is not deterministic, and new episodes begin. (A trace that neither shows yet stays unnoticed.)
 """
 
 import json
@@ -42,7 +42,7 @@ def state_of(sampler, logs=None):
     elif sampler.obs is not None:  # otherwise the sampler has not begun
         envs = sampler.envs.unwrapped
         carried = {name: np.array(getattr(sampler, name)) for name in CARRIED}
-        state.update(carried, reached=envs.obs)
+        state.update(carried, reached=envs.obs, last_reward=envs.rew)
         if scaled := _reward_scaling(sampler.envs):
             state["scaling"] = {name: np.array(x) for name, x in vars(scaled).items() if isinstance(x, np.ndarray)}
         state["logs"] = {name: (logs or packed)(some) for name, some in envs.logs.items()}
@@ -66,7 +66,7 @@ def restore(sampler, state, progress=iter):
     if "logs" not in state:
         return True
     logs = {name: unpacked(arrays) for name, arrays in state["logs"].items()}
-    if not sampler.envs.unwrapped.replay(logs, state["reached"], progress):
+    if not sampler.envs.unwrapped.replay(logs, state["reached"], state.get("last_reward"), progress):
         begin_anew(sampler)
         return False
     for name in CARRIED:
@@ -85,9 +85,11 @@ def _reward_scaling(envs):
 
 def begin_anew(sampler, *seeds):
     """Makes a new sampler begin with other episodes than its own seeds give: from `seeds`, or else from its `rng`."""
+    is_ahead = isinstance(sampler, AheadSampler)
     if seeds:
-        set_random_state(sampler.rng, random_state(np.random.default_rng(seeds)))
-    if isinstance(sampler, AheadSampler):
+        own = (*seeds, len(sampler.samplers)) if is_ahead else seeds  # as in AheadSampler: NumPy ignores a last 0
+        set_random_state(sampler.rng, random_state(np.random.default_rng(own)))
+    if is_ahead:
         for k, part in enumerate(sampler.samplers):
             begin_anew(part, *seeds, k)
     else:

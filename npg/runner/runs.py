@@ -12,6 +12,7 @@ resumed from its last checkpoint ends with exactly the same θ and the same metr
 """
 
 import collections
+import contextlib
 import functools
 import pathlib
 import sys
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from npg.runner import figures
 from npg.runner.environments import moments, set_moments
-from npg.runner.folder import RunError, check_unused, remove_leftovers, write_atomically, write_json, writing
+from npg.runner.folder import RunError, check_unused, one_line, remove_leftovers, write_atomically, write_json, writing
 from npg.runner.machine import process_seconds
 from npg.runner.metrics import COLUMNS, COUNTERS, Metrics, metrics_until, rounded
 from npg.runner.playing import CONFIRMING, FINAL, GREEDY, MORE, MORE_GREEDY, POINT, Player
@@ -75,7 +76,8 @@ class Run:
         self.last_evaluation = FEW, 0.0  # its number of episodes and its seconds
         self.evaluation_seconds, self.seconds_of_others = 0.0, 0.0  # the second: seconds of earlier processes
         self.drawn_at = time.monotonic()
-        self.metrics = Metrics(folder, (*COLUMNS, self.name, "eval_return_mean", "confirm_return_mean"))
+        self.columns = (*COLUMNS, self.name, "eval_return_mean", "confirm_return_mean")
+        self.metrics = Metrics(folder, self.columns)
         self.resumed, self.new_episodes = None, []  # the checkpoint; updates after which new episodes had to begin
         self.environments_are_back = True  # False between `resume` and `replay`
         self.saved_at, self.save_cost, self.saved_update = time.monotonic(), 0.0, None
@@ -119,7 +121,8 @@ class Run:
         """Takes the state of the last checkpoint and drops later rows of metrics.csv. Without it, begins again."""
         if (self.folder / "checkpoint.npz").exists() or (self.folder / "result.json").exists():
             self.resumed, self.environments_are_back = read_checkpoint(self.folder), False
-            self.restore(self.resumed)
+            with self._undamaged():
+                self.restore(self.resumed)
             steps, earlier = self.config["steps"], read_config(self.folder)["steps"]
             if steps != earlier and steps < self.env_steps:  # a run may pass its own budget by a part of an update
                 made = f"{self.env_steps}, the steps that the run has made"
@@ -147,13 +150,23 @@ class Run:
         self.at_rest = True
         try:
             if self.resumed is not None:  # otherwise there was no checkpoint yet
-                self.task.restore(self.resumed, self.update, progress)
+                with self._undamaged():
+                    self.task.restore(self.resumed, self.update, progress)
         finally:
             self.at_rest = False
         self.environments_are_back = True
         self._say_if_new_episodes()
         self.started = time.perf_counter()
         return True
+
+    @contextlib.contextmanager
+    def _undamaged(self):
+        """RunError if the checkpoint lacks an array, or has one of another kind."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            path = self.folder / "checkpoint.npz"
+            raise RunError(f"{path}: damaged: {type(error).__name__}: {one_line(error)}") from None
 
     def _say_if_new_episodes(self):
         at = self.resumed and int(self.resumed["update"])
@@ -170,7 +183,7 @@ class Run:
         self.update, self.env_steps, self.episodes = (int(counters[name]) for name in COUNTERS[:3])
         self.saved_update = self.update
         self.new_episodes = saved.get("new_episodes_after", np.zeros(0, np.int64)).tolist()
-        self.returns.extend(saved.get("returns", np.zeros(0)).tolist())
+        self.returns.extend(saved.get("returns", np.zeros(0)).astype(float).tolist())
         if np.shape(saved.get("evaluations")) == (4,):  # older checkpoints have three numbers
             *counts, self.length = saved["evaluations"].tolist()
             self.failed_at, self.solved_at, self.evaluated_steps = map(int, counts)
@@ -444,7 +457,10 @@ class Run:
             row["length_mean"] = self.length = float(np.mean(rollout.episode_lengths))
         if self.recent_return is not None and not self.is_search:
             row[self.name] = self.recent_return
-        row.update((name, float(value)) for name, value in update.items() if is_number(value))
+        measures = {name: float(value) for name, value in update.items() if is_number(value)}
+        if taken := measures.keys() & {*self.columns}:
+            raise ValueError(f"update: expected another name than {min(taken)!r}, a column that metrics.csv always has")
+        row.update(measures)
         row.update((steps_of_worker(k), n) for k, n in enumerate(update.get("worker_steps", ())))
         if self.task.executor is not None:
             row["workers_restarted"], self.restarted = self.task.restarted - self.restarted, self.task.restarted

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from npg.runner import environments
 from npg.runner.folder import RunError
 from npg.runner.memory import check_memory
-from npg.runner.settings import check, keyword_only
+from npg.runner.settings import check, check_declared, keyword_only
 from npg.runner.task import Task, stochastic_policy
 
 
@@ -70,6 +70,8 @@ class Script(NamedTuple):
         for function in functions:
             found = {**keyword_only(function), **found}  # the first function that has a setting gives the default
         found = {name: p.replace(default=otherwise.get(name, p.default)) for name, p in found.items()}
+        for parameter in found.values():
+            check_declared(parameter)
         order = [*RUN, *(name for function in functions for name in keyword_only(function))]
         return {name: found[name] for name in order if name in found}
 
@@ -135,10 +137,13 @@ def prepare(script, config, source=None, executor=None):
         check_memory(settings, probe.single_observation_space, probe.single_action_space, task.at_a_time)
         functions = script.algorithms[algo]
         its_own = {name: settings[name] for function in functions for name in keyword_only(function)}
-        return task, functions[0](task, **its_own)
     except environments.UnsupportedEnvironment:
         raise
     except KeyError as error:
         raise RunError(f"{where}config lacks {error}; is it a run of another script?") from None
     except (TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{where}{error}") from None
+    try:
+        return task, functions[0](task, **its_own)
+    except ValueError as error:  # settings that do not fit together; another exception is a mistake in the function
         raise RunError(f"{where}{error}") from None

@@ -9,7 +9,6 @@ config.json pass the same check.
 import inspect
 import math
 import sys
-import types
 import typing
 from typing import NamedTuple
 
@@ -82,7 +81,7 @@ VOCABULARY = {
     "policy": Setting("distribution of Box (continuous) actions", choices=("gaussian", "multivariate", "mixture")),
     "components": Setting("number of Gaussians in a mixture", low=1, only_with={"policy": ("mixture",)}),
     "sigma": Setting("a Gaussian's σ: learned, fixed, or a function of state", choices=("learned", "fixed", "state")),
-    "log_std": Setting("initial log σ", only_with={"sigma": ("learned", "fixed")}),
+    "log_std": Setting("initial log σ", low=-50, high=50, only_with={"sigma": ("learned", "fixed")}),
     "weight": Setting(
         "weight Ψ; total: R(τ), reward-to-go: G_t, discounted: γᵗ G_t (all use --gamma)", choices=tuple(WEIGHTS)
     ),
@@ -134,16 +133,27 @@ VOCABULARY = {
 
 def keyword_only(function):
     """{name: inspect.Parameter} of a function's keyword-only arguments, which are right of the `*`."""
-    parameters = inspect.signature(function).parameters
+    parameters = inspect.signature(function, eval_str=True).parameters
     return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def check_declared(parameter):
+    """Raises TypeError if an argument cannot be a flag: its name is taken, or its type is not clear."""
+    of, *_ = kind(parameter)
+    if parameter.name in TAKEN:
+        raise TypeError(f"argument {parameter.name}: expected another name; --{parameter.name} has a meaning already")
+    if of not in NAMES:
+        expected = "a default that is a bool, int, float or str, or a list of them; or an annotation like float | None"
+        raise TypeError(f"argument {parameter.name}: expected {expected}; got {parameter}")
 
 
 def kind(parameter):
     """(type of one value, whether the setting is a list, whether None is allowed), by the annotation or the default."""
     annotation, default = parameter.annotation, parameter.default
-    if isinstance(annotation, types.UnionType):  # float | None
-        return typing.get_args(annotation)[0], False, True
-    if annotation is not parameter.empty:
+    of = typing.get_args(annotation)
+    if len(of) == 2 and of[1] is type(None):  # float | None
+        return of[0], False, True
+    if annotation in NAMES:
         return annotation, False, False
     several = isinstance(default, (tuple, list))
     return type(default[0] if default else 0) if several else type(default), several, False
@@ -176,6 +186,7 @@ def check(parameter, value):
     return tuple(checked) if several else checked[0]
 
 
+TAKEN = "algo", "out", "resume", "evaluate", "gif", "watch", "export", "quiet", "h", "help"  # flags without a setting
 LARGEST = sys.float_info.max  # the largest finite float; larger numbers, inf and NaN are refused
 LARGEST_INT = 2**63 - 1  # the largest integer that an array can hold
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}

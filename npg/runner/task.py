@@ -4,8 +4,10 @@ The `Task` makes samplers, evaluators and random number generators for the funct
 start at their first use, not before the first update. So the function may also be called only to play with a policy.
 """
 
+import contextlib
 import functools
 import uuid
+from concurrent.futures import wait
 
 import numpy as np
 from gymnasium import spaces
@@ -104,10 +106,14 @@ class Task:
             self.deterministic = self.distribution  # a search plays its most likely action
         self.samplers, self.rngs, self.actors, self.executor = [], [], [], None
         self.gradients_of_workers = self.shared = None
+        self.opened = []  # the environments of this process
         self.replayed = True  # False if a resumed run had to begin new episodes
 
     def rng(self, stream):
-        """A random number generator from the run's seed: `INIT` for the initial parameters, `TRAIN` for a search."""
+        """A random number generator from the run's seed: `INIT` for the initial parameters, `TRAIN` for a search.
+
+        `rng(INIT)` begins with the same numbers at each call. Call it once, and draw all parameters from it.
+        """
         if stream == INIT:
             return np.random.default_rng([self.seed, INIT])
         self.rngs.append(np.random.default_rng(self._seeds(len(self.samplers) + len(self.rngs))))
@@ -129,7 +135,7 @@ class Task:
         if self.obs_rms:
             options["normalise_obs"] = False  # the wrapper below normalises: its moments exist before the environments
         n, parts, seeds = envs // n_parts, [], self._seeds(len(self.samplers) + len(self.rngs))
-        make = functools.partial(self.make_envs, n, **options)
+        make = functools.partial(self.open, self.make_envs, n, **options)
         for _ in range(n_parts):
             parts.append(environments.ReplayableVectorEnv(make, n, *self.spaces))
             if self.obs_rms:
@@ -152,7 +158,8 @@ class Task:
         With workers, the candidates play in the workers. Without, all of them play in one environment of this process.
         """
         executor = self.pool(workers) if workers else None
-        return policy_evaluator(policy, self.make_env, episodes, rng, self.obs_rms, common_seeds, executor)
+        make_env = self.make_env if workers else functools.partial(self.open, self.make_env)
+        return policy_evaluator(policy, make_env, episodes, rng, self.obs_rms, common_seeds, executor)
 
     def pool(self, workers):
         """The cluster's executor, or a `Pool` of processes on this machine. They start at the first call."""
@@ -252,10 +259,20 @@ class Task:
             self.actors[k] = actor._replace(seeds=seeds, state=workers.get(str(k)), age=age)
             self.replayed = self.replayed and self.actors[k].state is not None
 
+    def open(self, make, *args, **kwargs):
+        """make(*args, **kwargs), an environment that `close` closes."""
+        self.opened.append(make(*args, **kwargs))
+        return self.opened[-1]
+
     def close(self):
-        """Ends the worker processes."""
+        """Ends the worker processes and closes the environments of this process."""
         if isinstance(self.executor, Pool):
             self.executor.kill_workers()
+        for sampler in self.samplers:
+            wait(getattr(sampler, "ahead", ()))  # the threads of an `AheadSampler` still play
+        while self.opened:
+            with contextlib.suppress(environments.EnvironmentFailed):  # the results are already written
+                self.opened.pop().close()
 
 
 def _new_sampler(kind, make_envs, n, spaces, normalised, *seeds):

@@ -146,6 +146,15 @@ class Pool:
             raise
         return results
 
+    @contextlib.contextmanager
+    def without_time_limit(self):
+        """In this block, a call may take any time."""
+        limit, self.timeout = self.timeout, None
+        try:
+            yield
+        finally:
+            self.timeout = limit
+
     def kill_workers(self):
         """Ends all processes. The next `map` starts new processes."""
         for worker in self.workers:

@@ -306,6 +306,37 @@ def test_an_update_is_normalised_by_the_moments_of_all_earlier_observations(n):
         assert obs_rms.count == pytest.approx(len(every), abs=1e-3)
 
 
+class Limits(Pool):
+    """A pool that records the time limit of each `map`."""
+
+    def map(self, fn, *iterables):
+        self.seen = [*getattr(self, "seen", []), self.timeout]
+        return super().map(fn, *iterables)
+
+
+def test_only_a_call_that_replays_environments_may_take_any_time():
+    theta = random_theta(MODEL)
+    with Limits(1, "fork", timeout=50) as pool:
+        gradients = Gradients(pool, actors())
+        gradients(theta), gradients(theta)
+        assert pool.seen == [50, 50]
+        pool.kill_workers()  # as if the process had died
+        gradients(theta)
+        assert pool.seen[2:] == [50, None]  # the new process does not hold the environments; then it replays them
+        again = Gradients(pool, [actors()[0]._replace(state=gradients.states()[0])])  # as after a resume
+        again(theta), again(theta)
+        assert pool.seen[4:] == [None, 50] and pool.timeout == 50
+
+
+def test_before_its_first_round_a_worker_of_s3_may_replay_for_any_time():
+    shared = share(random_theta(MODEL), SGD(random_theta(MODEL), 0.01), 1)
+    with start_pool(learners(), shared, start_method="fork", timeout=50) as pool:
+        limits = []
+        pool.map = lambda fn, *its: limits.append((fn, pool.timeout)) or Pool.map(pool, fn, *its)
+        next(rounds(pool, shared, report_every=10))
+    assert limits[0] == (module.begin, None) and [limit for _, limit in limits[1:]] == [50]
+
+
 def test_a_round_of_s3_is_normalised_by_the_moments_of_all_earlier_rounds():
     theta, obs_rms = random_theta(MODEL), RunningMeanStd(shape=(4,))
     shared = share(theta, SGD(theta, 0.01), 2)
@@ -314,7 +345,8 @@ def test_a_round_of_s3_is_normalised_by_the_moments_of_all_earlier_rounds():
 
     class Recording(Here):
         def map(self, call, ks):
-            given.append(tuple(np.copy(x) for x in call.keywords["normal"]))
+            if call is not module.begin:
+                given.append(tuple(np.copy(x) for x in call.keywords["normal"]))
             return list(super().map(call, ks))
 
     updates = rounds(Recording(), shared, report_every=100, obs_rms=obs_rms)

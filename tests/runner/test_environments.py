@@ -623,7 +623,7 @@ def test_the_progress_of_a_replay_can_be_shown():
             seen.append(row)
             yield row
 
-    assert replayable("CartPole-v1").replay(logs_of(envs), envs.obs, progress)
+    assert replayable("CartPole-v1").replay(logs_of(envs), envs.obs, envs.rew, progress)
     assert len(seen) == 30
 
 
@@ -648,6 +648,57 @@ def test_an_environment_that_remembers_earlier_episodes_comes_back_while_its_log
     assert not replayable("strange/Aging-v0").replay(logs_of(envs), envs.obs)
     envs.reset(seed=1), step(envs, rng)
     assert envs.logs.keys() == {"episodes", "whole"}  # a reset with a seed begins new logs
+
+
+class Paying(Strange):
+    """Only its rewards depend on earlier episodes: each is the number of resets."""
+
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        return obs, float(self.resets), *rest
+
+
+register("Paying-v0", Paying)
+
+
+def test_an_environment_whose_rewards_alone_remember_earlier_episodes_comes_back():
+    envs, rng = replayable("strange/Paying-v0"), np.random.default_rng(0)
+    envs.reset(seed=0)
+    for _ in range(25):
+        step(envs, rng)
+    fresh = replayable("strange/Paying-v0")
+    assert fresh.replay(logs_of(envs), envs.obs, envs.rew)
+    assert_they_go_on_alike(fresh, envs)
+    assert not replayable("strange/Paying-v0").replay(logs_of(envs), envs.obs, envs.rew + 1)
+
+
+class Mutating(Strange):
+    """Changes its action in place, and its observations depend on all actions."""
+
+    total = 0.0
+
+    def reset(self, **kwargs):
+        self.total = 0.0
+        return super().reset(**kwargs)
+
+    def observe(self):
+        return np.full(3, self.total, np.float32)
+
+    def step(self, action):
+        self.total += float(np.sum(action))
+        action[...] = 0.0
+        return super().step(action)
+
+
+register("Mutating-v0", Mutating, act=Box(-np.inf, np.inf, (2,)), obs=Box(-np.inf, np.inf, (3,), np.float32))
+
+
+def test_the_log_holds_the_actions_as_they_were_even_if_the_environment_changes_them():
+    envs, rng = replayable("strange/Mutating-v0"), np.random.default_rng(0)
+    envs.reset(seed=0)
+    for _ in range(25):
+        envs.step(rng.standard_normal((3, 2)).astype(np.float32))
+    after_coming_back(envs, replayable("strange/Mutating-v0"))
 
 
 def test_when_the_whole_log_is_too_long_the_last_episode_alone_is_replayed(monkeypatch):

@@ -1,5 +1,6 @@
 """Ctrl-C gives one line and exit code 130. A stream that cannot be written does not end the script."""
 
+import contextlib
 import io
 import os
 import signal
@@ -36,6 +37,17 @@ def test_ctrl_c_in_a_scripts_work_is_one_line_and_a_second_one_is_ignored(handle
     assert interrupts.run(work) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_after_a_call_from_python_ctrl_c_is_handled_as_before():
+    before = signal.getsignal(signal.SIGINT)
+    for handler in (before, signal.SIG_IGN, signal.SIG_DFL):
+        signal.signal(signal.SIGINT, handler)
+        with contextlib.suppress(ValueError), interrupts.restored():
+            signal.signal(signal.SIGINT, lambda *_: None)
+            raise ValueError
+        assert signal.getsignal(signal.SIGINT) == handler
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("result, code", [(None, 0), (2, 2), ((1, 2), 0), (0.5, 0)])

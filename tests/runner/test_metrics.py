@@ -1,5 +1,7 @@
 """metrics.csv has one row per update and one column per number, and is written again or refused where it is damaged."""
 
+import re
+
 import numpy as np
 import pytest
 from running import assert_refused, contents, tiny
@@ -82,6 +84,13 @@ def test_a_last_line_of_metrics_cut_short_is_ignored(tmp_path, cut):
     assert [row["update"] for row in read_metrics(tmp_path)] == list(range(1, 12))
 
 
+def test_a_large_whole_number_keeps_its_digits_when_the_run_is_resumed(tmp_path):
+    spoil = lambda k, update, arrays: update.update(worker_steps=[1234567 + k])
+    begin(tmp_path, 6, spoil=spoil)
+    advance(resume(tmp_path, spoil=spoil), 4)
+    assert [row["worker_0_steps"] for row in read_metrics(tmp_path)] == [1234567 + k for k in range(1, 10)]
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -89,8 +98,9 @@ def test_a_last_line_of_metrics_cut_short_is_ignored(tmp_path, cut):
         lambda path: path.write_text("a,b\n1,2\n"),
         lambda path: path.write_bytes(b"\xff\xfe\x00,\x80\n"),
         lambda path: path.write_text(path.read_text().replace("\n3,", "\nthree,")),
+        lambda path: path.write_text(re.sub("\n(3,.*)", r"\n\1,5", path.read_text())),
     ],
-    ids=["missing", "foreign", "no text", "no number"],
+    ids=["missing", "foreign", "no text", "no number", "one cell too many"],
 )
 def test_damaged_metrics_are_an_error_of_one_line_that_names_them(tmp_path, damage):
     begin(tmp_path, 6)

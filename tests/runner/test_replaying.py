@@ -232,6 +232,10 @@ def test_new_episodes_follow_from_the_given_seeds(kind):
         assert not np.any(found[(1,)][0] == found[other][0])
     if kind is ahead:
         assert not np.any(found[(1,)][0, :3] == found[(1,)][0, 3:])  # each part has its own episodes
+        fresh = kind("CartPole-v1", 1)
+        begin_anew(fresh, 1)
+        generators = [np.random.default_rng([1, k]) for k in range(len(fresh.samplers))]
+        assert random_state(fresh.rng) not in map(random_state, generators)  # the learner's own random numbers
 
 
 # What is written

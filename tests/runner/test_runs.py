@@ -488,7 +488,7 @@ def test_the_checkpoint_of_a_run_that_has_ended_knows_of_its_last_evaluations(tm
     result = run.finish()
     saved = read_checkpoint(tmp_path)
     assert saved["evaluation_seconds"] == result["evaluation_seconds"] > 0 and saved["evaluations"][2] == 14
-    again = learning(tmp_path, [], {}, steps=40, episodes=2)
+    again = with_costs(tmp_path, [7] * 9, steps=40, episodes=2)
     again.resume()
     assert not again.replay() and again.finish()
     assert read_checkpoint(tmp_path)["evaluations"][2] == 14  # not saved: its environments have not been brought back
@@ -616,6 +616,14 @@ def test_an_update_without_its_rollout_is_refused_by_name(tmp_path):
         advance(run, 1)
 
 
+@pytest.mark.parametrize("name", ["update", "seconds", "return_mean", "return_5", "eval_return_mean"])
+def test_a_measure_with_the_name_of_a_column_of_npg_is_refused(tmp_path, name):
+    run = make_run(tmp_path, spoil=lambda k, update, arrays: update.update({name: 5.0}))
+    run.create()
+    with pytest.raises(ValueError, match=f"update: expected another name than '{name}'"):
+        advance(run, 1)
+
+
 SPOILT = {
     "gradient": lambda update, arrays: update.update(grad_norm=np.nan),
     "theta": lambda update, arrays: arrays["theta"].__setitem__(1, np.inf),
@@ -729,6 +737,16 @@ def test_a_damaged_or_foreign_checkpoint_is_an_error_of_one_line_and_nothing_cha
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
     assert {path.name: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == files
     assert run.update == 0 and not run.learner.theta.any() and run.learner.arrays["theta.t"] == 0
+
+
+@pytest.mark.parametrize("name", ["returns", "evaluation_seconds", "rng"])
+def test_a_checkpoint_with_words_in_the_place_of_numbers_is_an_error_of_one_line(tmp_path, name):
+    begin(tmp_path, 6)
+    rewritten(tmp_path / "checkpoint.npz", **{name: np.array(["many", "words"])})
+    run = make_run(tmp_path)
+    with pytest.raises(RunError, match="checkpoint.npz: damaged: ") as error:
+        run.resume(), run.replay()
+    assert "\n" not in str(error.value)
 
 
 def test_a_run_that_has_ended_does_not_begin_again_where_its_checkpoint_is_missing(tmp_path):

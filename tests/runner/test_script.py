@@ -45,6 +45,17 @@ def test_reinforce_takes_every_weight_with_every_baseline(call, tmp_path, weight
 # A config
 
 
+def test_a_mistake_in_the_function_of_an_algorithm_is_not_hidden():
+    def mistaken(task, *, hidden=(8,)):
+        return task.samplr(8)
+
+    script = SCRIPT._replace(algorithms={"mistaken": (mistaken,)}, searches=())
+    values = {name: p.default for name, p in script.settings_of("mistaken", False).items()}
+    own = {name: value for name, value in values.items() if name not in RUN}
+    with pytest.raises(AttributeError, match="samplr"):
+        prepare(script, {"algo": "mistaken", **{name: values[name] for name in RUN if name in values}, "settings": own})
+
+
 def test_an_unknown_algorithm_is_an_error_that_names_it():
     with pytest.raises(RunError, match="sarsa"):
         prepare(SCRIPT, {"algo": "sarsa", "settings": {}, "env": "CartPole-v1", "seed": 0}, "test")

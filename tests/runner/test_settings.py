@@ -17,7 +17,17 @@ import npg.replay
 from npg.distributions import Categorical
 from npg.network import MLP
 from npg.runner.script import RUN
-from npg.runner.settings import VOCABULARY, NotEmpty, allowed, check, keyword_only, kind, parse_period, without_effect
+from npg.runner.settings import (
+    VOCABULARY,
+    NotEmpty,
+    allowed,
+    check,
+    check_declared,
+    keyword_only,
+    kind,
+    parse_period,
+    without_effect,
+)
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 import run_cartpole
@@ -176,8 +186,8 @@ def test_an_allowed_value_comes_back_with_the_right_type(name, default, value, e
         ("learning_rate", 0.1, 0, "a number > 0, got 0"),
         ("learning_rate", 0.1, math.inf, "a number > 0, got inf"),
         ("learning_rate", 0.1, 10**400, "a number > 0, got 1000"),
-        ("log_std", 0.0, -math.inf, "a number that is finite, got -inf"),
-        ("log_std", 0.0, math.nan, "a number that is finite, got nan"),
+        ("log_std", 0.0, -math.inf, "a number from -50 to 50, got -inf"),
+        ("log_std", 0.0, math.nan, "a number from -50 to 50, got nan"),
         ("max_grad_norm", None, 0.0, "a number > 0, got 0.0"),
         ("max_grad_norm", None, math.inf, "a number > 0, got inf"),
         ("max_grad_norm", None, "none", "a number, got 'none'"),
@@ -206,6 +216,33 @@ def test_a_refusal_names_the_setting_what_was_expected_and_what_came(name, defau
     assert "\n" not in str(error.value)
 
 
+def declared(**arguments):
+    """check_declared of keyword-only arguments: {name: default, or (annotation, default)}."""
+    for name, (annotation, default) in arguments.items():
+        check_declared(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default))
+
+
+def test_an_argument_that_cannot_be_a_flag_is_refused_by_name():
+    none = inspect.Parameter.empty
+    declared(a=(none, 1), b=(float, 2), c=(float | None, None), d=(none, ()), e=(list[int], [8]))
+    declared(f=(none, (1.5, 2.5)), g=(none, "x"), i=(none, True))
+    for name, argument in {
+        "resume": (none, 1), "quiet": (none, True), "limit": (none, None), "size": (none, np.float64(1.0)),
+        "nothing": (none, none),
+    }.items():  # fmt: skip
+        with pytest.raises(TypeError, match=f"^argument {name}: expected "):
+            declared(**{name: argument})
+
+
+def test_annotations_may_be_texts():
+    """As with `from __future__ import annotations`."""
+
+    def mine(task, *, limit: "float | None" = None):
+        pass
+
+    assert kind(keyword_only(mine)["limit"]) == (float, False, True)
+
+
 def test_a_setting_of_ones_own_that_the_vocabulary_lacks_is_checked_by_its_type():
     assert checked("warmth", 0.5, -3) == -3.0
     with pytest.raises(ValueError, match="warmth: expected a number, got 'hot'"):
@@ -215,7 +252,7 @@ def test_a_setting_of_ones_own_that_the_vocabulary_lacks_is_checked_by_its_type(
 
 
 @pytest.mark.parametrize(
-    "name, words", [("gamma", "from 0 to 1"), ("learning_rate", "> 0"), ("seed", "≥ 0"), ("log_std", "that is finite")]
+    "name, words", [("gamma", "from 0 to 1"), ("learning_rate", "> 0"), ("seed", "≥ 0"), ("target", "that is finite")]
 )
 def test_the_numbers_that_are_allowed_in_words(name, words):
     assert allowed(VOCABULARY[name]) == words

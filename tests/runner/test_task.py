@@ -1,6 +1,7 @@
 """A script's functions make the promised parts from a task and settings. A checkpoint holds all that they need."""
 
 import functools
+import importlib.util
 import io
 import multiprocessing
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import test_environments  # noqa: F401  registers the environments "strange/…"
 from gymnasium.spaces import Box
-from running import assert_equal, config_of
+from running import assert_equal, config_of, tiny
 from test_actors import Here
 
 import npg.actor_critic
@@ -458,6 +459,40 @@ def test_streams_of_random_numbers_of_one_seed_never_meet():
         streams += [(seed, EVALUATE, k, j) for k in range(1, 200) for j in range(2)]
         draws = [int(np.random.default_rng(stream).integers(2**63)) for stream in streams]
         assert len(set(draws)) == len(streams)
+
+
+# Environments
+
+
+class Counted(gymnasium.Env):
+    """CartPole that counts how many of it are open."""
+
+    opened = closed = 0
+
+    def __init__(self, render_mode=None):
+        self.env = gymnasium.make("CartPole-v1", render_mode=render_mode)
+        self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
+        self.metadata, self.render_mode = self.env.metadata, render_mode
+        self.reset, self.step, self.render = self.env.reset, self.env.step, self.env.render
+        Counted.opened += 1
+
+    def close(self):
+        Counted.closed += 1
+
+
+gymnasium.register("strange/Counted-v0", Counted, max_episode_steps=500)
+
+
+def test_every_environment_is_closed(call, tmp_path):
+    for algo in ("ppo", "es"):
+        assert call(tiny(algo, "--env strange/Counted-v0 --steps 200"), out=tmp_path / algo).code == 0
+        assert Counted.opened == Counted.closed > 0
+        assert call("--quiet --steps 400", resume=tmp_path / algo).code == 0
+        assert Counted.opened == Counted.closed
+        commands = ("evaluate", "gif") if importlib.util.find_spec("pygame") else ("evaluate",)
+        for command in commands:
+            assert call("", **{command: tmp_path / algo}).code == 0
+            assert Counted.opened == Counted.closed
 
 
 # Workers
