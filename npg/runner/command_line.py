@@ -262,29 +262,13 @@ def _stopping(run):
 
 def _train(script, config, folder, given, parser):
     """Begins or resumes a run, trains, and prints how the run ended. Returns the exit code."""
-    address = config.get("cluster")
     script_path = sys.argv[0] if pathlib.Path(sys.argv[0]).is_file() else parser.prog
     program = f"python {_argument(script_path)}"
     with contextlib.ExitStack() as until_the_end:
-        executor = until_the_end.enter_context(_cluster(address)) if address else None
-        task, learner = prepare(script, config, folder if "resume" in given else None, executor)
-        run = Run(folder, config, task, learner, quiet="quiet" in given)
-        if config.get("start_from") and not (folder / "checkpoint.npz").exists():
-            _start_from(script, config, run, config["start_from"])
-        if "resume" in given:
-            run.resume()
-        else:
-            until_the_end.enter_context(taken(folder))
-            run.create()
-        result = None
+        executor = until_the_end.enter_context(_cluster(config["cluster"])) if config.get("cluster") else None
+        run = _begin(script, config, folder, given, executor, until_the_end)
         try:
-            # No NumPy warnings: NaN or Inf ends the run with its own message. Closing ends the workers.
-            with run.bar, np.errstate(all="ignore"), contextlib.closing(task), contextlib.closing(learner.updates):
-                with _stopping(run):
-                    if "resume" not in given or run.replay():
-                        script.train(run, learner)
-                    if not run.stopped:
-                        result = run.finish()
+            result = _learn(script, run, "resume" in given)
         except Diverged as error:
             print(f"{parser.prog}: {error}; {run.last_checkpoint()}", file=sys.stderr)
             return 3
@@ -297,8 +281,7 @@ def _train(script, config, folder, given, parser):
             if executor is None and not isinstance(error, WorkerError):
                 raise
             where = "" if executor is None else f"{type(error).__name__} on the cluster: "
-            message = where + one_line(error)
-            print(f"{parser.prog}: {message}; {run.last_checkpoint()}", file=sys.stderr)
+            print(f"{parser.prog}: {where}{one_line(error)}; {run.last_checkpoint()}", file=sys.stderr)
             return 2
     if result is None:  # a signal has stopped the run
         run.draw()
@@ -308,6 +291,33 @@ def _train(script, config, folder, given, parser):
         return 128 + run.stopped
     print(_report(run, result, program, _argument(folder)))
     return 0
+
+
+def _begin(script, config, folder, given, executor, until_the_end):
+    """The new or resumed `Run` in a folder. It holds the lock of the folder until the end."""
+    task, learner = prepare(script, config, folder if "resume" in given else None, executor)
+    run = Run(folder, config, task, learner, quiet="quiet" in given)
+    if config.get("start_from") and not (folder / "checkpoint.npz").exists():
+        _start_from(script, config, run, config["start_from"])
+    if "resume" in given:
+        run.resume()
+    else:
+        until_the_end.enter_context(taken(folder))
+        run.create()
+    return run
+
+
+def _learn(script, run, resumed):
+    """Trains and makes the last evaluations. Returns the result, or None if a signal has stopped the run."""
+    result, task, learner = None, run.task, run.learner
+    # No NumPy warnings: NaN or Inf ends the run with its own message. Closing ends the workers.
+    with run.bar, np.errstate(all="ignore"), contextlib.closing(task), contextlib.closing(learner.updates):
+        with _stopping(run):
+            if not resumed or run.replay():
+                script.train(run, learner)
+            if not run.stopped:
+                result = run.finish()
+    return result
 
 
 def _argument(folder):
@@ -380,10 +390,8 @@ def main(script, argv=None):
             return _main(script, list(argv))
 
 
-def _main(script, argv):
-    for stream in (sys.stdout, getattr(sys.stderr, "stream", None)):
-        if isinstance(stream, io.TextIOWrapper) and not stream.closed:
-            stream.reconfigure(errors="replace")  # some terminals cannot show Greek letters
+def _parse(script, argv):
+    """Reads the flags: (parser, algorithm, mode, {flag: its value}). The mode is "resume", a command, or None."""
     algo = _algorithm_of(script, argv)
     parser = make_parser(script, algo)
     args, unknown = parser.parse_known_args(argv)
@@ -403,6 +411,14 @@ def _main(script, argv):
         parameters = script.settings_of(algo, True)
         for name in parameters.keys() & given.keys():
             given[name] = _checked(parser, parameters[name], given[name])
+    return parser, algo, mode, given
+
+
+def _main(script, argv):
+    for stream in (sys.stdout, getattr(sys.stderr, "stream", None)):
+        if isinstance(stream, io.TextIOWrapper) and not stream.closed:
+            stream.reconfigure(errors="replace")  # some terminals cannot show Greek letters
+    parser, algo, mode, given = _parse(script, argv)
     folder = None
     try:
         if mode in COMMANDS:
