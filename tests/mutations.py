@@ -303,6 +303,8 @@ BUGS = {
     ],
     "runner/task": [
         ("environments stay open", "self.opened.pop().close()", "self.opened.pop()"),
+        ("a second sampler plays the episodes of an evaluation",
+         "INIT, TRAIN, FURTHER = 0, 1, 3", "INIT, TRAIN, FURTHER = 0, 1, 2"),
         ("a call of an evaluation costs the same, whatever training has", 'max(5, settings.get("envs", 8) // 2)', "5"),
         ("the buffer comes back empty", "self.buffer.add(Experience(**batch))", "pass"),
         ("how rewards are scaled does not come back", 'vars(self.reward_rms).update(below("reward_rms", saved))',

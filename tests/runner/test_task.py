@@ -29,7 +29,7 @@ from npg.runner import playing
 from npg.runner import task as module
 from npg.runner.environments import moments, set_moments
 from npg.runner.folder import RunError
-from npg.runner.playing import EVALUATE, POINT, Player
+from npg.runner.playing import COMMAND, CONFIRMING, FINAL, GREEDY, MORE, MORE_GREEDY, POINT, Player
 from npg.runner.script import RUN, prepare
 from npg.runner.task import INIT, TRAIN, Learner, stochastic_policy
 
@@ -452,13 +452,29 @@ def test_an_evaluation_shares_its_episodes_evenly_between_its_environments():
         assert len(player.returns(n, "most-likely", POINT)[0]) == n and [*player.envs] == [n_envs]
 
 
-def test_streams_of_random_numbers_of_one_seed_never_meet():
-    for seed in (0, 1, 2, 12345, 2**40):
-        streams = [(seed, INIT)]
-        streams += [(seed, TRAIN, k) for k in range(200)]
-        streams += [(seed, EVALUATE, k, j) for k in range(1, 200) for j in range(2)]
-        draws = [int(np.random.default_rng(stream).integers(2**63)) for stream in streams]
-        assert len(set(draws)) == len(streams)
+@pytest.mark.parametrize("seed", [0, 1, 12345])
+def test_streams_of_random_numbers_of_one_seed_never_meet(monkeypatch, seed):
+    """Every generator that a run with several samplers makes, also after a resume that begins new episodes."""
+    made, default_rng = [], np.random.default_rng
+
+    def recording(seeds):
+        made.append((seeds, int(default_rng(seeds).integers(2**63))))
+        return default_rng(seeds)
+
+    monkeypatch.setattr(np.random, "default_rng", recording)
+    player = Player(*prepare(SCRIPT, {**config_with_policy("CartPole-v1"), "seed": seed}))
+    task = player.task
+    task.rng(INIT), task.sampler(3), task.sampler(4, ahead=2), task.rng(TRAIN)
+    for update in range(1, 4):
+        task.restore({}, update)
+    for update in range(4):
+        for purpose in (POINT, CONFIRMING, FINAL, MORE, GREEDY, MORE_GREEDY):
+            player.returns(2, "sampled", update, purpose)
+    player.returns(2, "sampled", 0, COMMAND)
+    assert len(made) > 60
+    first = {}
+    for seeds, draw in made[1:]:  # the first generator is that of `prepare`, for the parameters
+        assert first.setdefault(draw, seeds) is seeds or seeds == [seed, INIT], (first[draw], seeds)
 
 
 # Environments
