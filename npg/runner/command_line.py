@@ -27,7 +27,7 @@ import npg
 from npg.runner import interrupts
 from npg.runner.commands import COMMANDS, read_policy
 from npg.runner.environments import LONGEST, EnvironmentFailed, UnsupportedEnvironment, lacks_time_limit
-from npg.runner.folder import RunError, check_unused, one_line, taken, write_atomically
+from npg.runner.folder import InUse, RunError, check_unused, one_line, taken, write_atomically
 from npg.runner.machine import available_cores
 from npg.runner.metrics import rounded
 from npg.runner.runs import Diverged, Run
@@ -428,7 +428,13 @@ def _main(script, argv):
             folder = pathlib.Path(given["out"]) if "out" in given else _new_folder(script, algo, given)
             check_unused(folder)  # before the environment may fail: its traceback is written into the folder
             config = _new_config(script, algo, given, parser)
-            return _train(script, config, folder, given, parser)
+            while True:
+                try:
+                    return _train(script, config, folder, given, parser)
+                except InUse:  # another run has just begun in the new folder
+                    if "out" in given:
+                        raise
+                    folder = _new_folder(script, algo, given)
         folder = pathlib.Path(given["resume"])
         read_config(folder)  # if there is no run, this raises before `taken` makes a folder
         with taken(folder):

@@ -29,6 +29,10 @@ class RunError(Exception):
     """A folder, a file or an argument cannot be used. The message is one line for the user."""
 
 
+class InUse(RunError):
+    """Another run is writing in this folder."""
+
+
 def one_line(error):
     """The text of an exception in one line: each line break becomes a space."""
     return " ".join(str(error).split())
@@ -51,7 +55,7 @@ def check_unused(folder):
 
 @contextlib.contextmanager
 def taken(folder):
-    """Makes the folder if necessary and locks it. RunError if another process, or this one, has locked it already.
+    """Makes the folder if necessary and locks it. InUse if another process, or this one, has locked it already.
 
     The system releases the lock when this process ends, even if the process is killed. The file `LOCK` is removed at
     the end. A killed process leaves the file, but the file alone locks nothing.
@@ -67,7 +71,7 @@ def taken(folder):
             lock = _locked(path)
         except BlockingIOError:
             text = f"{folder}: another run is writing here; wait for its end, or choose another folder"
-            raise RunError(text) from None
+            raise InUse(text) from None
     _mine.add(key)
     try:
         yield

@@ -375,6 +375,16 @@ def test_runs_without_a_folder_get_new_ones_by_their_names(call, tmp_path, monke
     }
 
 
+def test_of_two_runs_that_choose_the_same_new_folder_one_takes_the_next(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = iter(["first", "first", "second"])  # as if the other run had begun after the name was chosen
+    monkeypatch.setattr(command_line, "_new_folder", lambda *_: tmp_path / next(names))
+    with taken(tmp_path / "first"):
+        assert call(tiny(more="--steps 1")).code == 0
+        assert not (tmp_path / "first" / "config.json").exists() and (tmp_path / "second" / "result.json").exists()
+        assert_refused(call(tiny(more="--steps 1"), out=tmp_path / "first"), "another run is writing here")
+
+
 def test_a_run_says_what_to_do_next(call, tmp_path):
     out = call(tiny(more="--steps 50"), out=tmp_path / "run").out
     for flag in ("--gif", "--evaluate", "--resume"):
