@@ -186,7 +186,8 @@ class AheadSampler:
         """
         if n_steps < 2:  # the environments of one sampler may all end at once; the next row is then no step
             raise ValueError(f"n_steps: expected at least 2 if rollouts are drawn ahead, got {n_steps}")
-        rollouts = [part.result() for part in self.ahead or self._draw(policy, theta, n_steps)]
+        self.ahead = self.ahead or self._draw(policy, theta, n_steps)
+        rollouts = [part.result() for part in self.ahead]
         self.ahead = self._draw(policy, theta, n_steps)
         return joined(rollouts, axis=1)
 

@@ -190,8 +190,8 @@ def _new_config(script, algo, given, parser):
         parser.error(f"--{name} has no effect with --{other} {_shown(*idle[1:])}")
     if values.get("act", "sampled") != "sampled" and not script.solved_by_evaluations:
         parser.error("--act has no meaning in training, which judges sampled actions; use it with --evaluate or --gif")
-    for name in {"epsilons", "temperatures"} & values.keys():
-        if len(values[name]) > values["workers"]:
+    for name in {"epsilons", "temperatures"} & given.keys():
+        if values.get("workers") and len(given[name]) > values["workers"]:
             parser.error(f"argument --{name}: expected at most {values['workers']}, one per worker")
     if values.get("cluster") and not values["workers"]:
         parser.error("--cluster needs --workers, the number of calls that the cluster computes at the same time")
@@ -289,7 +289,8 @@ def _train(script, config, folder, given, parser):
         message = f"interrupted at update {run.update}; {run.last_checkpoint()}. Continue with:\n  {command}"
         print(f"\n{message}", file=sys.stderr)
         return 128 + run.stopped
-    print(_report(run, result, program, _argument(folder)))
+    print(_report(run, result, program, _argument(folder)), flush=True)
+    run.task.close()  # not after an interruption: an environment that hangs may also hang here
     return 0
 
 
@@ -309,12 +310,13 @@ def _begin(script, config, folder, given, executor, until_the_end):
 
 def _learn(script, run, resumed):
     """Trains and makes the last evaluations. Returns the result, or None if a signal has stopped the run."""
-    result, task, learner = None, run.task, run.learner
-    # No NumPy warnings: NaN or Inf ends the run with its own message. Closing ends the workers.
-    with run.bar, np.errstate(all="ignore"), contextlib.closing(task), contextlib.closing(learner.updates):
+    result = None
+    with run.bar, np.errstate(all="ignore"), contextlib.ExitStack() as at_the_end:  # NaN and Inf have their own message
+        at_the_end.callback(run.task.end_workers)
+        at_the_end.enter_context(contextlib.closing(run.learner.updates))
         with _stopping(run):
             if not resumed or run.replay():
-                script.train(run, learner)
+                script.train(run, run.learner)
             if not run.stopped:
                 result = run.finish()
     return result
@@ -378,6 +380,8 @@ def _still_needed(run, result):
         return "two evaluations in a row must reach the target"
     if run.judged_by_evaluations:
         return "the confirmation before these episodes failed"
+    if run.recent_return is not None and run.recent_return >= result["target"]:
+        return f"after a confirmation that failed, {run.window} new episodes come first"
     return f"the mean of {run.window} training episodes must reach the target, too"
 
 

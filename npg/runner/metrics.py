@@ -59,8 +59,8 @@ class Metrics:
 
 
 def rounded(x):
-    """A return as text: 0.723, 4.72, 478.6."""
-    return f"{x:.1f}" if abs(x) >= 10 or x == 0 else f"{x:.3g}"
+    """A return as text: 478.6, 9.0, 4.72, 0.723."""
+    return f"{x:.1f}" if abs(x) >= 10 or x == round(x, 1) else f"{x:.3g}"
 
 
 def _formatted(row):

@@ -51,7 +51,8 @@ class Run:
 
     `returns` holds the returns of the last training episodes: `Script.window` of them, usually 100. They measure the
     policy as it acts. If their mean reaches the target, as many unseen episodes must confirm that the task is solved.
-    A search seldom plays with θ itself, so there `returns` holds the returns of the last evaluation.
+    A search seldom plays with θ itself, so there `returns` holds the returns of the last evaluation. Its final
+    evaluation is confirmed at once if there is time.
 
     All evaluations take at most a quarter of training's time plus 1.5 s. Only the first `FEW` episodes of the final
     evaluation are always played. During training, steps count instead of seconds, so that a run can repeat exactly. An
@@ -123,14 +124,15 @@ class Run:
             self.resumed, self.environments_are_back = read_checkpoint(self.folder), False
             with self._undamaged():
                 self.restore(self.resumed)
-            steps, earlier = self.config["steps"], read_config(self.folder)["steps"]
+            before = read_config(self.folder)
+            if before["target"] != self.config["target"]:
+                self.failed_at = self.solved_at = -self.window  # confirmations of another target
+            steps, earlier = self.config["steps"], before["steps"]
             if steps != earlier and steps < self.env_steps:  # a run may pass its own budget by a part of an update
                 made = f"{self.env_steps}, the steps that the run has made"
                 raise RunError(f"--steps: expected at least {made}, got {steps}")
             self.metrics = metrics_until(self.folder, self.update)
         self.learner.anneal(self.left)  # the learning rates continue from their last values
-        self._evaluate_if_due()  # where a signal has interrupted this evaluation
-        self._confirm_if_due()
         with writing(self.folder):
             remove_leftovers(self.folder)
             write_json(self.folder / "config.json", self.config)
@@ -156,8 +158,10 @@ class Run:
             self.at_rest = False
         self.environments_are_back = True
         self._say_if_new_episodes()
-        self.started = time.perf_counter()
-        return True
+        self._evaluate_if_due()  # where a signal has interrupted this evaluation
+        self._confirm_if_due()
+        self.metrics.write_anew()
+        return not self.is_over()
 
     @contextlib.contextmanager
     def _undamaged(self):
@@ -288,8 +292,9 @@ class Run:
         self._check_finite(update)
         self._count(update)
         self.under_way = False
-        self._evaluate_if_due()
-        self._confirm_if_due()
+        if not self.stopped:  # otherwise `replay` makes up for them
+            self._evaluate_if_due()
+            self._confirm_if_due()
         self.metrics.write()
         if self._is_time_to_save():
             self.save()
@@ -361,7 +366,7 @@ class Run:
         self.save_cost = self.saved_at - began
 
     def finish(self):
-        """Ends the run: saves the state, makes the last evaluations, draws the learning curve, writes result.json."""
+        """Ends the run: saves, makes the last evaluations, draws the curve, saves again, and writes result.json."""
         config = self.config
         self.save_where_it_stands()
         returns = self.confirmed if self.solved else self._final_evaluation()
@@ -406,7 +411,7 @@ class Run:
             undecided = self._seems_solved()
         later = FEW if self.task.act == "sampled" else 0  # otherwise `finish` plays no most likely actions
         returns = self._play(FINAL, MORE, self.config["episodes"] or FEW, later)
-        if not undecided and self.is_search:  # this evaluation is the first of the two in a row
+        if not undecided and self.is_search and self.episodes > self.failed_at:  # the first of two in a row
             target, enough = self.config["target"], self._affordable(self.window) == self.window
             if target is not None and returns.mean() >= target and len(returns) >= self.window and enough:
                 returns, undecided = self.evaluate(CONFIRMING, self.window), True

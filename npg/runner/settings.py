@@ -6,6 +6,7 @@ default. `VOCABULARY` tells, for each name, which values are allowed. Settings f
 config.json pass the same check.
 """
 
+import contextlib
 import inspect
 import math
 import sys
@@ -127,14 +128,18 @@ VOCABULARY = {
         choices=("difference", "half", "trail"),
     ),
     "sticky": Setting("probability that a frame repeats the last action", low=0, high=1),
-    "act": Setting("actions in --evaluate and films; sharpened: logits divided by 0.6", choices=tuple(ACT)),
+    "act": Setting("actions in evaluations and films; sharpened: logits divided by 0.6", choices=tuple(ACT)),
 }
 
 
 def keyword_only(function):
     """{name: inspect.Parameter} of a function's keyword-only arguments, which are right of the `*`."""
-    parameters = inspect.signature(function, eval_str=True).parameters
-    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    found = {name: p for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    for name, p in found.items():
+        if isinstance(p.annotation, str):  # as with `from __future__ import annotations`
+            with contextlib.suppress(NameError):
+                found[name] = p.replace(annotation=eval(p.annotation, function.__globals__))
+    return found
 
 
 def check_declared(parameter):

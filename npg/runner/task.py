@@ -7,7 +7,6 @@ start at their first use, not before the first update. So the function may also 
 import contextlib
 import functools
 import uuid
-from concurrent.futures import wait
 
 import numpy as np
 from gymnasium import spaces
@@ -261,15 +260,18 @@ class Task:
 
     def open(self, make, *args, **kwargs):
         """make(*args, **kwargs), an environment that `close` closes."""
-        self.opened.append(make(*args, **kwargs))
-        return self.opened[-1]
+        env = make(*args, **kwargs)
+        self.opened.append(env)
+        return env
 
-    def close(self):
-        """Ends the worker processes and closes the environments of this process."""
+    def end_workers(self):
+        """Ends the worker processes."""
         if isinstance(self.executor, Pool):
             self.executor.kill_workers()
-        for sampler in self.samplers:
-            wait(getattr(sampler, "ahead", ()))  # the threads of an `AheadSampler` still play
+
+    def close(self):
+        """Ends the worker processes and closes the environments of this process. No sampler may still collect."""
+        self.end_workers()
         while self.opened:
             with contextlib.suppress(environments.EnvironmentFailed):  # the results are already written
                 self.opened.pop().close()

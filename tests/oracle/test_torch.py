@@ -115,7 +115,7 @@ def model_outputs(model, theta, obs):
         tail = theta[model.network.size :] if model.policy.learn_tail else torch.tensor(model.policy.tail)
         return torch.cat([y[..., :-1], tail.expand(*y.shape[:-1], -1)], dim=-1), y[..., -1]
     n = model.policy.size
-    return policy_params(model.policy, theta[:n], obs), forward(model.value_function.network, theta[n:], obs)[..., 0]
+    return policy_params(model.policy, theta[:n], obs), forward(model.critic.network, theta[n:], obs)[..., 0]
 
 
 # Their gradients

@@ -483,6 +483,43 @@ def test_the_last_evaluation_of_a_search_is_the_first_of_two_in_a_row(tmp_path):
         assert [purpose for _, purpose, *_ in run.asked if purpose != MORE] == [FINAL, CONFIRMING, GREEDY]
 
 
+def test_a_search_does_not_repeat_a_confirmation_that_has_just_failed(tmp_path):
+    evaluations = {(4, POINT): 10.0, (4, CONFIRMING): 9.0, (4, FINAL): 10.0}
+    run = until_it_is_over(learning(tmp_path, [0.0] * 4, evaluations, algo="hunt", steps=40, evaluate_every=4))
+    assert not run.finish()["solved"]
+    assert [purpose for _, purpose, *_ in run.asked if purpose != MORE] == [POINT, CONFIRMING, FINAL, GREEDY]
+
+
+def test_a_confirmation_that_ctrl_c_interrupted_is_made_up_for_when_the_run_is_resumed(tmp_path):
+    evaluations, more = {(5, CONFIRMING): 10.0}, {"steps": 200, "checkpoint_every": "5"}
+    whole = until_it_is_over(learning(tmp_path / "whole", [10.0] * 9, evaluations, **more))
+    whole.finish()
+    run = learning(tmp_path / "cut", [10.0] * 9, evaluations, **more)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    run.player.returns = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        until_it_is_over(run)
+    run.save_where_it_stands()
+    again = learning(tmp_path / "cut", [10.0] * 4, evaluations, **more)
+    again.resume()
+    assert not again.replay() and again.solved and again.finish()["solved"]
+    saved, expected = (read_checkpoint(tmp_path / name) for name in ("cut", "whole"))
+    np.testing.assert_array_equal(saved["evaluations"], expected["evaluations"])
+    assert read_metrics(tmp_path / "cut")[-1]["confirm_return_mean"] == 10.0
+
+
+def test_what_another_target_decided_does_not_count_for_a_new_one(tmp_path):
+    evaluations = {(5, CONFIRMING): 9.0, (6, FINAL): 9.0, (6, CONFIRMING): 9.0}
+    run = until_it_is_over(learning(tmp_path, [10.0] * 6, evaluations, steps=60, episodes=6))
+    assert not run.finish()["solved"]
+    again = learning(tmp_path, [], evaluations, steps=60, episodes=6, target=5.0)
+    again.resume(), again.replay()
+    assert again.finish()["solved"]
+
+
 def test_the_checkpoint_of_a_run_that_has_ended_knows_of_its_last_evaluations(tmp_path):
     run = until_it_is_over(with_costs(tmp_path, [7] * 9, [0.0] * 4, steps=40, episodes=2))
     result = run.finish()

@@ -242,6 +242,11 @@ def test_annotations_may_be_texts():
 
     assert kind(keyword_only(mine)["limit"]) == (float, False, True)
 
+    def other(task: "Unknown", *, envs: "Unknown" = 8):  # noqa: F821
+        pass
+
+    assert keyword_only(other)["envs"].default == 8
+
 
 def test_a_setting_of_ones_own_that_the_vocabulary_lacks_is_checked_by_its_type():
     assert checked("warmth", 0.5, -3) == -3.0
