@@ -346,7 +346,8 @@ def _report(run, result, program, folder):
     """The text for the user at the end: the results, and commands for the next steps."""
     verdict = {None: "finished", True: "solved", False: "not solved"}[result["solved"]]
     lines = [f"{verdict} after {result['env_steps']:,} steps and {result['seconds']:.2f} s of training"]
-    unseen = f"{rounded(result['eval_return_mean'])} ± {rounded(result['eval_return_std'])}"
+    mean, std = result["eval_return_mean"], result["eval_return_std"]
+    unseen = f"{rounded(mean)} ± {rounded(std, mean)}"
     if run.is_search or run.recent_return is None:
         lines.append(f"  return {unseen}, mean of {result['eval_episodes']} unseen episodes")
     else:

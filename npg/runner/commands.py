@@ -48,9 +48,10 @@ def evaluate(script, given):
     run = _load(script, "evaluate", given)
     with contextlib.closing(run.task):
         returns = run.evaluate(COMMAND, run.config["episodes"] or run.window)
+    mean = returns.mean()
     print(
-        f"return {rounded(returns.mean())} ± {rounded(returns.std())} (lowest {rounded(returns.min())}, "
-        f"highest {rounded(returns.max())}) over {len(returns)} episodes"
+        f"return {rounded(mean)} ± {rounded(returns.std(), mean)} (lowest {rounded(returns.min(), mean)}, "
+        f"highest {rounded(returns.max(), mean)}) over {len(returns)} episodes"
     )
     return 0
 

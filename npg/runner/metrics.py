@@ -58,9 +58,9 @@ class Metrics:
             self.file = None
 
 
-def rounded(x):
-    """A return as text: 478.6, 9.0, 4.72, 0.723."""
-    return f"{x:.1f}" if abs(x) >= 10 or x == round(x, 1) else f"{x:.3g}"
+def rounded(x, beside=0.0):
+    """A return as text: 478.6, 9.0, 4.72, 0.723. Beside a number of 10 or more, it has one decimal."""
+    return f"{x:.1f}" if max(abs(x), abs(beside)) >= 10 or x == round(x, 1) else f"{x:.3g}"
 
 
 def _formatted(row):

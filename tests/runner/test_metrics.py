@@ -8,7 +8,7 @@ from running import assert_refused, contents, tiny
 from walks import advance, begin, make_run, resume
 
 from npg.runner.folder import RunError
-from npg.runner.metrics import COLUMNS, read_metrics
+from npg.runner.metrics import COLUMNS, read_metrics, rounded
 from npg.runner.runs import Run
 from npg.runner.saved import read_checkpoint
 
@@ -82,6 +82,12 @@ def test_a_last_line_of_metrics_cut_short_is_ignored(tmp_path, cut):
     assert [row["update"] for row in read_metrics(tmp_path)] == list(range(1, 8))
     advance(resume(tmp_path), 6)
     assert [row["update"] for row in read_metrics(tmp_path)] == list(range(1, 12))
+
+
+def test_returns_are_shown_with_three_digits_or_one_decimal():
+    shown = [rounded(x) for x in (478.57, -200.0, 9.0, 4.7219, 0.72345, 0.0, -0.0123)]
+    assert shown == ["478.6", "-200.0", "9.0", "4.72", "0.723", "0.0", "-0.0123"]
+    assert (rounded(0.718, -20.1), rounded(0.452, 0.72)) == ("0.7", "0.452")
 
 
 def test_a_large_whole_number_keeps_its_digits_when_the_run_is_resumed(tmp_path):
