@@ -284,7 +284,6 @@ def _train(script, config, folder, given, parser):
             print(f"{parser.prog}: {where}{one_line(error)}; {run.last_checkpoint()}", file=sys.stderr)
             return 2
     if result is None:  # a signal has stopped the run
-        run.draw()
         command = f"{program} --resume {_argument(folder)}"
         message = f"interrupted at update {run.update}; {run.last_checkpoint()}. Continue with:\n  {command}"
         print(f"\n{message}", file=sys.stderr)
@@ -295,7 +294,7 @@ def _train(script, config, folder, given, parser):
 
 
 def _begin(script, config, folder, given, executor, until_the_end):
-    """The new or resumed `Run` in a folder. It holds the lock of the folder until the end."""
+    """The new or resumed `Run` in a folder. A new run locks the folder; `until_the_end` ends the lock."""
     task, learner = prepare(script, config, folder if "resume" in given else None, executor)
     run = Run(folder, config, task, learner, quiet="quiet" in given)
     if config.get("start_from") and not (folder / "checkpoint.npz").exists():
@@ -319,6 +318,8 @@ def _learn(script, run, resumed):
                 script.train(run, run.learner)
             if not run.stopped:
                 result = run.finish()
+        if result is None:
+            run.draw()
     return result
 
 

@@ -442,6 +442,7 @@ def test_ctrl_c_in_an_evaluation_saves_and_the_evaluation_is_made_after_the_resu
     folder = tmp_path / "my run"
     result = call(flags, out=folder)
     assert result.code == 130 and f"--resume {shlex.quote(str(folder))}" in result.err
+    assert (folder / "learning_curve.png").exists()
     second = [row["update"] for row in read_metrics(tmp_path / "whole") if "eval_return_mean" in row][1]
     assert read_checkpoint(folder)["update"] == second and "eval_return_mean" not in read_metrics(folder)[-1]
     scripted(1)
