@@ -369,6 +369,7 @@ class Run:
         """Ends the run: saves, makes the last evaluations, draws the curve, saves again, and writes result.json."""
         config = self.config
         self.save_where_it_stands()
+        evaluated_steps = self.evaluated_steps
         returns = self.confirmed if self.solved else self._final_evaluation()
         greedy = returns
         if self.task.act == "sampled":
@@ -380,7 +381,7 @@ class Run:
             self._keep(returns)
         self.draw(None if returns is self.confirmed else returns.mean())
         if self.environments_are_back:  # not if a run was resumed whose budget is spent
-            self.saved_update = None
+            self.saved_update, self.evaluated_steps = None, evaluated_steps  # how many are played depends on time
             self.save_where_it_stands()  # once more: the checkpoint knows of these evaluations and of their seconds
         result = {
             **{name: config[name] for name in ("env", "algo", "seed", "target")},
