@@ -412,9 +412,10 @@ class Run:
             undecided = self._seems_solved()
         later = FEW if self.task.act == "sampled" else 0  # otherwise `finish` plays no most likely actions
         returns = self._play(FINAL, MORE, self.config["episodes"] or FEW, later)
-        if not undecided and self.is_search and self.episodes > self.failed_at:  # the first of two in a row
-            target, enough = self.config["target"], self._affordable(self.window) == self.window
-            if target is not None and returns.mean() >= target and len(returns) >= self.window and enough:
+        if self.is_search and not undecided:
+            self._keep(returns)  # the first of two evaluations in a row
+            enough = len(returns) >= self.window and self._affordable(self.window) == self.window
+            if self._seems_solved() and enough:
                 returns, undecided = self.evaluate(CONFIRMING, self.window), True
         if undecided:
             self._judge(returns)
