@@ -135,10 +135,11 @@ VOCABULARY = {
 def keyword_only(function):
     """{name: inspect.Parameter} of a function's keyword-only arguments, which are right of the `*`."""
     found = {name: p for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    code = function.__init__ if inspect.isclass(function) else function
     for name, p in found.items():
         if isinstance(p.annotation, str):  # as with `from __future__ import annotations`
             with contextlib.suppress(NameError):
-                found[name] = p.replace(annotation=eval(p.annotation, function.__globals__))
+                found[name] = p.replace(annotation=eval(p.annotation, code.__globals__))
     return found
 
 

@@ -217,7 +217,7 @@ def test_a_refusal_names_the_setting_what_was_expected_and_what_came(name, defau
 
 
 def declared(**arguments):
-    """check_declared of keyword-only arguments: {name: default, or (annotation, default)}."""
+    """check_declared of keyword-only arguments: {name: (annotation, default)}."""
     for name, (annotation, default) in arguments.items():
         check_declared(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default))
 
@@ -240,7 +240,12 @@ def test_annotations_may_be_texts():
     def mine(task, *, limit: "float | None" = None):
         pass
 
-    assert kind(keyword_only(mine)["limit"]) == (float, False, True)
+    class Method:
+        def __init__(self, theta, *, limit: "float | None" = None):
+            pass
+
+    for receiver in (mine, Method):
+        assert kind(keyword_only(receiver)["limit"]) == (float, False, True)
 
     def other(task: "Unknown", *, envs: "Unknown" = 8):  # noqa: F821
         pass
