@@ -4,10 +4,12 @@ import importlib.util
 import json
 import pathlib
 import re
+import sys
 from typing import NamedTuple
 
 import numpy as np
 
+from npg.runner import command_line
 from npg.runner.metrics import read_metrics
 from npg.runner.saved import read_checkpoint
 from npg.runner.script import RUN
@@ -41,6 +43,11 @@ STEPS = {  # at least two updates; the last two methods move θ only after a can
 def tiny(algo="ppo", more=""):
     """Flags of a run whose updates take a millisecond or two."""
     return f"--quiet --hidden 8 --envs 2 --episodes 2 --evaluate-every 7 --algo {algo} {TINY[algo]} {more}"
+
+
+def train(argv):
+    """Runs the command line and exits with its code. The target of a process, which is given by its name."""
+    sys.exit(command_line.main(SCRIPT, argv))
 
 
 class Result(NamedTuple):
