@@ -8,6 +8,7 @@ the file PATHk; then its fault follows.
 """
 
 import ctypes
+import json
 import os
 import pathlib
 import signal
@@ -178,6 +179,13 @@ def environment_at_birth():
     """{name: value} of the environment variables with which this process started."""
     text = pathlib.Path("/proc/self/environ").read_bytes().decode()
     return dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
+
+
+def print_environments(method):
+    """Prints the environment variables with which a worker starts, and those of this process afterwards."""
+    with Pool(1, method) as pool:
+        at_birth = pool.map(call, [environment_at_birth])[0]
+    print(json.dumps([at_birth, dict(os.environ)]))
 
 
 def count(key):
