@@ -62,8 +62,9 @@ def reinforce(task, *, envs=4, hidden=(64, 64), activation="tanh", learning_rate
         b = StateBaseline(critic, phi, phi_optimizer, sampler.rng, epochs, batch_size)
     else:
         b = npg.reinforce.BASELINES[baseline]  # a function of the rollout
-    if baseline in ("leave-one-out", "time") and envs < 2:
-        raise ValueError(f"envs: expected at least 2 with baseline {baseline}, got {envs}")
+    alone = ("leave-one-out", "time") + (("constant", "optimal") if settings.get("weight") == "total" else ())
+    if envs < 2 and baseline in alone:
+        raise ValueError(f"envs: expected at least 2 with baseline {baseline} (b would be Ψ itself), got {envs}")
     updates = npg.reinforce.reinforce(
         sampler, policy, theta, theta_optimizer, b, gamma=gamma, standardise=standardise, max_grad_norm=max_grad_norm,
         **settings
@@ -98,7 +99,7 @@ def q_actor_critic(task, *, envs=8, hidden=(64, 64), activation="tanh", learning
 
 
 def make_model(task, hidden, activation, shared):
-    """The lecture's two designs: two networks, or one network that also puts out the value."""
+    """The lecture's two designs: two networks, or one network that also outputs the value."""
     if shared:
         network = MLP((task.n_obs, *hidden, task.n_out + 1), activation)
         return SharedActorCritic(network, task.distribution, task.tail, task.learn_tail)

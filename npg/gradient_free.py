@@ -12,8 +12,8 @@ Each class has two methods, which `search` calls in turn:
     method.tell(thetas, values)    values [P] of the candidates, higher is better; improves method.theta [n] in place
 
 `method.theta` is the current best guess. The rest of a method's state is in arrays too (`npg.optimizers.state`). f may
-be noisy. So a method that chooses the better of two candidates evaluates the winner again, with new noise. The winner
-becomes `theta` only if it wins again.
+be noisy. So a method that chooses the best of several candidates evaluates the winner again, with new noise, before it
+becomes `theta`.
 """
 
 import numpy as np
@@ -96,14 +96,16 @@ class Genetic:
     """Truncation selection: only the `n_parents` best of a generation have children. Children are mutated parents.
 
     A child is a parent plus σε, ε ~ N(0, I). With `crossover`, each parameter of a child comes from one of two parents,
-    plus σε. Elitism: the `n_elite` best survive unchanged and are evaluated again. θ is the elite member with the best
-    new value.
+    plus σε. Elitism: the `n_elite` best (at least 2) survive unchanged and are evaluated again. θ is the elite member
+    with the best new value.
     """
 
     def __init__(self, theta, sigma, *, n_candidates=16, n_parents=4, n_elite=2, crossover=False):
-        if not 1 <= n_elite <= n_parents <= n_candidates:
-            got = f"{n_elite}, {n_parents}, {n_candidates}"
-            raise ValueError(f"n_elite, n_parents, n_candidates: expected 1 ≤ elite ≤ parents ≤ candidates, got {got}")
+        if not 2 <= n_elite <= n_parents <= n_candidates or n_elite == n_candidates:
+            raise ValueError(
+                "n_elite, n_parents, n_candidates: expected 2 ≤ elite ≤ parents ≤ candidates and elite < candidates, "
+                f"got {n_elite}, {n_parents}, {n_candidates}"
+            )
         self.theta, self.parents = theta, np.tile(theta, (n_parents, 1))
         self.sigma, self.n_candidates, self.n_elite, self.crossover = sigma, n_candidates, n_elite, crossover
 
@@ -233,8 +235,8 @@ def evolution_gradient(params, thetas, values):
 class EvolutionStrategy:
     """Ascends E_{θ∼N(μ, diag σ²)}[f(θ)] in μ and, with a `sigma_optimizer`, also in log σ. `theta` is μ.
 
-    Candidates come in antithetic pairs μ ± σε, so a constant part of f cancels in ∇_μ. `shaping` transforms the values:
-    "none" (unbiased), "standardise", or "ranks" (the size of outliers and the scale of f have no effect).
+    Candidates come in mirrored (antithetic) pairs μ ± σε, so a constant part of f cancels in ∇_μ. `shaping` transforms
+    the values: "none" (unbiased), "standardise", or "ranks" (the size of outliers and the scale of f have no effect).
     """
 
     def __init__(self, theta, optimizer, sigma, sigma_optimizer=None, *, n_candidates=16, shaping="ranks"):
@@ -252,7 +254,7 @@ class EvolutionStrategy:
         return np.concatenate([self.theta, self.log_std])
 
     def ask(self, rng):
-        """θ_i ~ N(μ, diag σ²), then their mirror images 2μ − θ_i: [P, n]."""
+        """θ_i ~ N(μ, diag σ²), then the mirrored 2μ − θ_i: [P, n]."""
         params = np.tile(self._params(), (self.n_candidates // 2, 1))
         thetas = Gaussian(self.theta.size).sample(params, rng)
         return np.concatenate([thetas, 2 * self.theta - thetas])

@@ -9,6 +9,7 @@ import numpy as np
 
 
 def _sigmoid(z):
+    # 1 / (1 + e^{−z}) = ½ (1 + tanh(z / 2))
     z *= 0.5
     np.tanh(z, out=z)
     z += 1
@@ -32,10 +33,11 @@ def _sigmoid_backward(dh, h):
 # name: (activation, its backward pass, gain)
 #     activation      h = a(z), written into z's own memory
 #     backward pass   dz = dh a'(z), computed from h, written into dh's own memory
-#     gain            the factor of W that keeps h of order 1
+#     gain            the factor of W that keeps the spread of h from shrinking from layer to layer
 # For large batches, new memory would cost more time than the arithmetic.
 # NumPy compares complex numbers by their real parts first, so the complex step works with the ReLU.
-# The gains: He et al. 2015 for the ReLU, the usual 5/3 for tanh, 1 / a'(0) for the sigmoid.
+# The gains: He et al. 2015 for the ReLU, the usual 5/3 for tanh, 1 / a'(0) for the sigmoid (whose
+# outputs are around ½, not 0, so in deep networks the spread still shrinks).
 ACTIVATIONS = {
     "tanh": (lambda z: np.tanh(z, out=z), _tanh_backward, 5 / 3),
     "relu": (lambda z: np.maximum(z, 0, out=z), _relu_backward, np.sqrt(2)),
@@ -89,7 +91,7 @@ class MLP:
     def init(self, rng, output_gain=1.0, dtype=np.float32):
         """A new θ: orthogonal matrices times the activation's gain (the last one times `output_gain`), biases 0.
 
-        With a small `output_gain` (0.01), a policy starts near uniform and a critic starts near 0.
+        With a small `output_gain` (0.01), the outputs start near 0.
         """
         theta = np.zeros(self.size, dtype)
         *hidden, last = self.layers(theta)
@@ -177,4 +179,4 @@ class LinearPreferences:
         """Gradient of Σ dy·h with respect to θ: Σ dy_a x(s, a). The features have no gradient here: dx is None."""
         if np.shape(dy) != cache.shape[:-1]:
             raise ValueError(f"dy: expected shape {cache.shape[:-1]}, got {np.shape(dy)}")
-        return np.asarray(dy, theta.dtype).reshape(-1) @ cache.reshape(-1, self.size), None
+        return np.asarray(dy, cache.dtype).reshape(-1) @ cache.reshape(-1, self.size), None

@@ -252,6 +252,12 @@ def test_the_score_of_linear_preferences_is_the_books():
         np.testing.assert_allclose(policy.grad_log_prob(theta, obs, a, 1.0), score, rtol=1e-12)
 
 
+def test_linear_preferences_with_whole_numbers_as_theta_have_the_gradient_of_the_same_float_theta():
+    policy, obs = Policy(LinearPreferences(features, 4, 6), Categorical(4)), np.ones(3)
+    gradients = [policy.grad_log_prob(np.arange(6).astype(dtype), obs, 2, 0.7) for dtype in (int, float)]
+    np.testing.assert_array_equal(*gradients)
+
+
 def test_linear_preferences_start_uniform():
     theta = LinearPreferences(features, 4, 6).init(np.random.default_rng(0))
     np.testing.assert_array_equal(theta, np.zeros(6))

@@ -117,7 +117,7 @@ VOCABULARY = {
     "narrow": Setting("factor by which σ shrinks after a failure", low=0, high=1),
     "patience": Setting("failures in a row before a restart", low=1),
     "n_parents": Setting("best candidates, which become the parents", low=1),
-    "n_elite": Setting("best candidates, which survive unchanged", low=1),
+    "n_elite": Setting("best candidates, which survive unchanged", low=2),
     "crossover": Setting("mix the parameters of two parents in each child"),
     "normalise_obs": Setting("normalise observations by their running mean and variance"),
     "scale_rewards": Setting(

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("quick_workers", "quick_disk", "no_figures"
         *("--cluster localhost --algo a3c --workers 1", "--cluster tls://x:1 --algo a3c --workers 1"),
         *("--epsilons 2 --algo a3c", "--temperatures 0 --algo a3c", "--statistics none --algo a3c"),
         *("--n-candidates 0 --algo es", "--shaping log --algo es", "--scheme backward --algo finite-difference"),
-        *("--epsilon 0 --algo finite-difference", "--n-parents 0 --algo genetic", "--n-elite 0 --algo genetic"),
+        *("--epsilon 0 --algo finite-difference", "--n-parents 0 --algo genetic", "--n-elite 1 --algo genetic"),
         *("--widen 0.5 --algo hill-climbing", "--narrow 2 --algo hill-climbing", "--patience 0 --algo hill-climbing"),
     ],
 )

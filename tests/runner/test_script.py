@@ -75,11 +75,15 @@ def test_an_unknown_algorithm_is_an_error_that_names_it():
         ({"learning_rate": 10**400}, "learning_rate: expected a number > 0"),
         (
             {"algo": "reinforce", "baseline": "leave-one-out", "envs": 1},
-            "envs: expected at least 2 with baseline leave-one-out, got 1",
+            r"envs: expected at least 2 with baseline leave-one-out \(b would be Ψ itself\), got 1",
         ),
-        (
-            {"algo": "reinforce", "baseline": "time", "envs": 1},
-            "envs: expected at least 2 with baseline time, got 1",
+        ({"algo": "reinforce", "baseline": "time", "envs": 1}, "expected at least 2 with baseline time .*, got 1"),
+        *(
+            (
+                {"algo": "reinforce", "weight": "total", "baseline": baseline, "envs": 1},
+                f"envs: expected at least 2 with baseline {baseline} .*, got 1",
+            )
+            for baseline in ("constant", "optimal")
         ),
         (
             {"algo": "es", "n_candidates": 7},
@@ -129,7 +133,7 @@ def test_settings_that_an_earlier_config_lacks_get_their_defaults():
 OF_THE_RUN = {*RUN, "act", "workers", "report_every"}  # they need not change what is learned
 SMALL = {  # what makes a run short
     "hidden": (4,), "envs": 2, "n_steps": 8, "epochs": 2, "batch_size": 8, "learning_rate": 0.05, "workers": 1,
-    "report_every": 48, "n_candidates": 4, "n_parents": 2, "n_elite": 1, "patience": 2,
+    "report_every": 48, "n_candidates": 4, "n_parents": 3, "n_elite": 3, "patience": 2,
 }  # fmt: skip
 
 
