@@ -1,8 +1,11 @@
 """npg: policy gradients in NumPy. Every formula of the lecture is a few lines of NumPy.
 
-Every policy gradient of the lecture is one equation. Each algorithm chooses the weight Ψ in it:
+Every policy gradient of the lecture is one equation. Each algorithm chooses the weight Ψ in it. (A3C may add the
+gradient of an entropy term.)
 
     ĝ = 1/N  Σᵢ Σₜ  Ψₜ⁽ⁱ⁾ ∇θ log πθ(aₜ⁽ⁱ⁾ | sₜ⁽ⁱ⁾)
+
+∇θ log πθ(a|s) is called the score.
 
 Read the modules in this order; each imports only from those before it. (For the order of the slides, follow
 docs/lecture.md.)
@@ -12,7 +15,7 @@ docs/lecture.md.)
     distributions    log π and its gradient ∇ log π
     score_function   estimates ∇E[f(x)] from samples, for any distribution and any f
     policy           network + distribution: Σ Ψ ∇θ log πθ(a|s), and the two actor-critic designs
-    exploration      policies that act with another distribution than π, and its score
+    exploration      policies that draw actions from another distribution b than π, and use the score of b
     rollout          collects experience from Gymnasium's vector environments
     returns          the weights Ψ, from rewards and given values V
     optimizers       steps along a gradient, uphill

@@ -1,4 +1,4 @@
-"""A3C, Algorithm S3 (Mnih et al. 2016): parallel actor-learners. Also A2C, the synchronous version of A3C.
+"""A3C, asynchronous advantage actor-critic: Algorithm S3 (Mnih et al. 2016). Also A2C, the synchronous version.
 
 `algorithm_s3` is the slide, line by line. The functions below it compute their gradient with
 `npg.actor_critic.advantage_gradient`. They differ in who applies which gradient, and when.

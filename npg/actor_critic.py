@@ -1,7 +1,7 @@
 """Actor-critic: a learned value replaces the return of a single rollout.
 
 `actor_critic`    the five steps of the slide "Actor-Critic", with one-step advantages
-`a2c`             one gradient for actor and critic, GAE(λ) advantages (λ = 1: the longest n-step ones), entropy bonus
+`a2c`             one gradient for actor and critic, advantages by GAE(λ) (`returns.gae`), entropy bonus
 `q_actor_critic`  Q_w(s, a) replaces the return
 
 All of them drop the γᵗ of `returns.discounted_reward_to_go`, as most code does. They divide by the number of steps. The

@@ -45,8 +45,8 @@ def optimal_constant(policy, theta, rollout, psi):
     """b = E[‖g‖² Ψ_0] / E[‖g‖²],  g = ∇_θ log P(τ) = Σ_t ∇_θ log π_θ(a_t|s_t): the constant of least variance.
 
     For Ψ = R(τ), this b minimises tr Cov of ∇ log P(τ) (R(τ) − b) (Greensmith et al. 2004; Peters & Schaal 2008). Here
-    b is estimated from the same trajectories, so ĝ has a bias of order 1/N. The cost is N small backward passes, one
-    score per trajectory.
+    b is estimated from the same trajectories, so ĝ has a bias of order 1/N. With a single trajectory and Ψ = R(τ),
+    Ψ − b is 0, and nothing is learned. The cost is N small backward passes, one score per trajectory.
     """
     squares = np.array([
         np.sum(policy.grad_log_prob(theta, rollout.obs[:-1, i][on], rollout.act[:, i][on], np.ones(on.sum())) ** 2)

@@ -14,7 +14,7 @@ for a batch of states. `act` are the actions, [...] (discrete) or [..., n] (cont
 Slides "∇_θ log π_θ(a) for softmax policy" and "… for Gaussian policy". The network's `backward` computes ∇_θ from
 ∇_params. The parameter of a scale is its logarithm, and the parameters of probabilities are logits. So every real
 vector is a valid `params`, up to overflow (in float32 at log σ of about ±40). Logits of ±1e4 do not overflow. All
-functions accept complex numbers, so that the complex step can check them.
+functions except `sample` accept complex numbers, so that the complex step can check them.
 """
 
 import numpy as np
@@ -229,7 +229,7 @@ class MultivariateGaussian:
         _check("params", params, self.n_params)
         mean, tril = params[..., : self.n], params[..., self.n :]
         L = np.zeros(params.shape[:-1] + (self.n, self.n), np.result_type(params, np.float16))
-        L[..., self._rows, self._columns] = np.where(self._on_diagonal, 0, tril)
+        L[..., self._rows, self._columns] = tril
         log_diagonal = tril[..., self._on_diagonal]
         k = np.arange(self.n)
         L[..., k, k] = np.exp(log_diagonal)
@@ -295,7 +295,7 @@ class GaussianMixture:
     spread   the means are μ_j + s_j. The constants s_j are evenly spaced from −spread to spread. Components that start
              equal get equal gradients and stay equal. With a spread they start different.
 
-    The entropy H of a mixture has no closed form. So `entropy` is another name for `entropy_lower_bound`:
+    The entropy H of a mixture has no closed form. So `entropy` is a lower bound of H:
     H ≥ −Σ_i w_i log Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²) (Huber et al. 2008, theorem 2). An entropy bonus raises this
     bound. For one component the bound is ½ log 4π + log σ per dimension, while H is ½ log 2πe + log σ.
     """
@@ -365,12 +365,12 @@ class GaussianMixture:
         log_overlap = log_w[..., None, :] - 0.5 * (difference**2 / v + np.log(v) + LOG_2PI).sum(axis=-1)
         return log_w, log_overlap, difference, v, var
 
-    def entropy_lower_bound(self, params):
-        """B = −Σ_i w_i log S_i,  S_i = Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²). B ≤ H by Jensen's inequality."""
+    def entropy(self, params):
+        """B = −Σ_i w_i log S_i,  S_i = Σ_j w_j N(μ_i; μ_j, σ_i² + σ_j²); B ≤ H by Jensen's inequality."""
         log_w, log_overlap, *_ = self._overlaps(params)
         return -(np.exp(log_w) * logsumexp(log_overlap)).sum(axis=-1)
 
-    def grad_entropy_lower_bound(self, params):
+    def grad_entropy(self, params):
         """The gradient of the bound B. Let A_ij = w_i · w_j N_ij / S_i, C = A + Aᵀ, d = μ_k − μ_j, v = σ_k² + σ_j².
 
             ∂B/∂w_k = −log S_k − Σ_i A_ik / w_k
@@ -386,9 +386,6 @@ class GaussianMixture:
         dmean = (C * difference / v).sum(axis=-2)
         dlog_std = var * (C * (1 - difference**2 / v) / v).sum(axis=-2)
         return self._join(dlogits, dmean, dlog_std)
-
-    # A policy's entropy bonus uses these two names. For a mixture they are the bound and its gradient.
-    entropy, grad_entropy = entropy_lower_bound, grad_entropy_lower_bound
 
 
 class Deterministic:

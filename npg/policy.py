@@ -1,10 +1,10 @@
 """The policy π_θ(a|s): the outputs of a network are the parameters of a distribution. The lecture needs one function:
 
-    ĝ = Σ Ψ ∇_θ log π_θ(a|s)        `grad_log_prob(theta, obs, act, weight)`
+    N ĝ = Σ Ψ ∇_θ log π_θ(a|s)        `grad_log_prob(theta, obs, act, weight)`
 
-Every policy gradient is this sum, with its own choice of the weight Ψ. Two designs add a critic V to the policy (slide
-"Actor-Critic": "two network design" and "shared network design"). Both keep all their parameters in one vector θ. So
-the same algorithm trains both designs.
+Every policy gradient is this sum over all steps of N trajectories, with its own choice of the weight Ψ. Two designs add
+a critic V to the policy (slide "Actor-Critic": "two network design" and "shared network design"). Both keep all their
+parameters in one vector θ. So the same algorithm trains both designs.
 """
 
 import numpy as np
@@ -38,7 +38,10 @@ class Policy:
         self.size = network.size + (n_tail if learn_tail else 0)
 
     def init(self, rng, dtype=np.float32):
-        """A new θ [size]: random network parameters with small outputs (near-uniform actions), then the tail."""
+        """A new θ [size]: network parameters whose outputs are near 0, then the tail.
+
+        Discrete actions are then near uniform, and the mean of a Gaussian is near 0.
+        """
         theta = np.zeros(self.size, dtype)
         theta[: self.network.size] = self.network.init(rng, output_gain=0.01, dtype=dtype)
         theta[self.network.size :] = self.tail[: self.size - self.network.size]

@@ -1,4 +1,5 @@
-"""Learning several times from the same experience: the experience buffer, importance weights and their limits, PPO.
+"""Learning several times from the same experience: the experience buffer, importance weights and their limits, PPO
+(proximal policy optimisation).
 
 The experience comes from an older policy b ("data from an older policy … importance sampling", slide
 "REINFORCE/Actor-critic training"). The ratio ρ = π_θ(a|s) / b(a|s) corrects for that:
@@ -9,8 +10,9 @@ for a given state s and a given Ψ. This does not correct the states, which are 
 correct the advantages either, which are as old as the experience. Only the product of all ratios corrects a whole
 trajectory, but the variance of the product grows exponentially.
 
-Each choice of importance weight is a pair of functions: a scalar surrogate of ρ and Ψ, and its derivative with respect
-to log π_θ(a|s). The derivative is the number that multiplies the score. ∂ρ/∂ log π = ρ.
+Each choice of importance weight is a pair of functions: a surrogate, which is a number computed from ρ and Ψ, and its
+derivative with respect to log π_θ(a|s). The derivative is the number that multiplies the score, so the step ascends the
+surrogate. ∂ρ/∂ log π = ρ.
 """
 
 from typing import NamedTuple
@@ -65,7 +67,10 @@ IMPORTANCE = {"plain": plain_weight, "truncated": truncated_weight, "clipped": c
 
 
 def effective_sample_size(ratio):
-    """(Σ ρ)² / Σ ρ² (Kish 1965): the number of on-policy samples that would be as good as the weighted samples."""
+    """(Σ ρ)² / Σ ρ² (Kish 1965): about the number of on-policy samples that would be as good.
+
+    This holds if Ψ does not depend on ρ.
+    """
     return float(np.sum(ratio) ** 2 / np.sum(ratio**2))
 
 

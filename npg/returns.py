@@ -4,7 +4,8 @@
 
 Arrays are time-major: rew, terminated, truncated [T, N] for N environments side by side; val [T+1, N], where val[t+1]
 is V of the true successor of step t. An episode ends at step t if `terminated` (the task is over: no step follows) or
-`truncated` (a time limit: more steps would have followed). So `terminated` stops bootstrapping from val[t+1], and
+`truncated` (a time limit: more steps would have followed). V of the state
+reached may stand for the rewards after it (to bootstrap). So `terminated` stops bootstrapping from val[t+1], and
 `truncated` does not. Sums over time stop at both (`done = terminated | truncated`), and after the last row.
 In rows between episodes (`Rollout.valid` is False) the reward is 0. Ignore the results in these rows.
 """
@@ -57,7 +58,7 @@ def trajectory_return(rew, done, valid, gamma=1.0):
 def discounted_reward_to_go(rew, done, valid, gamma):
     """γᵗ G_t, with G_t = Σ_{k≥t} γ^{k−t} r_k (slide "Likelihood ratio gradient estimator").
 
-    The gradient of E[Σ γᵗ r_t] needs this weight. Most code drops the γᵗ, which gives `reward_to_go` with γ < 1.
+    The gradient of E[Σ γᵗ r_t] has the factor γᵗ. Most code drops it, which gives `reward_to_go` with γ < 1.
     """
     return gamma ** time_in_episode(done, valid) * reward_to_go(rew, done, gamma)
 
@@ -80,7 +81,8 @@ def td_error(rew, terminated, val, gamma):
 def gae(rew, terminated, truncated, val, gamma, lam):
     """Â_t = Σ_l (γλ)^l δ_{t+l}, to the end of the episode or to the last row (Schulman et al. 2016, eq. 16).
 
-    λ = 0 gives the TD error. λ = 1 gives the Monte-Carlo advantage G_t + bootstrap − V(s_t).
+    Generalised advantage estimation. λ = 0 gives the TD error (temporal difference). λ = 1 gives the Monte-Carlo
+    advantage G_t + γᵏ V(s_{t+k}) − V(s_t), where the sum stops k steps later.
     """
     return discounted_sum(td_error(rew, terminated, val, gamma), gamma * lam * ~np.logical_or(terminated, truncated))
 

@@ -57,7 +57,7 @@ class Sampler:
 
     envs   a `gymnasium.vector.VectorEnv` with NEXT_STEP autoreset and observations [N, n_obs]
     seeds  whole numbers; they alone determine the random numbers of the environments and of the actions. NumPy
-           ignores zeros at the end: the seeds (3,) and (3, 0) give the same numbers.
+           fills fewer than four seeds up with zeros: (3,) and (3, 0) give the same numbers.
 
     `steps` continues where the last call stopped. `episodes` begins new episodes. The constructor does not use `envs`
     yet: the first rollout resets them.
