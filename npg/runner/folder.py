@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import secrets
+import threading
 
 try:
     import fcntl
@@ -23,6 +24,7 @@ LOCK = ".lock"
 OF_A_RUN = "config.json", "metrics.csv", "checkpoint.npz"
 FILES = *OF_A_RUN, "result.json", "learning_curve.png"
 _mine = set()  # folders that this process has locked: the system's locks stop only other processes
+_taking = threading.Lock()  # one thread at a time looks into `_mine`, locks a folder and adds it
 
 
 class RunError(Exception):
@@ -66,20 +68,21 @@ def taken(folder):
         folder.mkdir(parents=True, exist_ok=True)
         key = str(folder.resolve())
         try:
-            if key in _mine:
-                raise BlockingIOError
-            lock = _locked(path)
+            with _taking:
+                if key in _mine:
+                    raise BlockingIOError
+                lock = _locked(path)
+                _mine.add(key)
         except BlockingIOError:
             text = f"{folder}: another run is writing here; wait for its end, or choose another folder"
             raise InUse(text) from None
-    _mine.add(key)
     try:
         yield
     finally:
-        _mine.discard(key)
         with contextlib.suppress(OSError):  # Windows cannot remove an open file
             os.unlink(path)
         os.close(lock)
+        _mine.discard(key)  # last: to close the file also unlocks it for another thread that has it
 
 
 def _locked(path):
