@@ -140,13 +140,6 @@ def pid(_=None):
     return os.getpid()
 
 
-def tally(path, seconds):
-    """Add a byte to a file, and wait."""
-    with open(path, "ab") as file:
-        file.write(b".")
-    time.sleep(seconds)
-
-
 def pid_after(seconds):
     time.sleep(seconds)
     return os.getpid()

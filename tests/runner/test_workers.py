@@ -276,9 +276,9 @@ def test_a_result_that_cannot_be_read_is_reported_and_the_pool_goes_on(result, e
 
 
 def test_time_spent_waiting_for_a_worker_does_not_count_as_hanging(monkeypatch):
-    monkeypatch.setattr(workers, "START_SECONDS", 1)
-    with Pool(1, "fork", timeout=0.5, retries=0) as pool:
-        assert len(set(pool.map(faults.pid_after, [0.1] * 8))) == 1
+    monkeypatch.setattr(workers, "START_SECONDS", 0)
+    with Pool(1, "fork", timeout=1, retries=0) as pool:
+        assert len(set(pool.map(faults.pid_after, [0.1] * 11))) == 1
 
 
 @pytest.mark.parametrize("x", [np.arange(3), np.arange(1_000_000)], ids=["short", "long"])
@@ -292,16 +292,28 @@ def test_a_worker_stopped_while_idle_is_replaced_at_the_timeout_however_long_the
 
 
 def test_a_timer_that_is_late_never_kills_the_process_of_a_later_call(monkeypatch, tmp_path):
-    class LateTimer(threading.Timer):
-        def __init__(self, seconds, function):
-            super().__init__(seconds, lambda: time.sleep(0.2) or function())
+    class LateTimer:
+        """Its time is over when the test says so. It cannot be cancelled any more."""
 
-    with Pool(1, "fork", timeout=0.1, retries=1) as pool:
-        ask(pool, faults.pid)
-        monkeypatch.setattr(threading, "Timer", LateTimer)
-        for _ in range(2):  # the timer of the first call is late: it fires during the second call
-            ask(pool, faults.tally, tmp_path / "calls", 0.2)
-        assert (tmp_path / "calls").stat().st_size == 2
+        def __init__(self, seconds, function):
+            timers.append(function)
+
+        def start(self):
+            pass
+
+        cancel = start
+
+    def first_timer_fires_in_the_second_call():
+        eventually(lambda: len(timers) == 2)
+        timers[0]()
+        faults.write_pid(tmp_path / "go")
+
+    timers = []
+    monkeypatch.setattr(threading, "Timer", LateTimer)
+    with Pool(1, "fork", timeout=100) as pool:
+        pid = ask(pool, faults.pid)
+        with meanwhile(first_timer_fires_in_the_second_call):
+            assert ask(pool, faults.pid_once_there, tmp_path / "go") == pid
 
 
 def test_a_pool_that_ends_leaves_no_timer():
