@@ -673,7 +673,7 @@ def test_an_unknown_setting_is_an_error_with_workers_too(algo):
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 @pytest.mark.parametrize("algo, n_workers", [*((algo, None) for algo in SERIAL), ("a2c", 2), ("a3c", 2), ("es", 2)])
 def test_nothing_starts_before_the_first_update_is_asked_for(algo, n_workers, env, monkeypatch):
-    made, threads = [], threading.active_count()
+    made, threads = [], set(threading.enumerate())
 
     def make_envs(env_id, n, *, normalise_obs=False):
         made.append((n, "side by side"))
@@ -690,7 +690,8 @@ def test_nothing_starts_before_the_first_update_is_asked_for(algo, n_workers, en
     exp.task.restore(exp.task.state(), 0)
     exp.task.restore({}, 4)
     exp.policy.act(exp.theta, np.zeros((2, 4 if env == "CartPole-v1" else 3), np.float32))
-    assert len(made) == probes and threading.active_count() == threads and not multiprocessing.active_children()
+    assert len(made) == probes and not multiprocessing.active_children()
+    assert set(threading.enumerate()) <= threads  # threads of earlier tests may end meanwhile
     if not n_workers:
         train(exp, 2)
         assert made[probes:] == (["one"] if algo in GRADIENT_FREE else [(3, "side by side")])
