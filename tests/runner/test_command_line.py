@@ -157,7 +157,7 @@ def test_an_environment_that_cannot_be_used_is_refused(call, tmp_path, env, reas
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags", ["--hidden 100000 100000", "--envs 1000000000000", "--episodes 100000000000",
+@pytest.mark.parametrize("flags", ["--hidden 10000000 10000000", "--envs 1000000000000", "--episodes 1000000000000",
                                    "--algo es --n-candidates 1000000000000"])
 def test_what_cannot_fit_into_memory_is_refused_before_anything_is_made(call, tmp_path, flags):
     name = re.search(r"--(hidden|envs|episodes|n-candidates)", flags)[1].replace("-", "_")
