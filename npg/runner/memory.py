@@ -16,15 +16,11 @@ VECTORS = 3  # arrays of θ's size: θ, its gradient, and an array of the optimi
 
 def memory_limit(root="/"):
     """Bytes that this process may use: the machine's memory, or less if its cgroups allow less. None if unknown."""
-    root, limits = pathlib.Path(root), []
-    with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        limits.append(1024 * int(next(line for line in lines if line.startswith("MemTotal:")).split()[1]))
-    if not limits and hasattr(os, "sysconf"):
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    limits = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows has no `sysconf`
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     with contextlib.suppress(ValueError):
-        for is_first_version, folder in cgroups("memory", root):
+        for is_first_version, folder in cgroups("memory", pathlib.Path(root)):
             name = "memory.limit_in_bytes" if is_first_version else "memory.max"
             with contextlib.suppress(OSError, ValueError):
                 limits.append(int((folder / name).read_text()))  # "max": no number, no limit

@@ -39,9 +39,13 @@ def test_the_estimate_counts_weights_and_rows():
     assert few < estimate({**USUAL, "episodes": 10**6}, OBS, ACT)["episodes"]
 
 
-def test_memory_is_the_machines_or_the_cgroups(tmp_path):
+@pytest.fixture
+def a_megabyte(monkeypatch):
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 250}.get)
+
+
+def test_memory_is_the_machines_or_the_cgroups(a_megabyte, tmp_path):
     (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/meminfo").write_text("MemTotal:       1000 kB\nMemFree: 1 kB\n")
     assert memory_limit(tmp_path) == 1_024_000
     (tmp_path / "proc/self/cgroup").write_text("0::/a/b\n")
     (tmp_path / "sys/fs/cgroup/a/b").mkdir(parents=True)
@@ -51,9 +55,8 @@ def test_memory_is_the_machines_or_the_cgroups(tmp_path):
     assert memory_limit(tmp_path) == 5000
 
 
-def test_memory_of_a_cgroup_of_version_1(tmp_path):
+def test_memory_of_a_cgroup_of_version_1(a_megabyte, tmp_path):
     (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 1000 kB\n")
     (tmp_path / "proc/self/cgroup").write_text("4:cpu:/x\n5:memory:/x\n")
     (tmp_path / "sys/fs/cgroup/memory/x").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/memory/x/memory.limit_in_bytes").write_text("7000\n")
