@@ -43,8 +43,9 @@ def state_of(sampler, logs=None):
         envs = sampler.envs.unwrapped
         carried = {name: np.array(getattr(sampler, name)) for name in CARRIED}
         state.update(carried, reached=envs.obs, last_reward=envs.rew)
-        if scaled := _reward_scaling(sampler.envs):
-            state["scaling"] = {name: np.array(x) for name, x in vars(scaled).items() if isinstance(x, np.ndarray)}
+        if isinstance(sampler.envs, NormalizeReward):  # always the outermost wrapper
+            arrays = {name: x for name, x in vars(sampler.envs).items() if isinstance(x, np.ndarray)}
+            state["scaling"] = {name: np.array(x) for name, x in arrays.items()}
         state["logs"] = {name: (logs or packed)(some) for name, some in envs.logs.items()}
     return state
 
@@ -71,16 +72,9 @@ def restore(sampler, state, progress=iter):
         return False
     for name in CARRIED:
         setattr(sampler, name, state[name])
-    if scaled := _reward_scaling(sampler.envs):
-        vars(scaled).update({name: np.array(x) for name, x in state["scaling"].items()})
+    if isinstance(sampler.envs, NormalizeReward):
+        vars(sampler.envs).update({name: np.array(x) for name, x in state["scaling"].items()})
     return True
-
-
-def _reward_scaling(envs):
-    """The wrapper that scales rewards, or None."""
-    while envs is not envs.unwrapped and not isinstance(envs, NormalizeReward):
-        envs = envs.env
-    return envs if isinstance(envs, NormalizeReward) else None
 
 
 def begin_anew(sampler, *seeds):
