@@ -70,16 +70,16 @@ class Run:
         self.update = self.env_steps = self.episodes = self.restarted = 0
         self.seconds, self.started, self.confirmed, self.solved = 0.0, None, None, False
         self.window, self.is_search = task.script.window, config["algo"] in task.script.searches
-        self.returns, self.name = collections.deque(maxlen=self.window), f"return_{self.window}"
+        self.returns, self.return_name = collections.deque(maxlen=self.window), f"return_{self.window}"
         self.judged_by_evaluations = task.script.solved_by_evaluations
         self.failed_at = self.solved_at = -self.window  # `episodes` at the last confirmation that failed, or succeeded
         self.evaluated_steps, self.length = 0, np.inf  # cost of all evaluations; mean length of the last episodes
         self.last_evaluation = FEW, 0.0  # its number of episodes and its seconds
         self.evaluation_seconds, self.seconds_of_others = 0.0, 0.0  # the second: seconds of earlier processes
         self.drawn_at = time.monotonic()
-        self.columns = (*COLUMNS, self.name, "eval_return_mean", "confirm_return_mean")
+        self.columns = (*COLUMNS, self.return_name, "eval_return_mean", "confirm_return_mean")
         self.metrics = Metrics(folder, self.columns)
-        self.resumed, self.new_episodes = None, []  # the checkpoint; updates after which new episodes had to begin
+        self.checkpoint, self.new_episodes = None, []  # updates after which new episodes had to begin
         self.environments_are_back = True  # False between `resume` and `replay`
         self.saved_at, self.save_cost, self.saved_update = time.monotonic(), 0.0, None
         self.stopped = None  # the number of a signal that stops the run
@@ -121,9 +121,9 @@ class Run:
     def resume(self):
         """Takes the state of the last checkpoint and drops later rows of metrics.csv. Without it, begins again."""
         if (self.folder / "checkpoint.npz").exists() or (self.folder / "result.json").exists():
-            self.resumed, self.environments_are_back = read_checkpoint(self.folder), False
+            self.checkpoint, self.environments_are_back = read_checkpoint(self.folder), False
             with self._undamaged():
-                self.restore(self.resumed)
+                self.restore(self.checkpoint)
             before = read_config(self.folder)
             if before["target"] != self.config["target"]:
                 self.failed_at = self.solved_at = -self.window  # confirmations of another target
@@ -151,9 +151,9 @@ class Run:
         )
         self.at_rest = True
         try:
-            if self.resumed is not None:  # otherwise there was no checkpoint yet
+            if self.checkpoint is not None:  # otherwise there was no checkpoint yet
                 with self._undamaged():
-                    self.task.restore(self.resumed, self.update, progress)
+                    self.task.restore(self.checkpoint, self.update, progress)
         finally:
             self.at_rest = False
         self.environments_are_back = True
@@ -173,7 +173,7 @@ class Run:
             raise RunError(f"{path}: damaged: {type(error).__name__}: {one_line(error)}") from None
 
     def _say_if_new_episodes(self):
-        at = self.resumed and int(self.resumed["update"])
+        at = self.checkpoint and int(self.checkpoint["update"])
         if not self.task.replayed and at not in self.new_episodes:
             self.new_episodes.append(at)
             line = f"{self.folder}: the environments could not be restored: new episodes begin"
@@ -302,7 +302,7 @@ class Run:
             self.draw()
         self.bar.update(self.env_steps - self.bar.n)
         if self.returns and not self.bar.disable:
-            label = self.name if len(self.returns) == self.window else "return"
+            label = self.return_name if len(self.returns) == self.window else "return"
             shown = f"{label} {rounded(np.mean(self.returns))}, {self.episodes} episodes"
             self.bar.set_postfix_str(shown, refresh=False)
 
@@ -389,7 +389,7 @@ class Run:
             "updates": self.update,
             "env_steps": self.env_steps,
             "seconds": self.seconds,
-            self.name: self.recent_return,
+            self.return_name: self.recent_return,
             "eval_return_mean": float(returns.mean()),
             "eval_return_std": float(returns.std()),
             "eval_episodes": len(returns),
@@ -463,7 +463,7 @@ class Run:
             row["return_mean"] = float(np.mean(rollout.episode_returns))
             row["length_mean"] = self.length = float(np.mean(rollout.episode_lengths))
         if self.recent_return is not None and not self.is_search:
-            row[self.name] = self.recent_return
+            row[self.return_name] = self.recent_return
         measures = {name: float(value) for name, value in update.items() if is_number(value)}
         if taken := measures.keys() & {*self.columns}:
             raise ValueError(f"update: expected another name than {min(taken)!r}, a column that metrics.csv always has")
@@ -482,7 +482,7 @@ class Run:
             if self.is_search:
                 self._keep(returns)
                 if self.recent_return is not None:
-                    self.rows[-1][self.name] = self.recent_return
+                    self.rows[-1][self.return_name] = self.recent_return
 
     def _keep(self, returns):
         """Takes a search's evaluation of θ for `returns`. Earlier ones played another θ."""
