@@ -344,9 +344,8 @@ class Run:
         return time.monotonic() - self.saved_at >= max(self.save_seconds, 100 * self.save_cost)
 
     def save(self):
-        """Writes the present state as checkpoint.npz, and the metrics up to now."""
+        """Writes the present state as checkpoint.npz. The metrics up to now are written already."""
         began = time.monotonic()
-        self.metrics.write()
         state = {
             "format": np.asarray(FORMAT),
             **{name: np.asarray(getattr(self, name)) for name in COUNTERS},
