@@ -399,14 +399,6 @@ def test_the_learning_rate_of_the_round_is_the_one_in_use():
     np.testing.assert_allclose(2 * steps[0], steps[1], rtol=1e-12, atol=1e-14)
 
 
-def test_gradients_longer_than_the_limit_are_scaled_down():
-    theta = random_theta(MODEL)
-    shared = share(theta, SGD(theta, 1.0), 1)
-    _, measures, _ = learn_here(shared, learners(max_grad_norm=0.01))(0, 0, learning_rate=1.0)
-    assert measures[0]["grad_norm"] > 0.01
-    assert np.linalg.norm(shared.theta - theta) == pytest.approx(0.01)
-
-
 def test_optimizer_statistics_are_shared_or_separate():
     theta = random_theta(MODEL)
     moved = {}
@@ -501,7 +493,6 @@ def test_workers_of_every_start_method_learn_in_the_same_memory(method):
 
 
 def test_one_worker_on_a_pool_is_one_worker_here():
-    *_, update = train_on_pool(1, n_rounds=3)
     theta = random_theta(MODEL).astype(np.float32)
     shared = share(theta, RMSProp(theta, 0.01), 1)
     learn = learn_here(shared, learners(max_grad_norm=0.5))
