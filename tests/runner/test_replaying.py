@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import gymnasium
 import numpy as np
 import pytest
-import test_environments  # noqa: F401  registers the environments "strange/…"
 from gymnasium.spaces import Box
 from gymnasium.wrappers.vector import NormalizeObservation
+from test_environments import replayable  # its module also registers the environments "strange/…"
 
 from npg.distributions import Categorical
 from npg.network import MLP
 from npg.policy import Policy
 from npg.pong import RallySampler
 from npg.rollout import AheadSampler, Sampler
-from npg.runner.environments import ReplayableVectorEnv, make_envs, make_pong_envs
+from npg.runner.environments import ReplayableVectorEnv, make_pong_envs
 from npg.runner.replaying import begin_anew, below, flat, random_state, restore, set_random_state, state_of
 
 
@@ -51,13 +51,6 @@ class Rallies(gymnasium.Env):
 
 
 gymnasium.register("rallies", Rallies)
-
-
-def replayable(env_id, n=3):
-    spaces = make_envs(env_id, 1)
-    return ReplayableVectorEnv(
-        lambda: make_envs(env_id, n), n, spaces.single_observation_space, spaces.single_action_space
-    )
 
 
 def plain(env_id, *seeds):

@@ -39,6 +39,7 @@ from running import (
     train,
     updates_and_result,
 )
+from test_workers import eventually, lives
 
 from npg import optimizers
 from npg.runner import command_line, runs
@@ -533,14 +534,6 @@ def test_ctrl_c_while_a_policy_is_evaluated_is_no_traceback(call, copy, scripted
     assert call(evaluate=copy).code == 130
 
 
-def alive(pid):
-    """Whether a process exists and is no zombie."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("end, code", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_no_worker_outlives_its_run(call, tmp_path, end, code):
@@ -552,16 +545,12 @@ def test_no_worker_outlives_its_run(call, tmp_path, end, code):
     for thread in pathlib.Path(f"/proc/{process.pid}/task").iterdir():
         with contextlib.suppress(OSError):  # threads come and go
             children += (thread / "children").read_text().split()
-    workers = list(filter(alive, children))
+    workers = list(filter(lives, children))
     assert len(workers) >= 2
     process.send_signal(end)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in err
-    for _ in range(50):
-        if not any(map(alive, workers)):
-            break
-        time.sleep(0.1)
-    assert not any(map(alive, workers))
+    eventually(lambda: not any(map(lives, workers)))
     steps = int(read_checkpoint(folder)["env_steps"])
     assert call(f"--quiet --steps {steps + 1}", resume=folder).code == 0
 
