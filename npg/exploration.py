@@ -122,7 +122,7 @@ class Exploring:
 def exploring(model, epsilon=0.0, temperature=1.0):
     """A copy of the policy or actor-critic that explores: logits / T, and a random action with probability ε.
 
-    The copy uses the same θ. Raises ValueError if the actions are not discrete.
+    The copy uses the same θ. With other values than the defaults, raises ValueError if the actions are not discrete.
     """
     distribution = model.distribution
     if (temperature != 1 or epsilon) and not _is_discrete(distribution):

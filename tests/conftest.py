@@ -18,7 +18,8 @@ if HAS_FORK_SERVER:  # its processes find these modules loaded
 def quick_workers(monkeypatch):
     """A task's workers come from a fork server. It is much quicker than new interpreters, and also sends pickles.
 
-    Other tests start workers as users do: those of test_workers, test_actors, and those that run the scripts.
+    The tests of test_workers and test_actors choose their start method themselves, mostly "fork". Those that run the
+    scripts start workers as users do.
     """
     if HAS_FORK_SERVER:
         from npg.runner import task  # not at the top: NumPy's import comes after the environment variable

@@ -387,9 +387,6 @@ def test_cartpole_s_rows_obey_its_physics_and_its_time_limit(mode):
     assert all(length < 14 for length, at_limit in zip(rollout.episode_lengths, truncated) if not at_limit)
 
 
-# play
-
-
 # ahead
 
 
@@ -444,6 +441,9 @@ def test_an_error_while_drawing_ahead_reaches_the_learner():
     broken = SimpleNamespace(act=lambda theta, obs, rng: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sampler.steps(broken, np.zeros(1), 2)
+
+
+# play
 
 
 def test_play_returns_undiscounted_returns_and_lengths_of_one_episode_each():
