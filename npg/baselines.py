@@ -111,7 +111,12 @@ def fitted_v_iteration(critic, phi, optimizer, rollout, gamma, proximal, iterati
 def minibatches(n, size, epochs, rng):
     """Yields batches of shuffled indices. Each epoch uses every index of range(n) once.
 
-    An epoch has `round(n / size)` batches, at least 1, of nearly equal length.
+    An epoch has `round(n / size)` batches, at least 1, of nearly equal length. If n is 0, there is no batch. Raises
+    ValueError for a size below 1.
     """
+    if size < 1:
+        raise ValueError(f"size: expected at least 1, got {size}")
+    if n == 0:
+        return
     for _ in range(epochs):
         yield from np.array_split(rng.permutation(n), max(1, round(n / size)))

@@ -45,7 +45,15 @@ def evaluator(f, rng, common=True, executor=None):
     common     all candidates of an iteration get the same seed (common random numbers), so they differ only in θ
     executor   any `concurrent.futures.Executor`, whose workers call f; f must then be picklable
     """
-    return lambda thetas: (np.array(evaluate_each(f, thetas, rng, common, executor), np.float64), {})
+
+
+    def evaluate(thetas):
+        values = evaluate_each(f, thetas, rng, common, executor)
+        if any(value is None for value in values):
+            raise ValueError("f: expected a number for each candidate, got None")
+        return np.array(values, np.float64), {}
+
+    return evaluate
 
 
 def evaluate_each(f, thetas, rng, common, executor=None):

@@ -17,6 +17,7 @@ class SGD:
 
     def step(self, theta, dtheta):
         """One step up the gradient dtheta; changes theta in place."""
+        _check_shapes(theta, dtheta)
         theta += self.learning_rate * dtheta
 
 
@@ -29,6 +30,7 @@ class RMSProp:
 
     def step(self, theta, dtheta):
         """One step up the gradient dtheta; changes theta in place."""
+        _check_shapes(theta, dtheta)
         for part, g, v, rate in _blocks(theta, dtheta, self.v, self.learning_rate):
             v *= self.rho
             v += (1 - self.rho) * g**2
@@ -47,6 +49,7 @@ class Adam:
 
     def step(self, theta, dtheta):
         """One step up the gradient dtheta; changes theta in place."""
+        _check_shapes(theta, dtheta)
         self.t += 1
         t = int(self.t)
         m_scale, v_scale = 1 / (1 - self.beta1**t), (1 - self.beta2**t) ** -0.5
@@ -59,6 +62,11 @@ class Adam:
 
 
 OPTIMIZERS = {"adam": Adam, "rmsprop": RMSProp, "sgd": SGD}  # by name on the command line
+
+
+def _check_shapes(theta, dtheta):
+    if not isinstance(theta, np.ndarray) or np.shape(dtheta) != theta.shape:
+        raise ValueError(f"dtheta: expected an array of theta's shape {np.shape(theta)}, got {np.shape(dtheta)}")
 
 
 def _blocks(theta, *others):
@@ -79,7 +87,12 @@ def clip_norm(dtheta, limit):
 
     The norm is taken over the whole vector, so the direction does not change. A limit of None means no limit.
     """
-    norm = float(np.sqrt(np.dot(dtheta, dtheta)))
+    if limit is not None and not limit > 0:
+        raise ValueError(f"limit: expected a positive number or None, got {limit}")
+    with np.errstate(over="ignore"):
+        norm = float(np.sqrt(np.dot(dtheta, dtheta)))
+    if np.isinf(norm):  # in float32, the squares may be too large where dtheta itself is not
+        norm = float(np.linalg.norm(dtheta.astype(np.float64)))
     if limit is not None and norm > limit:
         dtheta *= limit / norm
     return norm

@@ -166,12 +166,18 @@ class ActorCritic:
         self.policy, self.critic, self.distribution = policy, critic, policy.distribution
         self.size = policy.size + critic.size
 
+    def _check_theta(self, theta):
+        if theta.shape != (self.size,):
+            raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
+
     def actor_params(self, theta):
         """The policy's parameters, a view of θ."""
+        self._check_theta(theta)
         return theta[: self.policy.size]
 
     def critic_params(self, theta):
         """The critic's parameters, a view of θ."""
+        self._check_theta(theta)
         return theta[self.policy.size :]
 
     def init(self, rng, dtype=np.float32):

@@ -15,6 +15,18 @@ import numpy as np
 ROUNDING = 1e-6  # relative to the largest number; a smaller spread may be only rounding error
 
 
+def _check_val(val, rew):
+    shape = (len(rew) + 1, *np.shape(rew)[1:])
+    if np.shape(val) != shape:
+        raise ValueError(f"val: expected one row more than rew, shape {shape}, got {np.shape(val)}")
+
+
+def _check_shapes(rew, **others):
+    for name, array in others.items():
+        if np.shape(array) != np.shape(rew):
+            raise ValueError(f"{name}: expected the shape of rew, {np.shape(rew)}, got {np.shape(array)}")
+
+
 def discounted_sum(x, discount):
     """y_t = x_t + discount_t · y_{t+1}, y_T = 0, backwards in time. A discount of 0 separates two episodes.
 
@@ -31,6 +43,7 @@ def discounted_sum(x, discount):
 
 def reward_to_go(rew, done, gamma=1.0):
     """G_t = Σ_{k≥t} γ^{k−t} r_k, to the end of the episode (slide "Temporal structure", where γ = 1)."""
+    _check_shapes(rew, done=done)
     return discounted_sum(rew, gamma * np.logical_not(done))
 
 
@@ -48,6 +61,7 @@ def trajectory_return(rew, done, valid, gamma=1.0):
 
     Row 0 must begin an episode in every environment.
     """
+    _check_shapes(rew, valid=valid)
     ret = reward_to_go(rew, done, gamma)
     time = time_in_episode(done, valid)
     for t in range(1, len(ret)):
@@ -60,13 +74,8 @@ def discounted_reward_to_go(rew, done, valid, gamma):
 
     The gradient of E[Σ γᵗ r_t] has the factor γᵗ. Most code drops it, which gives `reward_to_go` with γ < 1.
     """
+    _check_shapes(rew, done=done, valid=valid)
     return gamma ** time_in_episode(done, valid) * reward_to_go(rew, done, gamma)
-
-
-def _check_val(val, rew):
-    shape = (len(rew) + 1, *np.shape(rew)[1:])
-    if np.shape(val) != shape:
-        raise ValueError(f"val: expected one row more than rew, shape {shape}, got {np.shape(val)}")
 
 
 def td_error(rew, terminated, val, gamma):
@@ -75,6 +84,7 @@ def td_error(rew, terminated, val, gamma):
     rew and terminated [T, N], val [T+1, N]; returns [T, N]. Raises ValueError for a val of another shape.
     """
     _check_val(val, rew)
+    _check_shapes(rew, terminated=terminated)
     return rew + gamma * np.logical_not(terminated) * val[1:] - val[:-1]
 
 
@@ -84,6 +94,7 @@ def gae(rew, terminated, truncated, val, gamma, lam):
     Generalised advantage estimation. λ = 0 gives the TD error (temporal difference). λ = 1 gives the Monte-Carlo
     advantage G_t + γᵏ V(s_{t+k}) − V(s_t), where the sum stops k steps later.
     """
+    _check_shapes(rew, truncated=truncated)
     return discounted_sum(td_error(rew, terminated, val, gamma), gamma * lam * ~np.logical_or(terminated, truncated))
 
 
@@ -97,6 +108,7 @@ def n_step_return(rew, terminated, truncated, val, gamma, n):
     if n < 1:
         raise ValueError(f"n: expected at least 1 step, got {n}")
     _check_val(val, rew)
+    _check_shapes(rew, terminated=terminated, truncated=truncated)
     go_on = ~np.logical_or(terminated, truncated)
     bootstrap = gamma * np.logical_not(terminated) * val[1:]  # what follows step t if the sum stops after step t
     ret = rew + bootstrap
@@ -118,7 +130,12 @@ def standardise(x):
 
 
 def explained_variance(target, val):
-    """1 − Var(target − V) / Var(target): 1 for a perfect critic, 0 for a constant one, NaN for a constant target."""
-    std, error = np.std(target), np.std(target - np.reshape(val, np.shape(target)))
+    """1 − Var(target − V) / Var(target): 1 for a perfect critic, 0 for a constant one, NaN for a constant target.
+
+    Raises ValueError if the two shapes differ.
+    """
+    if np.shape(val) != np.shape(target):
+        raise ValueError(f"val: expected the shape of target, {np.shape(target)}, got {np.shape(val)}")
+    std, error = np.std(target), np.std(target - val)
     all_equal = std <= ROUNDING * np.max(np.abs(target), initial=0)
     return float("nan") if all_equal else float(1 - (error / std) ** 2)

@@ -85,15 +85,15 @@ class Sampler:
 
         The row of a reset is no step. So if n_steps is 1 and all environments must be reset, there are two rows.
         """
-        if n_steps < 1:
-            raise ValueError(f"n_steps: expected at least 1, got {n_steps}")
+        if n_steps < 1 or n_steps != int(n_steps):
+            raise ValueError(f"n_steps: expected a whole number of at least 1, got {n_steps}")
         n_rows = max(n_steps, 2) if self.ended.all() else n_steps
         return self._collect(policy, theta, lambda rows, finished: len(rows) == n_rows)[0]
 
     def segment(self, policy, theta, t_max):
         """Algorithm S3's rollout: it stops after t_max steps, or when an episode has ended in every environment."""
-        if t_max < 1:
-            raise ValueError(f"t_max: expected at least 1, got {t_max}")
+        if t_max < 1 or t_max != int(t_max):
+            raise ValueError(f"t_max: expected a whole number of at least 1, got {t_max}")
         n_rows = t_max + bool(self.ended.all())  # the row of a reset is not a step
         return self._collect(policy, theta, lambda rows, finished: finished.all() or len(rows) == n_rows)[0]
 

@@ -183,6 +183,8 @@ class FiniteMDP:
         prob     [K], the probabilities of the trajectories, if another policy draws them
         """
         prob = self.prob(policy, theta) if prob is None else prob
+        if n < 1 or callable(weight) and len(prob) ** n > MAX_TRAJECTORIES:
+            raise ValueError(f"n: expected at least 1, and at most {MAX_TRAJECTORIES:,} groups Kᴺ, got {n}")
         if callable(weight):
             groups = np.indices([len(prob)] * n).reshape(n, -1)  # [N, Kᴺ]
             psi = np.stack([np.broadcast_to(weight(self.rollout(k)), (self.horizon, n)) for k in groups.T], axis=-1)

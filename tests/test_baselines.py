@@ -339,6 +339,12 @@ def test_minibatches_are_a_partition_in_each_epoch(n, size, n_batches):
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+def test_no_step_has_no_minibatch_and_a_size_below_one_is_refused():
+    assert list(baselines.minibatches(0, 4, 3, np.random.default_rng(0))) == []
+    with pytest.raises(ValueError, match="size: expected at least 1, got 0"):
+        next(baselines.minibatches(8, 0, 3, np.random.default_rng(0)))
+
+
 def test_minibatches_are_shuffled_anew_in_each_epoch_and_follow_from_the_generator_alone():
     draw = lambda seed: np.concatenate(list(baselines.minibatches(20, 6, 2, np.random.default_rng(seed))))
     first, second = draw(0)[:20], draw(0)[20:]

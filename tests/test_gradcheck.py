@@ -109,7 +109,25 @@ def test_a_function_that_is_not_analytic_fails_the_complex_step_alone():
     f = lambda x: np.sum(np.abs(x))
     check_gradient(f, theta, np.sign(theta))
     with pytest.raises(AssertionError, match="complex"):
-        check_gradient(f, theta, np.sign(theta), "complex")
+        check_gradient(lambda x: f(x) + 0 * np.sum(x), theta, np.sign(theta), "complex")
+    with pytest.raises(ValueError, match="^f: expected a complex result for a complex theta, got float64"):
+        check_gradient(f, theta, np.zeros(2), "complex")
+
+
+@pytest.mark.parametrize("method", ["central", "complex"])
+def test_a_function_that_changes_its_argument_is_checked_at_the_given_theta(method):
+    def f(theta):
+        theta *= 2
+        return np.sum(np.sin(theta))
+
+    theta = np.array([0.5, -1.0])
+    check_gradient(f, theta, 2 * np.cos(2 * theta), method)
+    np.testing.assert_array_equal(theta, [0.5, -1.0])
+
+
+def test_a_tolerance_that_is_nan_accepts_nothing():
+    with pytest.raises(AssertionError):
+        check_gradient(np.sum, np.ones(2), np.ones(2), tolerance=np.nan)
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 1), (1, 3), ()])

@@ -67,6 +67,11 @@ def tell(method, rng, f):
     return thetas
 
 
+def test_a_function_without_a_value_is_named():
+    with pytest.raises(ValueError, match="^f: expected a number for each candidate, got None"):
+        evaluator(lambda theta, seed: None, np.random.default_rng(0))(np.zeros((2, 3)))
+
+
 # ---- what all have in common
 
 

@@ -173,6 +173,28 @@ def test_clipping_keeps_the_direction_and_bounds_the_norm(dtype, rtol):
     np.testing.assert_allclose(dtheta, before * (0.5 / norm), rtol=rtol)
 
 
+def test_a_gradient_whose_squares_overflow_is_clipped_as_well():
+    dtheta = np.array([3e20, -4e20], np.float32)
+    assert clip_norm(dtheta, 0.5) == pytest.approx(5e20, rel=1e-6)
+    np.testing.assert_allclose(dtheta, [0.3, -0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, np.nan])
+def test_a_limit_that_is_not_positive_is_refused(limit):
+    with pytest.raises(ValueError, match="limit: expected a positive number or None, got"):
+        clip_norm(np.ones(2), limit)
+
+
+@each_optimizer
+@pytest.mark.parametrize("dtheta", [1.0, np.ones(1), np.ones(5), np.ones((4, 1))], ids=np.shape)
+def test_a_gradient_of_another_shape_than_theta_is_refused(Optimizer, dtheta):
+    theta = np.zeros(4)
+    optimizer = Optimizer(theta, 0.1)
+    with pytest.raises(ValueError, match=r"dtheta: expected an array of theta's shape \(4,\), got"):
+        optimizer.step(theta, dtheta)
+    assert not theta.any() and not any(array.any() for array in state(optimizer).values())
+
+
 @pytest.mark.parametrize("limit", [5.0, 6.0, None])
 def test_a_gradient_within_the_limit_is_left_alone(limit):
     dtheta = np.array([3.0, -4.0])

@@ -301,6 +301,15 @@ def test_actor_critic_gradients(model, batch):
     check_actor_critic(model, batch)
 
 
+@every_model
+def test_a_theta_of_another_model_is_refused_by_actor_and_critic(model):
+    theta, obs = model.init(np.random.default_rng(0)), np.zeros((2, 3))
+    for wrong in (theta[:-1], np.append(theta, 0)):
+        for call in (model.act, model.value):
+            with pytest.raises(ValueError, match=rf"theta: expected shape \({model.size},\), got"):
+                call(wrong, obs)
+
+
 class OneWeightForBoth(SharedActorCritic):
     def gradient(self, theta, obs, act, weight, value_weight, entropy_coef=0.0):
         return super().gradient(theta, obs, act, weight, weight, entropy_coef)

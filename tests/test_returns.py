@@ -464,5 +464,23 @@ def test_values_of_another_shape_are_refused(shape):
             call(np.ones(shape))
 
 
-def test_a_column_of_values_explains_as_much_as_a_vector():
-    assert returns.explained_variance(np.arange(3.0), np.arange(3.0)[:, None]) == 1
+@pytest.mark.parametrize("shape", [(3, 2), (6,), (2, 1)])
+def test_values_and_targets_have_the_same_shape(shape):
+    with pytest.raises(ValueError, match=r"val: expected the shape of target, \(2, 3\), got "):
+        returns.explained_variance(np.zeros((2, 3)), np.zeros(shape))
+
+
+def test_an_array_of_another_shape_than_rew_is_named():
+    """An [N, T] array, and one that would be broadcast over time."""
+    rew, val, ok = np.ones((2, 3)), np.ones((3, 3)), np.zeros((2, 3), bool)
+    for wrong in (ok.T, ok[0]):
+        for name, call in {
+            "done": lambda: returns.reward_to_go(rew, wrong),
+            "valid": lambda: returns.trajectory_return(rew, ok, wrong),
+            "done|valid": lambda: returns.discounted_reward_to_go(rew, wrong, ~wrong, 0.9),
+            "terminated": lambda: returns.td_error(rew, wrong, val, 0.9),
+            "truncated": lambda: returns.gae(rew, ok, wrong, val, 0.9, 0.9),
+            "terminated|truncated": lambda: returns.n_step_return(rew, wrong, wrong, val, 0.9, 2),
+        }.items():
+            with pytest.raises(ValueError, match=rf"^({name}): expected the shape of rew, \(2, 3\), got \(3"):
+                call()

@@ -265,8 +265,11 @@ def test_segments_leave_nothing_out():
 
 
 def test_a_segment_has_at_least_one_step():
-    with pytest.raises(ValueError, match="t_max: expected at least 1, got 0"):
-        Sampler(two_counters(), 0).segment(STILL, None, 0)
+    for wrong in (0, 2.5):
+        with pytest.raises(ValueError, match=f"t_max: expected a whole number of at least 1, got {wrong}"):
+            Sampler(two_counters(), 0).segment(STILL, None, wrong)
+        with pytest.raises(ValueError, match=f"n_steps: expected a whole number of at least 1, got {wrong}"):
+            Sampler(two_counters(), 0).steps(STILL, None, wrong)
 
 
 # episodes

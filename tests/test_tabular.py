@@ -602,6 +602,14 @@ def test_a_wrong_argument_of_a_finite_mdp_is_named(changed, message):
         FiniteMDP(**arguments(**changed))
 
 
+@pytest.mark.parametrize("n", [0, -1, 20])
+def test_a_number_of_trajectories_that_cannot_be_enumerated_is_refused(n):
+    mdp = random_mdp()
+    policy, theta = softmax_policy(mdp)
+    with pytest.raises(ValueError, match=f"n: expected at least 1, and at most 1,000,000 groups Kᴺ, got {n}"):
+        mdp.moments(policy, theta, lambda rollout: rollout.rew, n=n)
+
+
 def test_a_policy_over_more_actions_than_the_problem_has_is_refused(mdp):
     policy = Policy(MLP((mdp.n_states, mdp.n_actions + 1)), Categorical(mdp.n_actions + 1))
     with pytest.raises(ValueError, match=f"policy: expected {mdp.n_actions} actions, got {mdp.n_actions + 1}"):
