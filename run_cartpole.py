@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Policy gradients in plain NumPy: train on CartPole, or on any Gymnasium environment with Discrete or Box actions.
+"""Policy gradients in plain NumPy: train on CartPole, or on another Gymnasium environment with Discrete or Box spaces.
 
     python run_cartpole.py                                    solves CartPole in seconds
     python run_cartpole.py --algo reinforce --baseline time

@@ -370,7 +370,7 @@ def _report(run, result, program, folder):
     lines.append(f"  film      {program} --gif {folder}")
     lines.append(f"  evaluate  {program} --evaluate {folder}")
     on = " --target none" if result["solved"] else ""  # otherwise the target would end the run again
-    lines.append(f"  continue  {program} --resume {folder} --steps {2 * run.config['steps']}{on}")
+    lines.append(f"  continue  {program} --resume {folder} --steps {2 * max(run.config['steps'], run.env_steps)}{on}")
     return "\n".join(lines)
 
 

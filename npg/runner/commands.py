@@ -11,6 +11,8 @@ from npg.runner.runs import Run
 from npg.runner.saved import is_pretrained, read_checkpoint, read_config, read_weights, write_weights
 from npg.runner.script import prepare
 
+FILM_BYTES = 1e9  # a film's pictures are in memory
+
 
 def read_policy(script, folder):
     """(config, {name: array}) of the last checkpoint in a folder, or of the script's own policy."""
@@ -57,14 +59,19 @@ def evaluate(script, given):
 
 
 def gif(script, given):
-    """Writes one episode as policy.gif into the folder."""
+    """Writes one episode as policy.gif into the folder, or its beginning if the pictures need too much memory."""
     draw_without_screen()
-    run = _load(script, "gif", given)
+    run, pictures = _load(script, "gif", given), []
     with contextlib.closing(run.task):
-        pictures, fps = zip(*run.player.frames("rgb_array"))
+        for frame in run.player.frames("rgb_array"):
+            picture, fps = frame
+            pictures.append(picture)
+            if is_cut := len(pictures) * picture.nbytes > FILM_BYTES:
+                break
     path = run.folder / "policy.gif"
-    write_atomically(path, lambda file: figures.gif(file, pictures, fps[0]))
-    print(f"wrote {path}: {len(pictures)} frames")
+    write_atomically(path, lambda file: figures.gif(file, pictures, fps))
+    end = f"; the film ends before the episode, at {FILM_BYTES / 1e9:g} GB of pictures" if is_cut else ""
+    print(f"wrote {path}: {len(pictures)} frames{end}")
     return 0
 
 

@@ -1,5 +1,6 @@
-"""Makes vector environments for `npg.rollout`, from any Gymnasium environment with Discrete or Box actions.
+"""Makes vector environments for `npg.rollout`, from Gymnasium environments.
 
+Observations must be Box or Discrete, actions Discrete (from 0) or Box (a vector of floats).
 Gymnasium's own wrappers adapt the spaces. Observations reach the policy as vectors: Box is flattened, Discrete becomes
 one-hot. Bounded Box actions are rescaled: [−1, 1] covers the environment's range. The policy's Gaussian is unbounded,
 so actions are clipped at each bound. The policy computes its score at the action before clipping.

@@ -22,7 +22,7 @@ except ImportError:
 
 LOCK = ".lock"
 OF_A_RUN = "config.json", "metrics.csv", "checkpoint.npz"
-FILES = *OF_A_RUN, "result.json", "learning_curve.png"
+FILES = *OF_A_RUN, "result.json", "learning_curve.png", "policy.gif", "error.txt"
 _mine = set()  # folders that this process has locked: the system's locks stop only other processes
 _taking = threading.Lock()  # one thread at a time looks into `_mine`, locks a folder and adds it
 

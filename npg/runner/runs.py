@@ -145,7 +145,8 @@ class Run:
             self.bar.write(f"{self.folder}: {spent}; a larger --steps continues the run", file=sys.stderr)
         if self.is_over():
             return False
-        (self.folder / "result.json").unlink(missing_ok=True)  # the run continues, so its result is not final
+        for name in ("result.json", "error.txt"):  # the run continues: its result is not final, its error is past
+            (self.folder / name).unlink(missing_ok=True)
         progress = functools.partial(
             tqdm, desc="replaying the environments", unit=" steps", delay=1, leave=False, disable=self.bar.disable
         )

@@ -144,6 +144,8 @@ def prepare(script, config, source=None, executor=None):
     except (TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{where}{error}") from None
     try:
-        return task, functions[0](task, **its_own)
+        learner = functions[0](task, **its_own)
     except ValueError as error:  # settings that do not fit together; another exception is a mistake in the function
         raise RunError(f"{where}{error}") from None
+    task.is_complete = True
+    return task, learner

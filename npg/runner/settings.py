@@ -151,6 +151,11 @@ def check_declared(parameter):
     if of not in NAMES:
         expected = "a default that is a bool, int, float or str, or a list of them; or an annotation like float | None"
         raise TypeError(f"argument {parameter.name}: expected {expected}; got {parameter}")
+    if parameter.name not in VOCABULARY and parameter.default is not None:
+        try:
+            check(parameter, parameter.default)
+        except ValueError as error:
+            raise TypeError(f"argument {error}, its default; no flag can have this value") from None
 
 
 def kind(parameter):
@@ -168,7 +173,7 @@ def kind(parameter):
 def check(parameter, value):
     """Returns the value, with numbers in the right type. If it is not allowed, raises ValueError with one line."""
     (of, several, none), name = kind(parameter), parameter.name
-    setting = VOCABULARY.get(name, Setting(""))
+    setting = VOCABULARY.get(name, Setting("", empty=True))
     if value is None and none:
         return None
     if several and not isinstance(value, (list, tuple)):

@@ -28,6 +28,7 @@ from npg.replay import Experience
 from npg.rollout import AheadSampler, Sampler
 from npg.runner import environments
 from npg.runner.actors import Actor, Gradients, gradient_anywhere, rounds, share, start_pool, worker_state
+from npg.runner.folder import RunError
 from npg.runner.playing import policy_evaluator
 from npg.runner.replaying import begin_anew, below, flat, random_state, restore, set_random_state, state_of
 from npg.runner.settings import keyword_only
@@ -105,6 +106,7 @@ class Task:
             self.deterministic = self.distribution  # a search plays its most likely action
         self.samplers, self.rngs, self.actors, self.executor = [], [], [], None
         self.gradients_of_workers = self.shared = None
+        self.is_complete = False  # True when the script's function has returned
         self.opened = []  # the environments of this process
         self.replayed = True  # False if a resumed run had to begin new episodes
 
@@ -115,8 +117,14 @@ class Task:
         """
         if stream == INIT:
             return np.random.default_rng([self.seed, INIT])
+        self._check_if_complete("rng")
         self.rngs.append(np.random.default_rng(self._seeds(len(self.samplers) + len(self.rngs))))
         return self.rngs[-1]
+
+    def _check_if_complete(self, name):
+        if self.is_complete:
+            where = "in the function of the algorithm, before its first update; a later one could not be resumed"
+            raise RunError(f"task.{name}: expected to be called {where}")
 
     def _seeds(self, k, update=0):
         """The seeds of the run's sampler or generator number k, from this update on. Each has its own stream."""
@@ -128,6 +136,7 @@ class Task:
         kind      class of the sampler
         options   settings of the environment that the script's function takes itself
         """
+        self._check_if_complete("sampler")
         n_parts = max(1, ahead)
         if envs % n_parts:
             raise ValueError(f"envs: expected a multiple of ahead ({n_parts}), got {envs}")

@@ -458,6 +458,20 @@ def test_an_environment_that_fails_to_render_is_told_of_in_one_line(call, tmp_pa
     assert not (tmp_path / "run" / "policy.gif").exists()
 
 
+def test_the_traceback_of_an_error_is_removed_when_the_run_continues(call, tmp_path):
+    assert call(f"{tiny()} --steps 100", out=tmp_path / "run").code == 0
+    (tmp_path / "run" / "error.txt").write_text("Traceback")
+    assert call("--quiet --steps 200", resume=tmp_path / "run").code == 0
+    assert not (tmp_path / "run" / "error.txt").exists()
+
+
+def test_the_command_that_continues_a_run_can_be_typed_as_it_is_printed(call, tmp_path):
+    """Also if the first update made more than twice the steps that were asked for."""
+    result = call(f"{tiny('genetic')} --steps 1", out=tmp_path / "run")
+    flags = re.search("continue .* (--steps .*)", result.out)[1]
+    assert int(flags.split()[1]) > 2 and call(f"--quiet {flags}", resume=tmp_path / "run").code == 0
+
+
 def test_an_environment_that_fails_after_a_checkpoint_leaves_that(call, tmp_path):
     result = call(f"{tiny()} --checkpoint-every 1 --steps 300 --env nasty:raise-step-v0", out=tmp_path / "run")
     assert result.code == 4 and "the last good checkpoint, of update" in result.err

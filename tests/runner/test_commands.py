@@ -12,7 +12,7 @@ import test_environments  # noqa: F401  registers the environments "strange/…"
 from running import SCRIPT, assert_refused, contents, rewritten, tiny
 
 from npg.policy import ActorCritic
-from npg.runner import figures
+from npg.runner import commands, figures
 from npg.runner.command_line import main
 from npg.runner.saved import read_checkpoint, read_weights
 
@@ -85,9 +85,16 @@ def test_gif_writes_one_episode(call, copy):
     assert call(gif=copy) == result
 
 
+def test_a_film_ends_when_its_pictures_fill_the_memory_meant_for_them(call, copy, monkeypatch):
+    pytest.importorskip("pygame")
+    monkeypatch.setattr(commands, "FILM_BYTES", 3.5 * 400 * 600 * 3)
+    result = call(gif=copy)
+    assert result.code == 0 and "policy.gif: 4 frames; the film ends before the episode, at" in result.out
+
+
 @pytest.mark.parametrize("screen", ["", ":0"])
 def test_without_a_screen_mujoco_and_pygame_draw_into_memory(call, copy, monkeypatch, screen):
-    for name in ("MUJOCO_GL", "SDL_VIDEODRIVER"):
+    for name in ("MUJOCO_GL", "SDL_VIDEODRIVER", "SDL_NO_SIGNAL_HANDLERS"):
         monkeypatch.setenv(name, "")  # so that the old value comes back at the end
         monkeypatch.delenv(name)
     monkeypatch.setenv("DISPLAY", screen)

@@ -127,7 +127,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path):
-    for name in ("checkpoint.npz.1a2b.tmp", "checkpoint.npz.tmp", "mine.tmp", "checkpoint.npz", "notes.txt"):
+    removed = "checkpoint.npz.1a2b.tmp", "policy.gif.1a2b.tmp", "checkpoint.npz.tmp"
+    for name in (*removed, "mine.tmp", "checkpoint.npz", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["checkpoint.npz", "mine.tmp", "notes.txt"]

@@ -16,6 +16,7 @@ from npg.runner.environments import UnsupportedEnvironment
 from npg.runner.folder import RunError
 from npg.runner.saved import read_checkpoint, read_config
 from npg.runner.script import RUN, prepare
+from npg.runner.task import TRAIN, Learner
 
 pytestmark = pytest.mark.usefixtures("quick_workers", "quick_disk", "no_figures")
 
@@ -45,15 +46,25 @@ def test_reinforce_takes_every_weight_with_every_baseline(call, tmp_path, weight
 # A config
 
 
-def test_a_mistake_in_the_function_of_an_algorithm_is_not_hidden():
-    def mistaken(task, *, hidden=(8,)):
-        return task.samplr(8)
-
-    script = SCRIPT._replace(algorithms={"mistaken": (mistaken,)}, searches=())
-    values = {name: p.default for name, p in script.settings_of("mistaken", False).items()}
+def prepared(function):
+    """`prepare` for an algorithm of one's own, with its defaults."""
+    script = SCRIPT._replace(algorithms={"own": (function,)}, searches=())
+    values = {name: p.default for name, p in script.settings_of("own", False).items()}
     own = {name: value for name, value in values.items() if name not in RUN}
+    return prepare(script, {"algo": "own", **{name: values[name] for name in RUN if name in values}, "settings": own})
+
+
+def test_a_mistake_in_the_function_of_an_algorithm_is_not_hidden():
     with pytest.raises(AttributeError, match="samplr"):
-        prepare(script, {"algo": "mistaken", **{name: values[name] for name in RUN if name in values}, "settings": own})
+        prepared(lambda task: task.samplr(8))
+
+
+@pytest.mark.parametrize("make", [lambda task: task.sampler(2), lambda task: task.rng(TRAIN)], ids=["sampler", "rng"])
+def test_a_sampler_that_an_update_makes_is_refused_because_it_could_not_be_resumed(make):
+    theta = np.zeros(2)
+    _, learner = prepared(lambda task: Learner(None, iter(lambda: make(task), None), {"theta": (theta, None)}))
+    with pytest.raises(RunError, match="^task.(sampler|rng): expected to be called in the function of the algorithm"):
+        next(learner.updates)
 
 
 def test_an_unknown_algorithm_is_an_error_that_names_it():

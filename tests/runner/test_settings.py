@@ -228,7 +228,7 @@ def test_an_argument_that_cannot_be_a_flag_is_refused_by_name():
     declared(f=(none, (1.5, 2.5)), g=(none, "x"), i=(none, True))
     for name, argument in {
         "resume": (none, 1), "quiet": (none, True), "limit": (none, None), "size": (none, np.float64(1.0)),
-        "nothing": (none, none),
+        "nothing": (none, none), "note": (none, ""), "most": (none, float("inf")), "numbers": (none, (1.0, np.nan)),
     }.items():  # fmt: skip
         with pytest.raises(TypeError, match=f"^argument {name}: expected "):
             declared(**{name: argument})

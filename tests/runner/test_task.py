@@ -464,6 +464,7 @@ def test_streams_of_random_numbers_of_one_seed_never_meet(monkeypatch, seed):
     monkeypatch.setattr(np.random, "default_rng", recording)
     player = Player(*prepare(SCRIPT, {**config_with_policy("CartPole-v1"), "seed": seed}))
     task = player.task
+    task.is_complete = False
     task.rng(INIT), task.sampler(3), task.sampler(4, ahead=2), task.rng(TRAIN)
     for update in range(1, 4):
         task.restore({}, update)
