@@ -77,8 +77,8 @@ def check_gradient(f, theta, gradient, method="central", tolerance=None, n_direc
                hides errors: subtract a constant from f.)
 
     With up to 1000 parameters, every coordinate is compared. With more, ∇f·u is compared with the derivative of f
-    along u, for `n_directions` random unit directions u. In the tolerance above, the norm of the
-    gradient divided by √(number of parameters), a typical |∇f·u|, then replaces max|analytic|.
+    along u, for `n_directions` random unit directions u. In the tolerance above, the norm of the gradient divided by
+    √(number of parameters), a typical |∇f·u|, then replaces max|analytic|.
 
     Compute `gradient` in float64: float32 has errors of about 1e-7 by itself. (A network's dtype is that of θ.)
 

@@ -46,7 +46,6 @@ def evaluator(f, rng, common=True, executor=None):
     executor   any `concurrent.futures.Executor`, whose workers call f; f must then be picklable
     """
 
-
     def evaluate(thetas):
         values = evaluate_each(f, thetas, rng, common, executor)
         if any(value is None for value in values):

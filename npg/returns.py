@@ -4,9 +4,9 @@
 
 Arrays are time-major: rew, terminated, truncated [T, N] for N environments side by side; val [T+1, N], where val[t+1]
 is V of the true successor of step t. An episode ends at step t if `terminated` (the task is over: no step follows) or
-`truncated` (a time limit: more steps would have followed). V of the state
-reached may stand for the rewards after it (to bootstrap). So `terminated` stops bootstrapping from val[t+1], and
-`truncated` does not. Sums over time stop at both (`done = terminated | truncated`), and after the last row.
+`truncated` (a time limit: more steps would have followed). V of the state reached may stand for the rewards after it
+(to bootstrap). So `terminated` stops bootstrapping from val[t+1], and `truncated` does not. Sums over time stop at both
+(`done = terminated | truncated`), and after the last row.
 In rows between episodes (`Rollout.valid` is False) the reward is 0. Ignore the results in these rows.
 """
 
