@@ -10,6 +10,11 @@ parameters in one vector θ. So the same algorithm trains both designs.
 import numpy as np
 
 
+def _check_theta(theta, size):
+    if theta.shape != (size,):
+        raise ValueError(f"theta: expected shape ({size},), got {theta.shape}")
+
+
 class Policy:
     """A policy: `network` maps observations to the parameters of `distribution`.
 
@@ -49,8 +54,7 @@ class Policy:
 
     def params(self, theta, obs):
         """The distribution's parameters [..., n_params] for obs [..., n_obs], and the cache for `backward`."""
-        if theta.shape != (self.size,):
-            raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
+        _check_theta(theta, self.size)
         y, cache = self.network.forward(theta[: self.network.size], obs)
         return self.append_tail(theta, y), cache
 
@@ -166,18 +170,14 @@ class ActorCritic:
         self.policy, self.critic, self.distribution = policy, critic, policy.distribution
         self.size = policy.size + critic.size
 
-    def _check_theta(self, theta):
-        if theta.shape != (self.size,):
-            raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
-
     def actor_params(self, theta):
         """The policy's parameters, a view of θ."""
-        self._check_theta(theta)
+        _check_theta(theta, self.size)
         return theta[: self.policy.size]
 
     def critic_params(self, theta):
         """The critic's parameters, a view of θ."""
-        self._check_theta(theta)
+        _check_theta(theta, self.size)
         return theta[self.policy.size :]
 
     def init(self, rng, dtype=np.float32):
@@ -248,8 +248,7 @@ class SharedActorCritic(ActorCritic):
 
     def critic_params(self, theta):
         """The network's part of θ."""
-        if theta.shape != (self.size,):
-            raise ValueError(f"theta: expected shape ({self.size},), got {theta.shape}")
+        _check_theta(theta, self.size)
         return theta[: self.network.size]
 
     def init(self, rng, dtype=np.float32):

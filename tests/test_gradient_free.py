@@ -136,7 +136,7 @@ def test_values_of_another_shape_are_refused():
         (lambda theta: HillClimbing(theta, 0.1, n_candidates=2), "n_candidates: expected at least 3 .*, got 2"),
         (
             lambda theta: Genetic(theta, 0.1, n_candidates=4, n_parents=5),
-            "elite < candidates, got 2, 5, 4",
+            "expected 2 ≤ elite ≤ parents ≤ candidates and elite < candidates, got 2, 5, 4",
         ),
         (lambda theta: Genetic(theta, 0.1, n_elite=1), "got 1, 4, 16"),
         (lambda theta: Genetic(theta, 0.1, n_candidates=4, n_elite=4), "elite < candidates, got 4, 4, 4"),

@@ -24,7 +24,10 @@ def has_screen():
 
 
 def draw_without_screen():
-    """Without a screen, MuJoCo and pygame draw into memory. Call this before the environment is made."""
+    """Without a screen, MuJoCo and pygame draw into memory. pygame leaves SIGTERM alone, with a screen, too.
+
+    Call this before the environment is made.
+    """
     os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # otherwise pygame swallows SIGTERM
     if not has_screen():
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own choice needs a screen
